@@ -1,0 +1,281 @@
+"""observe -> weigh -> score -> tail -> control -> attribute.
+
+The test of one suspect from its outputs alone. `check` is a pure function of its inputs: the same
+inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+
+from provenance.controls import (
+    control_innocents,
+    control_placebo,
+    control_slot,
+    control_unserved,
+)
+from provenance.errors import UsageError
+from provenance.files import canonical_json
+from provenance.keys.keyring import UnlockedKeyring
+from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
+from provenance.schemes import Scheme, make_scheme
+from provenance.scoring import Weighing, score, weigh_observations
+from provenance.served.index import Index
+from provenance.stats.families import fieller_shares, weighted_holm
+from provenance.stats.tables import ClassTable
+from provenance.stats.tails import upper_tail
+from provenance.suspect.outputs import Observations
+from provenance.verdict import Conclusion, Control, HypothesisResult, Share, Verdict
+from provenance.weigh import DEFAULT_RULE, RULES
+
+__all__ = ["CheckSettings", "check"]
+
+_GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What is fixed before the outputs are seen.
+
+    Attributes
+    ----------
+    alpha : family-wise error rate over all keys of the check
+    rule : weight rule, a name of `provenance.weigh.RULES`
+    placebo_keys : number of random keys of the placebo control
+    """
+
+    alpha: float = 1e-4
+    rule: str = DEFAULT_RULE
+    placebo_keys: int = 400
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 0.05:
+            raise UsageError(f"alpha must be in (0, 0.05]; got {self.alpha}. Use 1e-4.")
+        if self.rule not in RULES:
+            raise UsageError(f"weight rule must be one of {', '.join(RULES)}; got {self.rule}.")
+        if not 50 <= self.placebo_keys <= 100_000:
+            raise UsageError(
+                f"placebo keys must be 50 .. 100000; got {self.placebo_keys}. Use 400."
+            )
+
+
+def check(
+    observations: Observations,
+    index: Index,
+    keyring: UnlockedKeyring,
+    settings: CheckSettings = CheckSettings(),
+    innocents: Mapping[str, Observations] | None = None,
+) -> Verdict:
+    """Was the model behind these outputs trained on the marked responses of this index?
+
+    Parameters
+    ----------
+    observations : the suspect's outputs, see `provenance.suspect.outputs.observe`
+    index : the marked responses, opened with the same keyring
+    keyring : unlocked
+    settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
+    innocents : outputs of models that cannot have been trained on the log, by name
+
+    Returns
+    -------
+    Verdict. H0 of each key: the suspect's choices are independent of the key's coins, given the
+    weights. Exact with fixed weights; see docs/validity.md for the index's first-occurrence counts.
+
+    Notes
+    -----
+    Cost: about 45 ns per pair and key, times the placebo keys twice; memory about 100 bytes a pair.
+    """
+    innocents = innocents or {}
+    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
+    weighing = weigh_observations(observations, index, keyring, settings.rule)
+    tables = _score_all(weighing, keyring, scheme)
+    hypotheses = _test_all(tables, settings.alpha)
+    inputs = _describe_inputs(observations, index, innocents, settings)
+    controls = _control_all(weighing, tables, hypotheses, keyring, scheme, inputs, settings)
+    controls += control_innocents(
+        list(innocents),
+        lambda i: _smallest_adjusted(list(innocents.values())[i], index, keyring, scheme, settings),
+    )
+    conclusion = _conclude(hypotheses, controls)
+    return Verdict(
+        conclusion=conclusion,
+        alpha=settings.alpha,
+        hypotheses=hypotheses,
+        controls=tuple(controls),
+        shares=_attribute(hypotheses, keyring) if conclusion == "evidence" else (),
+        keyring_id=keyring.public.id,
+        scheme=keyring.public.scheme.to_json(),
+        weight_rule=settings.rule,
+        commitments={
+            "=".join(filter(None, pair)): commitment.sha256
+            for pair, commitment in keyring.public.commitments.items()
+        },
+        inputs=inputs,
+        versions=_describe_versions(),
+    )
+
+
+def _score_all(
+    weighing: Weighing, keyring: UnlockedKeyring, scheme: Scheme
+) -> dict[tuple[str, str], ClassTable]:
+    """Only here are the keys opened."""
+    return {
+        (slot, value): score(pairs, keyring.key(slot, value), scheme)
+        for (slot, value), pairs in weighing.hypotheses.items()
+    }
+
+
+def _test_all(
+    tables: Mapping[tuple[str, str], ClassTable], alpha: float
+) -> tuple[HypothesisResult, ...]:
+    """Half of alpha for the global key, half spread evenly over all served slot values."""
+    if not tables:
+        return ()
+    others = sum(pair != _GLOBAL_KEY for pair in tables)
+    weights = np.array([_family_weight(pair, others, len(tables)) for pair in tables])
+    tails = [upper_tail(table) for table in tables.values()]
+    adjusted = weighted_holm(np.array([tail.log10_p for tail in tails]), weights)
+    return tuple(
+        HypothesisResult(
+            slot=slot,
+            value=value,
+            family_weight=float(weights[i]),
+            tail=tails[i],
+            log10_adjusted=float(adjusted[i]),
+            rejected=bool(adjusted[i] <= np.log10(alpha)),
+            table=table,
+        )
+        for i, ((slot, value), table) in enumerate(tables.items())
+    )
+
+
+def _family_weight(pair: tuple[str, str], others: int, total: int) -> float:
+    if others == 0 or others == total:
+        return 1 / total
+    return 0.5 if pair == _GLOBAL_KEY else 0.5 / others
+
+
+def _smallest_adjusted(
+    observations: Observations,
+    index: Index,
+    keyring: UnlockedKeyring,
+    scheme: Scheme,
+    settings: CheckSettings,
+) -> float:
+    """log10 p of the whole check on other outputs, without controls."""
+    weighing = weigh_observations(observations, index, keyring, settings.rule)
+    results = _test_all(_score_all(weighing, keyring, scheme), settings.alpha)
+    return min((result.log10_adjusted for result in results), default=0.0)
+
+
+def _control_all(
+    weighing: Weighing,
+    tables: Mapping[tuple[str, str], ClassTable],
+    hypotheses: Sequence[HypothesisResult],
+    keyring: UnlockedKeyring,
+    scheme: Scheme,
+    inputs: Mapping[str, Any],
+    settings: CheckSettings,
+) -> list[Control]:
+    """Placebo keys on the global key's pairs and on the headline's; then the keyed controls."""
+    seed = hashlib.sha256(canonical_json([dict(inputs), keyring.public.id])).digest()
+    headline = min(hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
+    chosen = [pair for pair in [_GLOBAL_KEY] if pair in tables]
+    if headline and (headline.slot, headline.value) not in chosen:
+        chosen.append((headline.slot, headline.value))
+    names = {(h.slot, h.value): h.name for h in hypotheses}
+    controls = [
+        control_placebo(
+            weighing.hypotheses[pair],
+            names[pair],
+            tables[pair],
+            scheme,
+            settings.placebo_keys,
+            seed,
+        )
+        for pair in chosen
+    ]
+    served = [keyring.key(*pair) for pair in tables]
+    unserved = [
+        keyring.key(slot.name, value)
+        for slot in keyring.schedule.slots[2:]
+        for value in slot.values
+        if (slot.name, value) not in tables
+    ]
+    controls.append(control_slot(weighing.control, served, scheme))
+    controls.append(control_unserved(weighing.pooled, unserved, scheme))
+    return controls
+
+
+def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:
+    if not any(result.tail.coins for result in hypotheses):
+        return "nothing scored"
+    if not all(control.passed for control in controls):
+        return "invalid"
+    return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
+
+
+def _attribute(
+    hypotheses: Sequence[HypothesisResult], keyring: UnlockedKeyring
+) -> tuple[Share, ...]:
+    """Shares of each attribute's values in the absorbed evidence, against the global key."""
+    reference = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
+    if reference is None:
+        return ()
+    shares: list[Share] = []
+    for slot in keyring.schedule.slots[2:]:
+        own = [h for h in hypotheses if h.slot == slot.name]
+        if not own:
+            continue
+        found = fieller_shares(
+            np.array([h.tail.z for h in own]),
+            reference.tail.z,
+            slot.share,
+            keyring.schedule.slot(GLOBAL).share,
+        )
+        shares += [
+            Share(slot.name, h.value, *map(float, row))
+            for h, *row in zip(own, found.estimate, found.lower, found.upper, strict=True)
+        ]
+    return tuple(shares)
+
+
+def _describe_inputs(
+    observations: Observations,
+    index: Index,
+    innocents: Mapping[str, Observations],
+    settings: CheckSettings,
+) -> dict[str, Any]:
+    return {
+        "outputs": _describe(observations),
+        "index_sha256": index.manifest.content_sha256,
+        "index_responses": index.manifest.marked_responses,
+        "tokenizer_sha256": index.manifest.tokenizer_sha256,
+        "innocents": {name: _describe(found) for name, found in innocents.items()},
+        "settings": asdict(settings),
+    }
+
+
+def _describe(observations: Observations) -> dict[str, Any]:
+    return {
+        "sha256": dict(observations.sha256),
+        "outputs": observations.outputs,
+        "tokens": observations.tokens_read,
+        "short_outputs": observations.short_outputs,
+        "positions": observations.positions,
+        "pairs": int(observations.counts.shape[0]),
+        "repeated": observations.repeated,
+        "prompted": observations.prompted,
+    }
+
+
+def _describe_versions() -> dict[str, str]:
+    packages = ("provenance", "numpy", "scipy", "numba", "tokenizers", "cryptography")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,170 @@
+"""Windows of token ids: which context stands before which token, and how to name it in 64 bits.
+
+Knows token ids; knows no keys, files or models. A context is the k tokens before a token inside one
+response, so the first k tokens of a response have none. Packing 21 bits per id is exact: no hash,
+no collision.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from provenance.coins import MAXIMUM_CONTEXT_WIDTH
+from provenance.errors import DataError, UsageError
+
+__all__ = [
+    "MAXIMUM_VOCABULARY",
+    "batch_contexts",
+    "check_token_ids",
+    "first_occurrences",
+    "pack",
+    "response_contexts",
+    "select_first_unprompted",
+    "unpack",
+]
+
+_BITS = 21
+MAXIMUM_VOCABULARY = 1 << _BITS
+
+
+def check_token_ids(ids: ArrayLike, vocabulary_size: int, origin: str) -> NDArray[np.uint32]:
+    """Token ids as uint32 [n]; DataError unless all are integers in 0 .. vocabulary_size - 1."""
+    values = np.asarray(ids)
+    if values.size == 0:
+        return np.empty(0, dtype=np.uint32)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise DataError(f"{origin}: token ids must be a flat list of integers. Repair the record.")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= vocabulary_size:
+        raise DataError(
+            f"{origin}: token ids must be 0 .. {vocabulary_size - 1}; got {low} .. {high}. "
+            "Use the tokenizer of the keyring."
+        )
+    return values.astype(np.uint32)
+
+
+def response_contexts(
+    token_ids: NDArray[np.uint32], width: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Every (context, token) of one response.
+
+    Parameters
+    ----------
+    token_ids : uint32 [n], the response only (never the prompt)
+    width : k, 1 .. 3
+
+    Returns
+    -------
+    contexts uint32 [max(n - k, 0), k] and tokens uint32 [max(n - k, 0)], in order of position.
+
+    Examples
+    --------
+    >>> contexts, tokens = response_contexts(np.array([7, 8, 9, 7], dtype=np.uint32), 2)
+    >>> contexts.tolist(), tokens.tolist()
+    ([[7, 8], [8, 9]], [9, 7])
+    """
+    if not 1 <= width <= MAXIMUM_CONTEXT_WIDTH:
+        raise UsageError(f"width must be 1, 2 or 3; got {width}. Use the keyring's context width.")
+    if token_ids.shape[0] <= width:
+        return np.empty((0, width), dtype=np.uint32), np.empty(0, dtype=np.uint32)
+    contexts = np.lib.stride_tricks.sliding_window_view(token_ids[:-1], width)
+    return np.ascontiguousarray(contexts), token_ids[width:]
+
+
+def pack(contexts: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Name each context by one non-negative integer: 21 bits an id, oldest token highest.
+
+    Parameters: contexts uint32 [n, k], ids below 2**21. Returns int64 [n].
+    Raises DataError for a larger id. Cost: 3 operations an id.
+
+    Examples
+    --------
+    >>> pack(np.array([[1, 2]], dtype=np.uint32)).tolist()
+    [2097154]
+    """
+    if contexts.size and int(contexts.max()) >= MAXIMUM_VOCABULARY:
+        raise DataError(
+            f"token ids must be below {MAXIMUM_VOCABULARY}; got {int(contexts.max())}. "
+            "Larger vocabularies are not supported."
+        )
+    packed = np.zeros(contexts.shape[0], dtype=np.int64)
+    for column in range(contexts.shape[1]):
+        packed = (packed << _BITS) | contexts[:, column].astype(np.int64)
+    return packed
+
+
+def unpack(packed: NDArray[np.int64], width: int) -> NDArray[np.uint32]:
+    """Inverse of `pack`: int64 [n] -> uint32 [n, width].
+
+    >>> unpack(np.array([2097154]), 2).tolist()
+    [[1, 2]]
+    """
+    shifts = _BITS * np.arange(width - 1, -1, -1, dtype=np.int64)
+    return ((packed[:, np.newaxis] >> shifts) & (MAXIMUM_VOCABULARY - 1)).astype(np.uint32)
+
+
+def first_occurrences(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True where a value stands for the first time; bool [n]. Cost: one sort.
+
+    >>> first_occurrences(np.array([4, 5, 4])).tolist()
+    [True, True, False]
+    """
+    first = np.zeros(values.shape[0], dtype=np.bool_)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
+
+
+def batch_contexts(
+    ids: NDArray[np.uint32], offsets: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]:
+    """Every (context, token) of many responses at once.
+
+    Parameters
+    ----------
+    ids : uint32 [n], the responses one after another
+    offsets : int64 [rows + 1], row r is ids[offsets[r]:offsets[r + 1]]
+    width : k
+
+    Returns
+    -------
+    packed contexts int64 [m], tokens uint32 [m] and row numbers int64 [m], in order of position.
+    Cost: a few passes over the ids; memory 40 bytes a token.
+
+    Examples
+    --------
+    >>> ids = np.array([7, 8, 9, 1, 2], dtype=np.uint32)
+    >>> packed, tokens, rows = batch_contexts(ids, np.array([0, 3, 5]), 1)
+    >>> packed.tolist(), tokens.tolist(), rows.tolist()
+    ([7, 8, 1], [8, 9, 2], [0, 0, 1])
+    """
+    rows = np.repeat(np.arange(offsets.shape[0] - 1), np.diff(offsets))
+    contexts, tokens = response_contexts(ids, width)
+    if not tokens.size:
+        return np.empty(0, dtype=np.int64), tokens, np.empty(0, dtype=np.int64)
+    inside = rows[:-width] == rows[width:]
+    return pack(contexts[inside]), tokens[inside], rows[width:][inside]
+
+
+def select_first_unprompted(
+    rows: NDArray[np.int64],
+    packed: NDArray[np.int64],
+    prompt_rows: NDArray[np.int64],
+    prompt_packed: NDArray[np.int64],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which positions count: the first of each context in its response, and not in its prompt.
+
+    Parameters
+    ----------
+    rows, packed : int64 [m], response number and context of each position, in order of position
+    prompt_rows, prompt_packed : int64 [p], the windows of the prompts, by response number
+
+    Returns
+    -------
+    first, unprompted : bool [m] each. Cost: two sorts of m + p numbers.
+    """
+    both = np.concatenate([packed, prompt_packed])
+    distinct, names = np.unique(both, return_inverse=True)
+    pair = np.concatenate([rows, prompt_rows]) * max(distinct.shape[0], 1) + names
+    own, prompted = pair[: rows.shape[0]], pair[rows.shape[0] :]
+    return first_occurrences(own), ~np.isin(own, prompted)

@@ -1,0 +1,75 @@
+"""The one tree of errors, and the exit code that each branch means.
+
+::
+
+    ProvenanceError
+    ├── UsageError                  2   the call itself is wrong (also a ValueError)
+    │   └── MissingExtraError       2   an optional stack is not installed
+    ├── DataError                  65   the content of a file is wrong (also a ValueError)
+    ├── StorageError               74   a file cannot be read or written
+    ├── LockedError                75   somebody else is writing the same output
+    ├── KeyPermissionError         77   a secret is exposed to other users
+    └── ConfigurationMismatchError 78   two inputs do not belong together (also a ValueError)
+
+Every message is one line: what must hold, what was found, what to do next. Only the command line
+prints them; the library raises. No message ever contains key material.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationMismatchError",
+    "DataError",
+    "KeyPermissionError",
+    "LockedError",
+    "MissingExtraError",
+    "ProvenanceError",
+    "StorageError",
+    "UsageError",
+]
+
+
+class ProvenanceError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(ProvenanceError, ValueError):
+    """An argument is outside its documented domain."""
+
+    exit_code = 2
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is needed; the message names the extra that installs it."""
+
+
+class DataError(ProvenanceError, ValueError):
+    """A file was read, but what it says is malformed, empty or impossible."""
+
+    exit_code = 65
+
+
+class StorageError(ProvenanceError):
+    """A file or folder is missing, unreadable or not writable."""
+
+    exit_code = 74
+
+
+class LockedError(ProvenanceError):
+    """Another process holds the output that this one wants to write."""
+
+    exit_code = 75
+
+
+class KeyPermissionError(ProvenanceError):
+    """A key file is readable by others, or is not a private regular file."""
+
+    exit_code = 77
+
+
+class ConfigurationMismatchError(ProvenanceError, ValueError):
+    """Inputs made under different keyrings, tokenizers or schemes were mixed."""
+
+    exit_code = 78

@@ -1,0 +1,230 @@
+"""Files that are either whole or absent, and JSON that means exactly one thing.
+
+Knows paths and bytes; knows nothing of keys, logs or verdicts. Every artefact of the package is
+written through `write_atomically` (temporary file, fsync, rename, fsync of the folder), so a killed
+run leaves nothing half-written under a final name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+
+from provenance.errors import DataError, LockedError, StorageError
+
+__all__ = [
+    "canonical_json",
+    "lock_folder",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_json_lines",
+    "sha256_of_file",
+    "write_atomically",
+    "write_json",
+]
+
+_MAXIMUM_JSON_BYTES = 1 << 28
+_MAXIMUM_LINE_BYTES = 1 << 24
+_FREE_EXPANSION_BYTES = 1 << 26
+_MAXIMUM_EXPANSION_RATIO = 200
+
+
+def canonical_json(value: object) -> bytes:
+    """One byte string per value: sorted keys, no spaces, ASCII, no NaN (ValueError)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def parse_json(text: bytes | str, origin: str) -> Any:
+    """Parse JSON strictly: UTF-8, no NaN or Infinity, no duplicate keys, no lone surrogates.
+
+    `origin` names the place (file, or file and line) in the one-line DataError.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        value = json.loads(
+            text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(
+            f"{origin}: must be strict JSON in UTF-8; got: {reason}. Repair the file and run again."
+        ) from error
+    return value
+
+
+def read_bytes(path: Path | str, limit: int = _MAXIMUM_JSON_BYTES) -> bytes:
+    """Whole content of a file of at most `limit` bytes. Raises StorageError or DataError."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: must be a readable file; got: {error.strerror}. Check the path."
+        ) from error
+    if len(content) > limit:
+        raise DataError(f"{path}: must be at most {limit} bytes; it is larger. Split the file.")
+    return content
+
+
+def read_json(path: Path | str) -> Any:
+    """Read and parse one strict JSON document. Raises StorageError or DataError."""
+    return parse_json(read_bytes(path), str(path))
+
+
+def read_json_lines(path: Path | str) -> Iterator[tuple[int, Any]]:
+    """Line number (from 1) and value of each line of a JSONL file, also .gz and .zst; streamed.
+
+    Blank lines are passed over. Raises StorageError if the file cannot be read, DataError with file
+    and line for anything but strict JSON, for a line over 16 MiB, for a damaged archive, and for an
+    archive that expands more than 200 times beyond its first 64 MiB.
+    """
+    path = Path(path)
+    limit = _FREE_EXPANSION_BYTES
+    expanded = 0
+    line = 0
+    try:
+        compressed = path.suffix in (".gz", ".zst")
+        limit = max(limit, path.stat().st_size * _MAXIMUM_EXPANSION_RATIO)
+        with _open_stream(path) as stream:
+            while text := stream.readline(_MAXIMUM_LINE_BYTES + 1):
+                line += 1
+                expanded += len(text)
+                if len(text) > _MAXIMUM_LINE_BYTES:
+                    raise DataError(
+                        f"{path}:{line}: a line must be at most {_MAXIMUM_LINE_BYTES} bytes; "
+                        "it is longer. Split the record."
+                    )
+                if compressed and expanded > limit:
+                    raise DataError(
+                        f"{path}:{line}: an archive must not expand beyond {limit} bytes; it does. "
+                        "Decompress it yourself if you trust it."
+                    )
+                if text.strip():
+                    yield line, parse_json(text, f"{path}:{line}")
+    except (EOFError, zlib.error, pa.ArrowException) as error:
+        raise DataError(
+            f"{path}:{line + 1}: must be an intact archive; got: {error}. Copy the file again."
+        ) from error
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile) or error.strerror is None:
+            raise DataError(
+                f"{path}:{line + 1}: must be an intact archive; got: {error}. Copy the file again."
+            ) from error
+        raise StorageError(
+            f"{path}: must be a readable file; got: {error.strerror}. Check the path."
+        ) from error
+
+
+def sha256_of_file(path: Path | str) -> str:
+    """Hex SHA-256 of a file, streamed. Raises StorageError."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: must be a readable file; got: {error.strerror}. Check the path."
+        ) from error
+    return digest.hexdigest()
+
+
+def write_json(path: Path | str, value: object, mode: int = 0o644) -> None:
+    """Write one indented JSON document atomically. Raises StorageError."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    write_atomically(path, text.encode("utf-8") + b"\n", mode)
+
+
+def write_atomically(path: Path | str, content: bytes, mode: int = 0o644) -> None:
+    """Write `content` so that `path` holds either the old or the new bytes, never a part.
+
+    Raises StorageError; the temporary file is removed on failure.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: must be writable; got: {error.strerror}. "
+            "Choose another place or free some space."
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_folder(folder: Path | str) -> Iterator[None]:
+    """Hold the only writer's lock on a folder; the second writer gets a LockedError."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: must be a writable folder; got: {error.strerror}. Choose another place."
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LockedError(
+                f"{folder}: must have one writer at a time; another process holds its lock. "
+                "Wait until it ends."
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_stream(path: Path) -> io.BufferedReader | gzip.GzipFile:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        return io.BufferedReader(pa.CompressedInputStream(path.open("rb"), "zstd"))
+    return path.open("rb")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"the constant {name}")
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object with a duplicate key")
+    return value

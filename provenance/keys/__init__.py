@@ -1,0 +1,1 @@
+"""Master secret, schedule of slots, derived keys and their commitments."""

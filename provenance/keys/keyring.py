@@ -1,0 +1,400 @@
+"""The keyring: one public file that fixes a watermark, and the secret that opens it.
+
+`keyring.json` (public) holds the id, scheme, context width, tokenizer fingerprint, schedule and a
+commitment SHA-256(salt || key) per key. With the 32-byte master secret a keyring is *unlocked* and
+derives one 256-bit key per (slot, value):
+
+    key(slot, value) = HKDF-SHA256(master, salt = "provenance-v1", info)         (RFC 5869)
+    info = (id, scheme, k, slot, value) in UTF-8, each after its length as 4 bytes, big-endian
+
+where scheme is the canonical JSON of its name and parameters. Revealing one derived key reveals no
+other. Knows no tokens beyond their ids, and not how a scheme uses a coin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from provenance import coins
+from provenance.contexts import MAXIMUM_VOCABULARY
+from provenance.errors import (
+    ConfigurationMismatchError,
+    DataError,
+    StorageError,
+    UsageError,
+)
+from provenance.files import (
+    canonical_json,
+    lock_folder,
+    read_json,
+    sha256_of_file,
+    write_atomically,
+    write_json,
+)
+from provenance.keys.schedule import SINGLE_VALUE, Schedule, Slot
+from provenance.keys.secrets import read_master_secret
+
+__all__ = [
+    "SELECTOR",
+    "Commitment",
+    "Key",
+    "Keyring",
+    "SchemeSpecification",
+    "UnlockedKeyring",
+    "add_value",
+    "create_keyring",
+    "disclose",
+]
+
+SELECTOR = "selector"
+"""Name of the key whose coins share out the contexts among the slots; it marks nothing."""
+
+KEYRING_FILE = "keyring.json"
+MASTER_FILE = "master.key"
+TOKENIZER_FILE = "tokenizer.json"
+_FORMAT = "provenance-keyring"
+_VERSION = 1
+_HKDF_SALT = b"provenance-v1"
+
+
+@dataclass(frozen=True)
+class SchemeSpecification:
+    """Name and parameters of a scheme, as the keyring fixes them."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form; also part of the derivation of every key."""
+        return {"name": self.name, "parameters": dict(self.parameters)}
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """SHA-256(salt || key): shows later that the key was fixed when the keyring was written."""
+
+    salt: str
+    sha256: str
+
+    @classmethod
+    def to_key(cls, secret: bytes) -> Commitment:
+        """Commit to a key under a fresh 32-byte salt."""
+        salt = secrets.token_bytes(32)
+        return cls(salt.hex(), hashlib.sha256(salt + secret).hexdigest())
+
+    def opens_to(self, secret: bytes) -> bool:
+        """True if this commitment was made to `secret`."""
+        digest = hashlib.sha256(bytes.fromhex(self.salt) + secret).hexdigest()
+        return hmac.compare_digest(digest, self.sha256)
+
+
+class Key:
+    """One derived 256-bit key: prints as a fingerprint, has no arithmetic, cannot be pickled.
+
+    Attributes: slot and value, names; fingerprint, 16 hex digits of SHA-256 of the key.
+    """
+
+    __slots__ = ("_secret", "fingerprint", "slot", "value")
+
+    def __init__(self, secret: bytes, slot: str, value: str) -> None:
+        self._secret = secret
+        self.slot = slot
+        self.value = value
+        self.fingerprint = hashlib.sha256(b"fingerprint" + secret).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        return f"Key(slot={self.slot!r}, value={self.value!r}, fingerprint={self.fingerprint})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Key cannot be pickled: pass the keyring's folder and unlock it there")
+
+    def reveal(self) -> bytes:
+        """The 32 secret bytes, for disclosure on purpose."""
+        return self._secret
+
+    def words(self, contexts: NDArray[np.uint32], tokens: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Coins of scattered pairs; see `provenance.coins.words`."""
+        return coins.words(self._secret, contexts, tokens)
+
+    def row(self, context: NDArray[np.uint32], vocabulary_size: int) -> NDArray[np.uint32]:
+        """Coins of a whole vocabulary after one context; see `provenance.coins.row`."""
+        return coins.row(self._secret, context, vocabulary_size)
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """The public half. `commitments` maps (slot, value) and (SELECTOR, "") to commitments."""
+
+    id: str
+    scheme: SchemeSpecification
+    context_width: int
+    vocabulary_size: int
+    tokenizer_sha256: str
+    schedule: Schedule
+    commitments: Mapping[tuple[str, str], Commitment]
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Keyring:
+        """Read `keyring.json` from a folder. Raises StorageError or DataError."""
+        path = Path(folder) / KEYRING_FILE
+        document = read_json(path)
+        try:
+            if document["format"] != _FORMAT or document["version"] != _VERSION:
+                raise ValueError("another format or version")
+            return _parse_keyring(document)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{path}: must be a keyring of version {_VERSION}; got: {error}. "
+                "Make one with: provenance keys new DIR"
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form, as stored in `keyring.json`; holds no secret."""
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "id": self.id,
+            "scheme": self.scheme.to_json(),
+            "context_width": self.context_width,
+            "vocabulary_size": self.vocabulary_size,
+            "tokenizer_sha256": self.tokenizer_sha256,
+            "selector": vars(self.commitments[SELECTOR, SINGLE_VALUE]),
+            "slots": [
+                {
+                    "name": slot.name,
+                    "share_words": slot.share_words,
+                    "values": [
+                        {"value": value, **vars(self.commitments[slot.name, value])}
+                        for value in slot.values
+                    ],
+                }
+                for slot in self.schedule.slots
+            ],
+        }
+
+    def unlock(self, folder: Path | str) -> UnlockedKeyring:
+        """Open the keyring with the master secret of the environment or of `folder`/master.key.
+
+        Raises ConfigurationMismatchError (78) if the secret is not this keyring's; see
+        `provenance.keys.secrets.read_master_secret` for the rest.
+        """
+        return UnlockedKeyring(self, read_master_secret(Path(folder) / MASTER_FILE))
+
+    def check_tokenizer(self, path: Path | str) -> None:
+        """Raise ConfigurationMismatchError (78) unless `path` is the served tokenizer.json."""
+        found = sha256_of_file(path)
+        if found != self.tokenizer_sha256:
+            raise ConfigurationMismatchError(
+                f"{path}: must be the tokenizer of keyring {self.id} (sha256 "
+                f"{self.tokenizer_sha256[:16]}...); got {found[:16]}.... "
+                "Pass the served model's tokenizer.json."
+            )
+
+
+class UnlockedKeyring:
+    """A keyring with its master secret: derives keys and assigns contexts to slots."""
+
+    def __init__(self, public: Keyring, master: bytes) -> None:
+        self.public = public
+        self._master = master
+        self._cache: dict[tuple[str, str], Key] = {}
+        self._selector = self.key(SELECTOR, SINGLE_VALUE)
+
+    def __repr__(self) -> str:
+        return f"UnlockedKeyring(id={self.public.id!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an UnlockedKeyring cannot be pickled: unlock it where it is needed")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The public schedule."""
+        return self.public.schedule
+
+    @property
+    def context_width(self) -> int:
+        """k, the number of tokens of a context."""
+        return self.public.context_width
+
+    def key(self, slot: str, value: str) -> Key:
+        """The key of (slot, value), checked against its commitment.
+
+        Raises ConfigurationMismatchError if the pair has no key or the master secret is another's.
+        """
+        found = self._cache.get((slot, value))
+        if found is not None:
+            return found
+        commitment = self.public.commitments.get((slot, value))
+        if commitment is None:
+            raise ConfigurationMismatchError(
+                f"{slot}={value} must have a key in keyring {self.public.id}; it has none. "
+                "Add it with: provenance keys add-value"
+            )
+        secret = _derive(self._master, self.public, slot, value)
+        if not commitment.opens_to(secret):
+            raise ConfigurationMismatchError(
+                f"the master secret must be that of keyring {self.public.id}; its key for "
+                f"{slot}={value} does not open the commitment. Use the right master key."
+            )
+        key = Key(secret, slot, value)
+        self._cache[slot, value] = key
+        return key
+
+    def commit(self, slot: str, value: str) -> Commitment:
+        """A fresh commitment to the key of (slot, value), which need not be in the keyring yet."""
+        return Commitment.to_key(_derive(self._master, self.public, slot, value))
+
+    def slots_of(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """Slot number of each context: word 0 of the selector's keystream, cut by the shares.
+
+        Parameters: contexts uint32 [n, k]. Returns uint8 [n]. Cost: one coin a context.
+        """
+        words = self._selector.words(contexts, np.zeros(contexts.shape[0], dtype=np.uint32))
+        return self.schedule.assign(words)
+
+
+def create_keyring(
+    folder: Path | str,
+    tokenizer: Path | str,
+    vocabulary_size: int,
+    scheme: SchemeSpecification,
+    schedule: Schedule,
+    context_width: int = 2,
+) -> UnlockedKeyring:
+    """Make a new keyring in `folder`: keyring.json, a copy of tokenizer.json, master.key (0600).
+
+    The master secret is written only if the environment names none. An existing keyring is never
+    overwritten. keyring.json is written last: without it the folder holds no keyring.
+
+    Raises UsageError, StorageError, LockedError.
+    """
+    folder = Path(folder)
+    if context_width not in (1, 2, 3):
+        raise UsageError(f"context width must be 1, 2 or 3; got {context_width}. Use 2.")
+    if not 2 <= vocabulary_size <= MAXIMUM_VOCABULARY:
+        raise UsageError(
+            f"vocabulary size must be 2 .. {MAXIMUM_VOCABULARY}; got {vocabulary_size}."
+        )
+    fingerprint = sha256_of_file(tokenizer)
+    with lock_folder(folder):
+        if (folder / KEYRING_FILE).exists() or (folder / MASTER_FILE).exists():
+            raise StorageError(
+                f"{folder}: must not hold a keyring yet; it does. Choose another folder."
+            )
+        external = os.environ.get("PROVENANCE_KEY_CMD") or os.environ.get("PROVENANCE_KEY_FILE")
+        if external:
+            master = read_master_secret(folder / MASTER_FILE)
+        else:
+            master = secrets.token_bytes(coins.KEY_BYTES)
+            write_atomically(folder / MASTER_FILE, master, mode=0o600)
+        public = Keyring(
+            id=secrets.token_hex(8),
+            scheme=scheme,
+            context_width=context_width,
+            vocabulary_size=vocabulary_size,
+            tokenizer_sha256=fingerprint,
+            schedule=schedule,
+            commitments={},
+        )
+        named = [(SELECTOR, SINGLE_VALUE)]
+        named += [(slot.name, value) for slot in schedule.slots for value in slot.values]
+        public = replace(
+            public,
+            commitments={pair: Commitment.to_key(_derive(master, public, *pair)) for pair in named},
+        )
+        write_atomically(folder / TOKENIZER_FILE, Path(tokenizer).read_bytes())
+        write_json(folder / KEYRING_FILE, public.to_json())
+    return UnlockedKeyring(public, master)
+
+
+def add_value(folder: Path | str, slot: str, value: str) -> Keyring:
+    """Add one value (a new week, say) to an attribute slot. No existing key changes.
+
+    Raises UsageError if it exists, and what `Keyring.load` and `Keyring.unlock` raise.
+    """
+    folder = Path(folder)
+    with lock_folder(folder):
+        public = Keyring.load(folder)
+        schedule = public.schedule.with_value(slot, value)
+        commitment = public.unlock(folder).commit(slot, value)
+        grown = replace(
+            public,
+            schedule=schedule,
+            commitments={**public.commitments, (slot, value): commitment},
+        )
+        write_json(folder / KEYRING_FILE, grown.to_json())
+    return grown
+
+
+def disclose(keyring: UnlockedKeyring, slot: str, value: str) -> dict[str, Any]:
+    """All that an expert needs to recompute the coins of one key, as JSON; holds no other key."""
+    key = keyring.key(slot, value)
+    commitment = keyring.public.commitments[slot, value]
+    return {
+        "format": "provenance-disclosed-key",
+        "keyring_id": keyring.public.id,
+        "scheme": keyring.public.scheme.to_json(),
+        "context_width": keyring.context_width,
+        "slot": slot,
+        "value": value,
+        "key": key.reveal().hex(),
+        "salt": commitment.salt,
+        "commitment": commitment.sha256,
+    }
+
+
+def _derive(master: bytes, public: Keyring, slot: str, value: str) -> bytes:
+    """RFC 5869; the info string is injective, since every field carries its length."""
+    fields = (
+        public.id,
+        canonical_json(public.scheme.to_json()).decode("ascii"),
+        str(public.context_width),
+        slot,
+        value,
+    )
+    encoded = [text.encode("utf-8") for text in fields]
+    info = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    return HKDF(SHA256(), coins.KEY_BYTES, salt=_HKDF_SALT, info=info).derive(master)
+
+
+def _parse_keyring(document: Mapping[str, Any]) -> Keyring:
+    commitments = {(SELECTOR, SINGLE_VALUE): _parse_commitment(document["selector"])}
+    slots = []
+    for entry in document["slots"]:
+        values = tuple(str(item["value"]) for item in entry["values"])
+        slots.append(Slot(str(entry["name"]), int(entry["share_words"]), values))
+        for item in entry["values"]:
+            commitments[str(entry["name"]), str(item["value"])] = _parse_commitment(item)
+    width, size = int(document["context_width"]), int(document["vocabulary_size"])
+    if width not in (1, 2, 3) or not 2 <= size <= MAXIMUM_VOCABULARY:
+        raise ValueError("context_width or vocabulary_size out of range")
+    return Keyring(
+        id=str(document["id"]),
+        scheme=SchemeSpecification(
+            str(document["scheme"]["name"]), dict(document["scheme"]["parameters"])
+        ),
+        context_width=width,
+        vocabulary_size=size,
+        tokenizer_sha256=str(document["tokenizer_sha256"]),
+        schedule=Schedule(tuple(slots)),
+        commitments=commitments,
+    )
+
+
+def _parse_commitment(item: Mapping[str, Any]) -> Commitment:
+    commitment = Commitment(str(item["salt"]), str(item["sha256"]))
+    if len(bytes.fromhex(commitment.salt)) != 32 or len(bytes.fromhex(commitment.sha256)) != 32:
+        raise ValueError("a commitment that is not 32 bytes of salt and 32 of SHA-256")
+    return commitment

@@ -1,0 +1,121 @@
+"""Where the master secret comes from: a private file or a command, never argv or the environment.
+
+The environment may *name* a file (`PROVENANCE_KEY_FILE`) or a command (`PROVENANCE_KEY_CMD`); the
+secret itself travels through neither. No message of this module contains any of its bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+from provenance.coins import KEY_BYTES
+from provenance.errors import DataError, KeyPermissionError, StorageError, UsageError
+
+__all__ = ["COMMAND_VARIABLE", "FILE_VARIABLE", "read_master_secret"]
+
+FILE_VARIABLE = "PROVENANCE_KEY_FILE"
+COMMAND_VARIABLE = "PROVENANCE_KEY_CMD"
+_COMMAND_SECONDS = 60
+
+
+def read_master_secret(default: Path) -> bytes:
+    """The 32-byte master secret.
+
+    Taken from the command in `PROVENANCE_KEY_CMD` (its stdout: 32 raw bytes or 64 hex digits), else
+    from the file named by `PROVENANCE_KEY_FILE`, else from `default`.
+
+    Raises
+    ------
+    UsageError if both variables are set; KeyPermissionError if the file is a link, belongs to
+    somebody else or can be read by others; StorageError if it cannot be read; DataError if it does
+    not hold a key.
+    """
+    command, file = os.environ.get(COMMAND_VARIABLE), os.environ.get(FILE_VARIABLE)
+    if command and file:
+        raise UsageError(
+            f"only one of {COMMAND_VARIABLE} and {FILE_VARIABLE} may be set; both are. Unset one."
+        )
+    if command:
+        return _read_from_command(command)
+    return _read_from_file(Path(file) if file else default)
+
+
+def _read_from_file(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if path.is_symlink():
+            raise KeyPermissionError(
+                f"{path}: key file must be a regular file; it is a symbolic link. "
+                "Name the file itself."
+            ) from error
+        raise StorageError(
+            f"{path}: key file must be readable; got: {error.strerror}. "
+            f"Pass the keyring's folder or set {FILE_VARIABLE}."
+        ) from error
+    try:
+        _check_private(path, os.fstat(descriptor))
+        secret = os.read(descriptor, KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(secret) != KEY_BYTES:
+        raise DataError(
+            f"{path}: key file must hold exactly {KEY_BYTES} bytes; it does not. "
+            "Restore it from your backup."
+        )
+    return secret
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise KeyPermissionError(
+            f"{path}: key file must be a regular file; it is not. Name the file itself."
+        )
+    if status.st_uid != os.geteuid():
+        raise KeyPermissionError(
+            f"{path}: key file must belong to the current user; its owner is uid {status.st_uid}. "
+            "Copy it to a file of your own with mode 0600."
+        )
+    if status.st_mode & 0o077:
+        raise KeyPermissionError(
+            f"{path}: key file must have mode 0600; got {stat.S_IMODE(status.st_mode):04o}. "
+            f"Run: chmod 600 {path}"
+        )
+
+
+def _read_from_command(command: str) -> bytes:
+    try:
+        finished = subprocess.run(
+            shlex.split(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise StorageError(
+            f"{COMMAND_VARIABLE}: the command must run and end within {_COMMAND_SECONDS} s; "
+            f"got {type(error).__name__}. Run it by hand."
+        ) from None
+    if finished.returncode != 0:
+        raise StorageError(
+            f"{COMMAND_VARIABLE}: the command must exit 0; it exited {finished.returncode}. "
+            "Run it by hand."
+        )
+    if len(finished.stdout) == KEY_BYTES:
+        return finished.stdout
+    try:
+        secret = bytes.fromhex(finished.stdout.decode("ascii").strip())
+    except ValueError:
+        secret = b""
+    if len(secret) != KEY_BYTES:
+        raise DataError(
+            f"{COMMAND_VARIABLE}: the command must print {KEY_BYTES} raw bytes or "
+            f"{2 * KEY_BYTES} hex digits; it did not. Check its output."
+        )
+    return secret

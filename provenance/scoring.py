@@ -1,0 +1,124 @@
+"""From observations to weighted pairs (no coin is looked at), and from pairs to a class table.
+
+`weigh_observations` decides which (context, token) pairs are tested under which key and with which
+weight; it knows the selector, the index and the counts, and cannot score. `score` opens one key.
+The split is the validity of the test: a weight never sees the coins it multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.contexts import unpack
+from provenance.keys.keyring import Key, UnlockedKeyring
+from provenance.keys.schedule import CONTROL
+from provenance.schemes import Scheme
+from provenance.served.index import Index
+from provenance.stats.tables import ClassTable
+from provenance.suspect.outputs import Observations
+from provenance.weigh import weigh
+
+__all__ = ["Weighing", "WeightedPairs", "score", "weigh_observations"]
+
+
+@dataclass(frozen=True)
+class WeightedPairs:
+    """Distinct (context, token) pairs with their weights: uint32 [n, k], uint32 [n], int64 [n]."""
+
+    contexts: NDArray[np.uint32]
+    tokens: NDArray[np.uint32]
+    weights: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.weights.shape[0])
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """All pairs of a check.
+
+    Attributes
+    ----------
+    hypotheses : pairs per (slot, value) that was served
+    pooled : pairs per slot, weighted by the responses of all its values together
+    control : pairs in contexts that are never marked
+    """
+
+    hypotheses: Mapping[tuple[str, str], WeightedPairs]
+    pooled: Mapping[str, WeightedPairs]
+    control: WeightedPairs
+
+
+def weigh_observations(
+    observations: Observations, index: Index, keyring: UnlockedKeyring, rule: str
+) -> Weighing:
+    """Attach a weight to every pair whose context was served marked.
+
+    Parameters
+    ----------
+    observations : the suspect's counts
+    index : in how many marked responses each context was served, by slot and value
+    keyring : for the selector key only
+    rule : a name of `provenance.weigh.RULES`
+
+    Notes
+    -----
+    Cost: one coin (of the selector) and one look-up per distinct context.
+    """
+    contexts, starts = np.unique(observations.contexts, return_index=True)
+    stops = np.append(starts[1:], observations.contexts.shape[0])
+    slots = keyring.slots_of(unpack(contexts, keyring.context_width))
+    hypotheses: dict[tuple[str, str], WeightedPairs] = {}
+    pooled: dict[str, WeightedPairs] = {}
+    for number, slot in enumerate(keyring.schedule.slots):
+        own = np.flatnonzero(slots == number)
+        found, values, responses = index.lookup(number, contexts[own])
+        rows = own[found]
+        responses = responses.astype(np.int64)
+        total = np.bincount(rows, weights=responses, minlength=contexts.shape[0]).astype(np.int64)
+        some = np.flatnonzero(total)
+        pooled[slot.name] = _expand(observations, keyring, starts, stops, some, total[some], rule)
+        names = index.values(number)
+        order = np.argsort(values, kind="stable")
+        cuts = np.searchsorted(values[order], np.arange(len(names) + 1))
+        for value, name in enumerate(names):
+            part = np.sort(order[cuts[value] : cuts[value + 1]])
+            if slot.name != CONTROL and index.is_served(number, value):
+                hypotheses[slot.name, name] = _expand(
+                    observations, keyring, starts, stops, rows[part], responses[part], rule
+                )
+    return Weighing(hypotheses, pooled, pooled[CONTROL])
+
+
+def score(pairs: WeightedPairs, key: Key, scheme: Scheme) -> ClassTable:
+    """Open one key: the class table of these pairs. Cost: one coin a pair."""
+    words = key.words(pairs.contexts, pairs.tokens)
+    return ClassTable.from_scores(pairs.weights, scheme.score(words), scheme.null_law)
+
+
+def _expand(
+    observations: Observations,
+    keyring: UnlockedKeyring,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    responses: NDArray[np.int64],
+    rule: str,
+) -> WeightedPairs:
+    """Pairs of the distinct contexts `rows`, each weighted with its context's responses."""
+    lengths = stops[rows] - starts[rows]
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if ends.size else 0
+    pairs = np.arange(total) + np.repeat(starts[rows] - (ends - lengths), lengths)
+    weights = weigh(observations.counts[pairs], np.repeat(responses, lengths), rule)
+    kept = weights > 0
+    pairs = pairs[kept]
+    return WeightedPairs(
+        unpack(observations.contexts[pairs], keyring.context_width),
+        observations.tokens[pairs],
+        weights[kept],
+    )

@@ -1,0 +1,1 @@
+"""What the suspect model shows of itself, turned into observations."""

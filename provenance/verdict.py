@@ -1,0 +1,170 @@
+"""The result of a check, in one frozen object, and its JSON form. Computes nothing.
+
+A verdict says one of four things:
+
+- `evidence`: an adjusted p-value is at or below alpha and every control passed;
+- `no evidence`: none is; `detectable_shift` says what the test could have seen;
+- `nothing scored`: no context of the outputs was served marked, so nothing was tested;
+- `invalid`: a control failed, so no p-value of this check may be called evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from provenance.stats.tables import ClassTable
+from provenance.stats.tails import TailResult
+
+__all__ = ["SCHEMA_VERSION", "Conclusion", "Control", "HypothesisResult", "Share", "Verdict"]
+
+SCHEMA_VERSION: Final = 1
+
+Conclusion = Literal["evidence", "no evidence", "nothing scored", "invalid"]
+
+
+@dataclass(frozen=True)
+class HypothesisResult:
+    """One key of the check: H0 "the suspect's choices are independent of this key's coins".
+
+    Attributes
+    ----------
+    slot, value : which key; value is "" for the single key of `global`
+    family_weight : share of alpha that this key was given, fixed before the coins
+    tail : log10 p (exact upper bound) with its cross-checks
+    log10_adjusted : log10 of the weighted-Holm adjusted p-value over all keys of the check
+    rejected : adjusted p <= alpha
+    table : the class table: all that is needed to recompute `tail`
+    """
+
+    slot: str
+    value: str
+    family_weight: float
+    tail: TailResult
+    log10_adjusted: float
+    rejected: bool
+    table: ClassTable
+
+    @property
+    def name(self) -> str:
+        """`global` or `week=2026-W17`."""
+        return f"{self.slot}={self.value}" if self.value else self.slot
+
+    @property
+    def mean_shift(self) -> float:
+        """Weighted mean shift of a score, in standard deviations of one score; 0 under H0."""
+        return self.tail.z / math.sqrt(self.tail.effective_coins) if self.tail.coins else 0.0
+
+
+@dataclass(frozen=True)
+class Control:
+    """A check of the check. `log10_p` is corrected for the looks inside this control."""
+
+    name: str
+    passed: bool
+    log10_p: float | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """Share of a slot's absorbed evidence that belongs to one value, with simultaneous limits."""
+
+    slot: str
+    value: str
+    estimate: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check` returns; see the module docstring for `conclusion`."""
+
+    conclusion: Conclusion
+    alpha: float
+    hypotheses: tuple[HypothesisResult, ...]
+    controls: tuple[Control, ...]
+    shares: tuple[Share, ...]
+    keyring_id: str
+    scheme: Mapping[str, Any]
+    weight_rule: str
+    commitments: Mapping[str, str]
+    inputs: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def headline(self) -> HypothesisResult | None:
+        """The hypothesis with the smallest adjusted p (then the smallest raw p)."""
+        return min(self.hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
+
+    @property
+    def log10_p(self) -> float:
+        """log10 of the smallest adjusted p-value: the p-value of the whole check; 0 if none."""
+        return self.headline.log10_adjusted if self.headline else 0.0
+
+    @property
+    def controls_passed(self) -> bool:
+        """True if every control passed."""
+        return all(control.passed for control in self.controls)
+
+    @property
+    def attributed(self) -> dict[str, list[str]]:
+        """Values whose own key is rejected, per attribute slot; empty unless there is evidence."""
+        found: dict[str, list[str]] = {}
+        if self.conclusion == "evidence":
+            for result in self.hypotheses:
+                if result.rejected and result.value:
+                    found.setdefault(result.slot, []).append(result.value)
+        return found
+
+    @property
+    def detectable_shift(self) -> float | None:
+        """Mean shift of the global key's scores that this check finds half of the time.
+
+        In standard deviations of one score: sqrt(-2 ln(alpha / 2)) / sqrt(effective coins), the
+        Chernoff radius at half of alpha. None if nothing was scored under the global key.
+        """
+        for result in self.hypotheses:
+            if not result.value and result.tail.coins:
+                radius = math.sqrt(-2 * math.log(self.alpha / 2))
+                return radius / math.sqrt(result.tail.effective_coins)
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form with the schema version and every class table; holds no key."""
+        headline = self.headline
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "conclusion": self.conclusion,
+            "alpha": self.alpha,
+            "log10_p": self.log10_p,
+            "headline": headline.name if headline else None,
+            "controls_passed": self.controls_passed,
+            "attributed": self.attributed,
+            "detectable_shift": self.detectable_shift,
+            "hypotheses": [
+                {
+                    "slot": result.slot,
+                    "value": result.value,
+                    "family_weight": result.family_weight,
+                    "log10_p": result.tail.log10_p,
+                    "log10_adjusted": result.log10_adjusted,
+                    "rejected": result.rejected,
+                    "mean_shift": result.mean_shift,
+                    "tail": asdict(result.tail),
+                    "table": result.table.to_json(),
+                }
+                for result in self.hypotheses
+            ],
+            "controls": [asdict(control) for control in self.controls],
+            "shares": [asdict(share) for share in self.shares],
+            "keyring_id": self.keyring_id,
+            "scheme": dict(self.scheme),
+            "weight_rule": self.weight_rule,
+            "commitments": dict(self.commitments),
+            "inputs": dict(self.inputs),
+            "versions": dict(self.versions),
+        }
