@@ -22,6 +22,7 @@ from provenance.controls import (
     control_unserved,
 )
 from provenance.errors import UsageError
+from provenance.families import family_weights
 from provenance.files import canonical_json
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
@@ -135,11 +136,10 @@ def _score_all(
 def _test_all(
     tables: Mapping[tuple[str, str], ClassTable], alpha: float
 ) -> tuple[HypothesisResult, ...]:
-    """Half of alpha for the global key, half spread evenly over all served slot values."""
+    """Tails of all keys and weighted Holm over them."""
     if not tables:
         return ()
-    others = sum(pair != _GLOBAL_KEY for pair in tables)
-    weights = np.array([_family_weight(pair, others, len(tables)) for pair in tables])
+    weights = family_weights(list(tables))
     tails = [upper_tail(table) for table in tables.values()]
     adjusted = weighted_holm(np.array([tail.log10_p for tail in tails]), weights)
     return tuple(
@@ -154,12 +154,6 @@ def _test_all(
         )
         for i, ((slot, value), table) in enumerate(tables.items())
     )
-
-
-def _family_weight(pair: tuple[str, str], others: int, total: int) -> float:
-    if others == 0 or others == total:
-        return 1 / total
-    return 0.5 if pair == _GLOBAL_KEY else 0.5 / others
 
 
 def _smallest_adjusted(

@@ -24,7 +24,8 @@ from provenance import coins
 from provenance.keys.keyring import Key
 from provenance.schemes import Scheme
 from provenance.scoring import WeightedPairs, score
-from provenance.stats.placebo import NullDistribution, placebo_test
+from provenance.stats.null_distribution import NullDistribution
+from provenance.stats.placebo import placebo_test
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
 from provenance.verdict import Control

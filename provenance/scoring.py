@@ -76,19 +76,18 @@ def weigh_observations(
     pooled: dict[str, WeightedPairs] = {}
     for number, slot in enumerate(keyring.schedule.slots):
         own = np.flatnonzero(slots == number)
-        found, values, responses = index.lookup(number, contexts[own])
-        rows = own[found]
-        responses = responses.astype(np.int64)
+        matches = index.lookup(number, contexts[own])
+        rows = own[matches.query]
+        responses = matches.responses.astype(np.int64)
         total = np.bincount(rows, weights=responses, minlength=contexts.shape[0]).astype(np.int64)
         some = np.flatnonzero(total)
         pooled[slot.name] = _expand(observations, keyring, starts, stops, some, total[some], rule)
-        names = index.values(number)
-        order = np.argsort(values, kind="stable")
-        cuts = np.searchsorted(values[order], np.arange(len(names) + 1))
-        for value, name in enumerate(names):
-            part = np.sort(order[cuts[value] : cuts[value + 1]])
-            if slot.name != CONTROL and index.is_served(number, value):
-                hypotheses[slot.name, name] = _expand(
+        if slot.name == CONTROL:
+            continue
+        for value, served in enumerate(index.values_served(number)):
+            part = np.flatnonzero(matches.value == value)
+            if served.contexts:
+                hypotheses[slot.name, served.name] = _expand(
                     observations, keyring, starts, stops, rows[part], responses[part], rule
                 )
     return Weighing(hypotheses, pooled, pooled[CONTROL])

@@ -28,7 +28,7 @@ _RESPONSES_CAP: Final = 1 << 10
 def weigh_presence(counts: Counts, responses: Counts) -> Counts:
     """round(63 n / (n + 5)) for every pair that occurs: each pair counts once."""
     del counts
-    return np.rint(_LEVELS * responses / (responses + 5.0)).astype(np.int64)
+    return np.asarray(np.rint(_LEVELS * responses / (responses + 5.0)), dtype=np.int64)
 
 
 def weigh_log_sqrt(counts: Counts, responses: Counts) -> Counts:
@@ -38,7 +38,8 @@ def weigh_log_sqrt(counts: Counts, responses: Counts) -> Counts:
     can weigh.
     """
     logarithm = np.log1p(np.minimum(responses, _RESPONSES_CAP))
-    return np.rint(8 * logarithm * np.sqrt(np.minimum(counts, _COUNT_CAP))).astype(np.int64)
+    weights = np.rint(8 * logarithm * np.sqrt(np.minimum(counts, _COUNT_CAP)))
+    return np.asarray(weights, dtype=np.int64)
 
 
 RULES: Final[Mapping[str, Callable[[Counts, Counts], Counts]]] = {

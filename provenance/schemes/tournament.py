@@ -58,4 +58,5 @@ class Tournament:
 
     def score(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Number of ones among the first `layers` bits."""
-        return np.bitwise_count(words >> np.uint32(32 - self.layers)).astype(np.int64)
+        ones = np.bitwise_count(words >> np.uint32(32 - self.layers))
+        return np.asarray(ones, dtype=np.int64)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from provenance.contexts import batch_contexts, check_token_ids, select_first_unprompted
-from provenance.errors import ConfigurationMismatchError, DataError
-from provenance.files import read_bytes, read_json_lines, sha256_of_file
+from provenance.errors import DataError
+from provenance.files import read_json_lines, sha256_of_file
 from provenance.keys.keyring import Keyring
 
-__all__ = ["Observations", "load_tokenizer", "observe", "read_outputs"]
+__all__ = ["Observations", "observe", "read_outputs"]
 
 _BATCH = 4096
 
@@ -65,24 +65,6 @@ class Output:
     prompt: tuple[str, ...]
     text: str | None
     token_ids: Sequence[int] | None
-
-
-def load_tokenizer(path: Path | str, keyring: Keyring) -> Tokenizer:
-    """The served tokenizer, after its fingerprint was compared with the keyring's.
-
-    Raises ConfigurationMismatchError (78) if it is another one, StorageError if it cannot be read,
-    DataError if it does not load.
-    """
-    keyring.check_tokenizer(path)
-    try:
-        tokenizer = Tokenizer.from_buffer(read_bytes(path))
-    except Exception as error:
-        raise DataError(
-            f"{path}: must be a tokenizer.json; got: {error}. Pass the served model's file."
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def read_outputs(path: Path | str) -> Iterator[Output]:
@@ -135,7 +117,7 @@ def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring)
     Parameters
     ----------
     paths : JSONL files of outputs
-    tokenizer : the served tokenizer, see `load_tokenizer`
+    tokenizer : the served tokenizer, see `provenance.tokenizer.load_tokenizer`
     keyring : for its context width and vocabulary size
 
     Raises
@@ -147,11 +129,6 @@ def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring)
     Cost: tokenising (about 1 M tokens per second and core) and sorting; memory about 100 bytes a
     token.
     """
-    if tokenizer.get_vocab_size() > keyring.vocabulary_size:
-        raise ConfigurationMismatchError(
-            f"the tokenizer must have at most {keyring.vocabulary_size} tokens, as the keyring "
-            f"says; got {tokenizer.get_vocab_size()}. Pass the served model's tokenizer.json."
-        )
     ids, prompts, prompt_rows = _tokenise(paths, tokenizer, keyring.vocabulary_size)
     width = keyring.context_width
     packed, tokens, rows = batch_contexts(*_flatten(ids), width)

@@ -1,0 +1,50 @@
+# make demo | test | lint | bench: each creates .venv and installs what it needs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint bench bench-coins bench-tails bench-calibration lab clean
+
+demo: $(VENV)/.demo
+	$(BIN)/provenance demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: bench-coins bench-tails bench-calibration
+
+bench-coins: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.coins
+
+bench-tails: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.tails
+
+bench-calibration: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.calibration
+
+# Trains teacher, base and suspects from the text of installed packages and rewrites fixtures/.
+lab: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.lab
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+# torch is installed by its exact pin: any range would pull a CUDA build of several GB.
+$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+	$(INSTALL) "torch==2.13.0"
+	$(INSTALL) --editable ".[torch,dev]"
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,48 @@
+"""The `provenance` command. Collects the nouns and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from provenance.commands import check, demo, detect, generate, index, keys
+from provenance.commands.console import clean, words
+from provenance.errors import ProvenanceError, StorageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="provenance",
+    help="Watermark a model's responses, and test whether another model was trained on them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.add_typer(keys.app, name="keys")
+app.command("generate")(generate.generate)
+app.add_typer(index.app, name="index")
+app.command("check")(check.check)
+app.command("detect")(detect.detect)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code of design: 0, 1, 2, 65, 74, 75, 77 or 78."""
+    try:
+        app()
+    except ProvenanceError as error:
+        _stop(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _stop(f"{place}{error.strerror or error}", StorageError.exit_code)
+    sys.exit(0)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    words.print(f"provenance: {clean(message)}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

@@ -1,0 +1,130 @@
+"""What the command line prints: JSON and results on stdout, words and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from provenance.verdict import Verdict
+
+__all__ = [
+    "clean",
+    "parse_labels",
+    "print_json",
+    "print_table",
+    "print_verdict",
+    "results",
+    "words",
+]
+
+words = Console(stderr=True)
+results = Console()
+
+
+def clean(text: str) -> str:
+    """One printable line: no terminal escapes, no line breaks."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def parse_labels(labels: Iterable[str]) -> dict[str, str]:
+    """`week=2026-W17` options as a mapping. Raises UsageError."""
+    from provenance.errors import UsageError
+
+    found: dict[str, str] = {}
+    for label in labels:
+        name, separator, value = label.partition("=")
+        if not (separator and name and value):
+            raise UsageError(f"a label must be NAME=VALUE; got {label}. Example: week=2026-W17")
+        found[name] = value
+    return found
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    results.file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_table(
+    columns: list[str], rows: Iterable[Iterable[str]], title: str | None = None
+) -> None:
+    """A plain table on stdout; the first column is on the left, numbers too."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    results.print(table)
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """The readable report of a check, for 80 columns."""
+    headline = verdict.headline
+    results.print(Text(_say(verdict), style="bold"))
+    results.print(
+        Text(f"p of the whole check <= 10^{verdict.log10_p:.2f} (family-wise, all keys); ")
+        + Text(f"alpha {verdict.alpha:g}" + (f"; smallest: {headline.name}" if headline else ""))
+    )
+    results.print()
+    print_table(
+        ["key", "coins", "effective", "z", "log10 p", "adjusted", "rejected"],
+        [
+            [
+                result.name,
+                f"{result.tail.coins:,}",
+                f"{result.tail.effective_coins:,.0f}",
+                f"{result.tail.z:+.2f}",
+                f"{result.tail.log10_p:.2f}",
+                f"{result.log10_adjusted:.2f}",
+                "yes" if result.rejected else "",
+            ]
+            for result in verdict.hypotheses
+        ],
+        "Keys",
+    )
+    results.print()
+    print_table(
+        ["control", "result", "detail"],
+        [[c.name, "passed" if c.passed else "FAILED", c.detail] for c in verdict.controls],
+        "Controls",
+    )
+    if verdict.shares:
+        results.print()
+        print_table(
+            ["slot", "value", "share", "95 % limits"],
+            [
+                [s.slot, s.value, f"{s.estimate:.2f}", f"{s.lower:.2f} .. {s.upper:.2f}"]
+                for s in verdict.shares
+            ],
+            "Shares of the absorbed evidence (simultaneous within a slot)",
+        )
+    results.print()
+    results.print(Text(_caveat(verdict), style="dim"))
+
+
+def _say(verdict: Verdict) -> str:
+    if verdict.conclusion == "evidence":
+        parts = [f"{slot} {', '.join(values)}" for slot, values in verdict.attributed.items()]
+        where = f", at least: {'; '.join(parts)}" if parts else ""
+        return f"EVIDENCE: consistent with training on marked responses{where}."
+    if verdict.conclusion == "invalid":
+        return "INVALID: a control failed; no p-value of this check is evidence."
+    if verdict.conclusion == "nothing scored":
+        return "NOTHING SCORED: no context of these outputs was served marked."
+    return "NO EVIDENCE of training on marked responses."
+
+
+def _caveat(verdict: Verdict) -> str:
+    if verdict.conclusion == "no evidence" and verdict.detectable_shift:
+        return (
+            "Absence of evidence is not evidence of absence: this check could see a mean shift "
+            f"of {verdict.detectable_shift:.3f} standard deviations per coin of the global key."
+        )
+    return (
+        "What this does not show: intent, or the route. Quotation and echo of marked text in "
+        "other training data leave the same trace."
+    )

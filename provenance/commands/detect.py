@@ -1,0 +1,87 @@
+"""`provenance detect`: is this very text marked, and where?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from provenance.commands.console import print_json, print_table, results
+from provenance.errors import DataError, UsageError
+
+__all__ = ["detect"]
+
+
+def detect(
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT...", help="Files: .jsonl[.gz|.zst] or plain text; - is stdin."
+        ),
+    ],
+    keys: Annotated[Path, typer.Option(help="Folder of the keyring.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Level over all keys, windows and texts.")] = 1e-4,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Test texts for the mark itself. Exit 1: at least one is marked."""
+    import numpy as np
+
+    from provenance.detect import detect as run_detect
+    from provenance.keys.keyring import TOKENIZER_FILE, Keyring
+    from provenance.tokenizer import load_tokenizer
+
+    if not 0 < alpha <= 0.05:
+        raise UsageError(f"alpha must be in (0, 0.05]; got {alpha}. Use 1e-4.")
+    public = Keyring.load(keys)
+    loaded = load_tokenizer(tokenizer or keys / TOKENIZER_FILE, public)
+    unlocked = public.unlock(keys)
+    named = [pair for name in texts for pair in _read_texts(name)]
+    if not named:
+        raise DataError(f"{', '.join(texts)}: must hold at least one text; got none.")
+    found = []
+    for origin, text in named:
+        encoding = loaded.encode(text, add_special_tokens=False)
+        ids = np.asarray(encoding.ids, dtype=np.uint32)
+        found.append((origin, encoding, run_detect(ids, unlocked, alpha / len(named))))
+    if as_json:
+        print_json(
+            {"texts": [{"origin": origin, **result.to_json()} for origin, _, result in found]}
+        )
+    else:
+        rows = []
+        for origin, encoding, result in found:
+            best = min(result.keys, key=lambda key: key.log10_adjusted, default=None)
+            where = "-"
+            if result.marked and best:
+                spans = encoding.offsets[best.start : best.end]
+                where = f"{best.name}, characters {spans[0][0]}..{spans[-1][1]}"
+            row = [origin, str(result.tokens), f"{result.log10_p:.2f}"]
+            rows.append([*row, "MARKED" if result.marked else "no mark found", where])
+        print_table(["text", "tokens", "log10 p", "result", "strongest"], rows)
+        keyed = len(found[0][2].keys)
+        results.print(f"p corrected for {keyed} keys and all windows; alpha {alpha:g}.")
+    raise typer.Exit(1 if any(result.marked for _, _, result in found) else 0)
+
+
+def _read_texts(name: str) -> Iterator[tuple[str, str]]:
+    from provenance.files import read_bytes, read_json_lines
+
+    path = Path(name)
+    if name != "-" and any(suffix == ".jsonl" for suffix in path.suffixes):
+        for line, record in read_json_lines(path):
+            text = record.get("text", record.get("output")) if isinstance(record, dict) else None
+            if not isinstance(text, str):
+                raise DataError(f"{path}:{line}: must have text or output (a string); it has none.")
+            yield f"{path}:{line}", text
+        return
+    content = sys.stdin.buffer.read() if name == "-" else read_bytes(path)
+    try:
+        yield name, content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: must be UTF-8 text; it is not. Convert it first.") from error

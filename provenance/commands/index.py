@@ -1,0 +1,65 @@
+"""`provenance index`: from the served log to the index of marked contexts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from provenance.commands.console import print_json, print_table, results, words
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="The index: which context was served marked how often.", no_args_is_help=True
+)
+
+Keys = Annotated[Path, typer.Option(help="Folder of the keyring.")]
+
+
+@app.command("build")
+def build(
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet.")],
+    keys: Keys,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the index.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
+    ] = None,
+) -> None:
+    """Build the index of served logs. It is as confidential as the logs."""
+    from provenance.keys.keyring import TOKENIZER_FILE, Keyring
+    from provenance.served.index import build_index
+
+    public = Keyring.load(keys)
+    manifest = build_index(logs, output, public.unlock(keys), tokenizer or keys / TOKENIZER_FILE)
+    words.print(
+        f"{manifest.marked_responses:,} marked responses of {manifest.responses:,} "
+        f"({manifest.duplicates:,} duplicates counted once), {manifest.rows:,} rows: {output}",
+        highlight=False,
+    )
+
+
+@app.command("info")
+def info(
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Show what an index holds; needs no secret."""
+    from provenance.served.index import Index
+
+    found = Index.open(folder, None).info()
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        if name != "slots":
+            results.print(f"{name}: {value}", highlight=False, markup=False)
+    print_table(
+        ["slot", "value", "contexts", "windows"],
+        [
+            [slot["name"], v["name"] or "-", f"{v['contexts']:,}", f"{v['responses']:,}"]
+            for slot in found["slots"]
+            for v in slot["values"]
+        ],
+    )

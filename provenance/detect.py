@@ -1,0 +1,202 @@
+"""Is this very text marked, under which key, and where?
+
+Direct detection needs no index and no suspect: the coins of the text's own (context, token) pairs
+are scored under every key of the keyring. Each key is tried on the whole text and on a grid of
+windows, so that a marked passage inside unmarked text is found; every look is paid for:
+
+    p(key) = min(2 p(whole), 2 W min over W windows of p(window)),   then weighted Holm over keys.
+
+Each pair is scored once, at its first occurrence: a repeated passage adds no evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.contexts import pack, response_contexts
+from provenance.families import family_weights
+from provenance.keys.keyring import Key, UnlockedKeyring
+from provenance.schemes import Scheme, make_scheme
+from provenance.stats.families import weighted_holm
+from provenance.stats.tables import ClassTable
+from provenance.stats.tails import log10_gamma_tail, log10_upper_tail
+
+__all__ = ["Detection", "KeyDetection", "detect"]
+
+_SHORTEST: Final = 64
+_STRIDES: Final = 4
+_EXACT_WINDOWS: Final = 6
+
+
+@dataclass(frozen=True)
+class KeyDetection:
+    """One key on one text.
+
+    Attributes
+    ----------
+    slot, value : which key
+    coins : scored pairs of the whole text
+    log10_p : of this key, corrected for its windows; exact upper bound
+    log10_adjusted : corrected for all keys tried (weighted Holm)
+    start, end : tokens of the strongest span, [start, end); the whole text if that is strongest
+    """
+
+    slot: str
+    value: str
+    coins: int
+    log10_p: float
+    log10_adjusted: float
+    start: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        """`global` or `week=2026-W17`."""
+        return f"{self.slot}={self.value}" if self.value else self.slot
+
+
+@dataclass(frozen=True)
+class Detection:
+    """All keys on one text; `log10_p` is that of "no key of this keyring marked this text"."""
+
+    tokens: int
+    keys: tuple[KeyDetection, ...]
+    alpha: float
+
+    @property
+    def log10_p(self) -> float:
+        """Smallest adjusted log10 p over the keys; 0 if nothing was scored."""
+        return min((found.log10_adjusted for found in self.keys), default=0.0)
+
+    @property
+    def marked(self) -> bool:
+        """True if the adjusted p is at most alpha."""
+        return bool(self.log10_p <= np.log10(self.alpha))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form: the text's p and every key whose adjusted p is at most alpha."""
+        return {
+            "tokens": self.tokens,
+            "marked": self.marked,
+            "log10_p": self.log10_p,
+            "alpha": self.alpha,
+            "keys_tried": len(self.keys),
+            "keys": [
+                {
+                    "slot": found.slot,
+                    "value": found.value,
+                    "coins": found.coins,
+                    "log10_p": found.log10_p,
+                    "log10_adjusted": found.log10_adjusted,
+                    "token_span": [found.start, found.end],
+                }
+                for found in self.keys
+                if found.log10_adjusted <= np.log10(self.alpha)
+            ],
+        }
+
+
+def detect(
+    token_ids: NDArray[np.uint32], keyring: UnlockedKeyring, alpha: float = 1e-4
+) -> Detection:
+    """Test one text under every key of the keyring.
+
+    Parameters
+    ----------
+    token_ids : uint32 [n], ids of the served tokenizer
+    keyring : unlocked
+    alpha : level of `Detection.marked`, after correction for windows and keys
+
+    Returns
+    -------
+    Detection. H0: the text is independent of the keys' coins. Exact, whatever the text.
+
+    Notes
+    -----
+    Cost: one coin a token and key of its slot; about 10 exact tails a key.
+    """
+    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
+    contexts, tokens = response_contexts(token_ids, keyring.context_width)
+    if not tokens.size:
+        return Detection(int(token_ids.shape[0]), (), alpha)
+    pairs = np.stack([pack(contexts), tokens.astype(np.int64)], axis=1)
+    kept = np.sort(np.unique(pairs, axis=0, return_index=True)[1])
+    slots = keyring.slots_of(contexts)
+    windows = _make_windows(token_ids.shape[0])
+    found = []
+    for number, slot in enumerate(keyring.schedule.slots[1:], start=1):
+        own = kept[slots[kept] == number]
+        for value in slot.values:
+            key = keyring.key(slot.name, value)
+            scores = scheme.score(key.words(contexts[own], tokens[own]))
+            positions = own + keyring.context_width
+            found.append(_try_key(key, positions, scores, windows, scheme))
+    return Detection(int(token_ids.shape[0]), _adjust(found), alpha)
+
+
+def _make_windows(tokens: int) -> NDArray[np.int64]:
+    """Spans of 64, 128, ... tokens at a quarter of their length: int64 [windows, 2]."""
+    spans = []
+    length = _SHORTEST
+    while length < tokens:
+        starts = np.arange(0, tokens - length + length // _STRIDES, length // _STRIDES)
+        spans.append(np.stack([starts, np.minimum(starts + length, tokens)], axis=1))
+        length *= 2
+    return np.concatenate(spans) if spans else np.empty((0, 2), dtype=np.int64)
+
+
+def _try_key(
+    key: Key,
+    positions: NDArray[np.int64],
+    scores: NDArray[np.int64],
+    windows: NDArray[np.int64],
+    scheme: Scheme,
+) -> KeyDetection:
+    """p of one key over the whole text and all windows.
+
+    Only the windows that look strongest get an exact tail; leaving out the others can only make the
+    reported p larger.
+    """
+    whole = _log10_tail(scores, scheme)
+    span = (int(positions[0]), int(positions[-1]) + 1) if positions.size else (0, 0)
+    best = whole + np.log10(2) if len(windows) else whole
+    if len(windows) and positions.size:
+        sums = np.concatenate([[0], np.cumsum(scores)])
+        first, last = np.searchsorted(positions, windows.T)
+        counts, totals = last - first, sums[last] - sums[first]
+        for i in _strongest(counts, totals, scheme):
+            exact = _log10_tail(scores[first[i] : last[i]], scheme)
+            paid = exact + np.log10(2 * len(windows))
+            if paid < best:
+                best, span = paid, (int(windows[i, 0]), int(windows[i, 1]))
+    return KeyDetection(key.slot, key.value, int(scores.size), float(min(best, 0.0)), 0.0, *span)
+
+
+def _strongest(
+    counts: NDArray[np.int64], totals: NDArray[np.int64], scheme: Scheme
+) -> NDArray[np.int64]:
+    """Windows in the order of a Gamma tail with the law's mean and variance; a few of them."""
+    law = scheme.null_law
+    some = np.flatnonzero(counts > 0)
+    shape = counts[some] * law.mean**2 / law.variance
+    rough = log10_gamma_tail(totals[some] * law.mean / law.variance, shape)
+    return some[np.argsort(rough, kind="stable")[:_EXACT_WINDOWS]]
+
+
+def _log10_tail(scores: NDArray[np.int64], scheme: Scheme) -> float:
+    ones = np.ones(scores.shape[0], dtype=np.int64)
+    return log10_upper_tail(ClassTable.from_scores(ones, scores, scheme.null_law))
+
+
+def _adjust(found: Sequence[KeyDetection]) -> tuple[KeyDetection, ...]:
+    weights = family_weights([(key.slot, key.value) for key in found])
+    adjusted = weighted_holm(np.array([key.log10_p for key in found]), weights)
+    return tuple(
+        replace(key, log10_adjusted=float(value))
+        for key, value in zip(found, adjusted, strict=True)
+    )
