@@ -15,10 +15,11 @@ from provenance.errors import DataError, UsageError
 
 __all__ = [
     "MAXIMUM_VOCABULARY",
-    "batch_contexts",
     "check_token_ids",
     "first_occurrences",
+    "list_windows",
     "pack",
+    "pack_windows",
     "response_contexts",
     "select_first_unprompted",
     "unpack",
@@ -115,35 +116,46 @@ def first_occurrences(values: NDArray[np.int64]) -> NDArray[np.bool_]:
     return first
 
 
-def batch_contexts(
-    ids: NDArray[np.uint32], offsets: NDArray[np.int64], width: int
-) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]:
-    """Every (context, token) of many responses at once.
+def list_windows(
+    ids: NDArray[np.uint32], lengths: NDArray[np.int64], width: int, *, followed: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every window of `width` ids that lies inside one of many lists.
 
     Parameters
     ----------
-    ids : uint32 [n], the responses one after another
-    offsets : int64 [rows + 1], row r is ids[offsets[r]:offsets[r + 1]]
+    ids : uint32 [n], the lists one after another
+    lengths : int64 [rows], how many ids each list has
     width : k
+    followed : only windows before another id of the same list (contexts of a token)
 
     Returns
     -------
-    packed contexts int64 [m], tokens uint32 [m] and row numbers int64 [m], in order of position.
-    Cost: a few passes over the ids; memory 40 bytes a token.
+    rows int64 [m] and starts int64 [m]: window j is ids[starts[j] : starts[j] + width] of list
+    rows[j]; in order of position. Cost: a few passes over the ids.
 
     Examples
     --------
     >>> ids = np.array([7, 8, 9, 1, 2], dtype=np.uint32)
-    >>> packed, tokens, rows = batch_contexts(ids, np.array([0, 3, 5]), 1)
-    >>> packed.tolist(), tokens.tolist(), rows.tolist()
-    ([7, 8, 1], [8, 9, 2], [0, 0, 1])
+    >>> rows, starts = list_windows(ids, np.array([3, 2]), 2, followed=True)
+    >>> rows.tolist(), starts.tolist()
+    ([0], [0])
     """
-    rows = np.repeat(np.arange(offsets.shape[0] - 1), np.diff(offsets))
-    contexts, tokens = response_contexts(ids, width)
-    if not tokens.size:
-        return np.empty(0, dtype=np.int64), tokens, np.empty(0, dtype=np.int64)
-    inside = rows[:-width] == rows[width:]
-    return pack(contexts[inside]), tokens[inside], rows[width:][inside]
+    spare = width - 1 + int(followed)
+    if ids.shape[0] <= spare:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    row_of = np.repeat(np.arange(lengths.shape[0], dtype=np.int64), lengths)
+    # a window lies inside one list if its first and its last needed id do
+    starts = np.flatnonzero(row_of[: row_of.shape[0] - spare] == row_of[spare:])
+    return row_of[starts], starts
+
+
+def pack_windows(
+    ids: NDArray[np.uint32], starts: NDArray[np.int64], width: int
+) -> NDArray[np.int64]:
+    """Packed contexts of the windows that `list_windows` found: int64 [m]."""
+    if not starts.size:
+        return np.empty(0, dtype=np.int64)
+    return pack(np.lib.stride_tricks.sliding_window_view(ids, width)[starts])
 
 
 def select_first_unprompted(

@@ -8,19 +8,14 @@ run leaves nothing half-written under a final name.
 from __future__ import annotations
 
 import fcntl
-import gzip
 import hashlib
-import io
 import json
 import os
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
-
-import pyarrow as pa
 
 from provenance.errors import DataError, LockedError, StorageError
 
@@ -30,16 +25,13 @@ __all__ = [
     "parse_json",
     "read_bytes",
     "read_json",
-    "read_json_lines",
     "sha256_of_file",
+    "sync_folder",
     "write_atomically",
     "write_json",
 ]
 
 _MAXIMUM_JSON_BYTES = 1 << 28
-_MAXIMUM_LINE_BYTES = 1 << 24
-_FREE_EXPANSION_BYTES = 1 << 26
-_MAXIMUM_EXPANSION_RATIO = 200
 
 
 def canonical_json(value: object) -> bytes:
@@ -87,50 +79,6 @@ def read_json(path: Path | str) -> Any:
     return parse_json(read_bytes(path), str(path))
 
 
-def read_json_lines(path: Path | str) -> Iterator[tuple[int, Any]]:
-    """Line number (from 1) and value of each line of a JSONL file, also .gz and .zst; streamed.
-
-    Blank lines are passed over. Raises StorageError if the file cannot be read, DataError with file
-    and line for anything but strict JSON, for a line over 16 MiB, for a damaged archive, and for an
-    archive that expands more than 200 times beyond its first 64 MiB.
-    """
-    path = Path(path)
-    limit = _FREE_EXPANSION_BYTES
-    expanded = 0
-    line = 0
-    try:
-        compressed = path.suffix in (".gz", ".zst")
-        limit = max(limit, path.stat().st_size * _MAXIMUM_EXPANSION_RATIO)
-        with _open_stream(path) as stream:
-            while text := stream.readline(_MAXIMUM_LINE_BYTES + 1):
-                line += 1
-                expanded += len(text)
-                if len(text) > _MAXIMUM_LINE_BYTES:
-                    raise DataError(
-                        f"{path}:{line}: a line must be at most {_MAXIMUM_LINE_BYTES} bytes; "
-                        "it is longer. Split the record."
-                    )
-                if compressed and expanded > limit:
-                    raise DataError(
-                        f"{path}:{line}: an archive must not expand beyond {limit} bytes; it does. "
-                        "Decompress it yourself if you trust it."
-                    )
-                if text.strip():
-                    yield line, parse_json(text, f"{path}:{line}")
-    except (EOFError, zlib.error, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}:{line + 1}: must be an intact archive; got: {error}. Copy the file again."
-        ) from error
-    except OSError as error:
-        if isinstance(error, gzip.BadGzipFile) or error.strerror is None:
-            raise DataError(
-                f"{path}:{line + 1}: must be an intact archive; got: {error}. Copy the file again."
-            ) from error
-        raise StorageError(
-            f"{path}: must be a readable file; got: {error.strerror}. Check the path."
-        ) from error
-
-
 def sha256_of_file(path: Path | str) -> str:
     """Hex SHA-256 of a file, streamed. Raises StorageError."""
     digest = hashlib.sha256()
@@ -168,7 +116,7 @@ def write_atomically(path: Path | str, content: bytes, mode: int = 0o644) -> Non
             os.fsync(file.fileno())
         Path(temporary).replace(path)
         temporary = None
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(
             f"{path}: must be writable; got: {error.strerror}. "
@@ -203,15 +151,8 @@ def lock_folder(folder: Path | str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_stream(path: Path) -> io.BufferedReader | gzip.GzipFile:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(pa.CompressedInputStream(path.open("rb"), "zstd"))
-    return path.open("rb")
-
-
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that a rename inside it survives a crash. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

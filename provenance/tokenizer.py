@@ -1,4 +1,6 @@
-"""Reading the served model's tokenizer.json, with its fingerprint checked first.
+"""The served model's tokenizer: read with its fingerprint checked first, and text -> token ids.
+
+Re-tokenised text need not give the ids that were sampled; prefer logged ids where there are any.
 
 A tokenizer file can hold a regular expression that crashes the reader or a normaliser that expands
 one character into millions; so only the file whose SHA-256 the keyring fixed is ever loaded.
@@ -6,15 +8,21 @@ one character into millions; so only the file whose SHA-256 the keyring fixed is
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.files import read_bytes
 from provenance.keys.keyring import Keyring
 
-__all__ = ["load_tokenizer", "read_tokenizer"]
+__all__ = ["load_tokenizer", "prepare_tokenizer", "read_tokenizer", "tokenise"]
+
+_Result = TypeVar("_Result")
 
 
 def read_tokenizer(path: Path | str) -> Tokenizer:
@@ -23,15 +31,7 @@ def read_tokenizer(path: Path | str) -> Tokenizer:
     Raises StorageError if it cannot be read, DataError if it does not load.
     """
     content = read_bytes(path)
-    try:
-        tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:
-        raise DataError(
-            f"{path}: must be a tokenizer.json; got: {error}. Pass the served model's file."
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return prepare_tokenizer(_guard(lambda: Tokenizer.from_buffer(content), f"{path}"))
 
 
 def load_tokenizer(path: Path | str, keyring: Keyring) -> Tokenizer:
@@ -48,3 +48,42 @@ def load_tokenizer(path: Path | str, keyring: Keyring) -> Tokenizer:
             f"{tokenizer.get_vocab_size()}. Pass the served model's tokenizer.json."
         )
     return tokenizer
+
+
+def prepare_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer without truncation and padding; the caller's object is not changed."""
+    if tokenizer.truncation is None and tokenizer.padding is None:
+        return tokenizer
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def tokenise(tokenizer: Tokenizer, texts: Sequence[str], origin: str) -> list[NDArray[np.uint32]]:
+    """Token ids of each text, without special tokens added.
+
+    Returns one uint32 [n] per text. Raises DataError. Cost: about 1 M tokens per second and core.
+    """
+    encodings = _guard(
+        lambda: tokenizer.encode_batch_fast(list(texts), add_special_tokens=False), origin
+    )
+    return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+
+def _guard(action: Callable[[], _Result], origin: str) -> _Result:
+    """Turn every failure of the tokenizers library into one DataError, its panics included.
+
+    A panic of the Rust library is a BaseException that `except Exception` misses, and the library
+    raises bare Exception for malformed files.
+    """
+    try:
+        return action()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).partition("\n")[0][:200]
+        raise DataError(
+            f"{origin}: must be readable by the tokenizer; got: {reason}. "
+            "Use the served model's tokenizer.json."
+        ) from error

@@ -32,13 +32,13 @@ def weigh_presence(counts: Counts, responses: Counts) -> Counts:
 
 
 def weigh_log_sqrt(counts: Counts, responses: Counts) -> Counts:
-    """round(8 ln(1 + n) sqrt(N)), n up to 1,024 and N up to 16: at most 222.
+    """round(4 ln(1 + n) sqrt(N)), n up to 1,024 and N up to 16: at most 111.
 
     The caps bound what one phrase that the suspect repeats, or one context that the log is full of,
     can weigh.
     """
     logarithm = np.log1p(np.minimum(responses, _RESPONSES_CAP))
-    weights = np.rint(8 * logarithm * np.sqrt(np.minimum(counts, _COUNT_CAP)))
+    weights = np.rint(4 * logarithm * np.sqrt(np.minimum(counts, _COUNT_CAP)))
     return np.asarray(weights, dtype=np.int64)
 
 

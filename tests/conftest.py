@@ -15,6 +15,7 @@ VALUES = {
     "capability": ["code", "prose"],
     "cohort": ["a", "b"],
 }
+GUMBEL = SchemeSpecification("gumbel")
 SHARES = {"global": 0.25, "week": 0.15, "capability": 0.15, "cohort": 0.05}
 
 
@@ -65,7 +66,7 @@ def keyring(keyring_folder: Path) -> UnlockedKeyring:
 def make_keyring(
     folder: Path,
     tokenizer_path: Path,
-    scheme: SchemeSpecification = SchemeSpecification("gumbel"),
+    scheme: SchemeSpecification = GUMBEL,
     width: int = 2,
     shares: dict[str, float] = SHARES,
     values: dict[str, list[str]] = VALUES,

@@ -28,6 +28,7 @@ from provenance.served.log import LogWriter
 WORDS = 256
 CANDIDATES = 12
 LABELS = {"week": ["W1", "W2"], "capability": ["code", "prose"], "cohort": ["a", "b"]}
+GUMBEL = SchemeSpecification("gumbel")
 SHARES = {"global": 0.3, "week": 0.15, "capability": 0.15, "cohort": 0.1}
 
 Ids = NDArray[np.uint32]
@@ -115,7 +116,7 @@ def make_world(
     seed: int,
     responses: int = 200,
     tokens: int = 80,
-    scheme: SchemeSpecification = SchemeSpecification("gumbel"),
+    scheme: SchemeSpecification = GUMBEL,
     shares: Mapping[str, float] = SHARES,
 ) -> World:
     """Serve marked responses under a new random keyring and index them."""
@@ -127,7 +128,9 @@ def make_world(
         folder / "tokenizer.json",
         WORDS,
         scheme,
-        Schedule.from_shares(shares, {name: [*values, "unserved"] for name, values in LABELS.items()}),
+        Schedule.from_shares(
+            shares, {name: [*values, "unserved"] for name, values in LABELS.items()}
+        ),
     )
     watermark = Watermark(keyring, np.random.default_rng(seed + 1))
     served, labels = serve(teacher, watermark, rng, responses, tokens)

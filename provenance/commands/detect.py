@@ -70,15 +70,16 @@ def detect(
 
 
 def _read_texts(name: str) -> Iterator[tuple[str, str]]:
-    from provenance.files import read_bytes, read_json_lines
+    from provenance.files import read_bytes
+    from provenance.lines import LineReader, read_json_lines
 
     path = Path(name)
     if name != "-" and any(suffix == ".jsonl" for suffix in path.suffixes):
-        for line, record in read_json_lines(path):
+        for origin, record in read_json_lines(LineReader(path)):
             text = record.get("text", record.get("output")) if isinstance(record, dict) else None
             if not isinstance(text, str):
-                raise DataError(f"{path}:{line}: must have text or output (a string); it has none.")
-            yield f"{path}:{line}", text
+                raise DataError(f"{origin}: must have text or output (a string); it has none.")
+            yield origin, text
         return
     content = sys.stdin.buffer.read() if name == "-" else read_bytes(path)
     try:

@@ -34,16 +34,16 @@ def generate(
 
     from provenance.embed.transformers import generate_responses
     from provenance.embed.watermark import Watermark
-    from provenance.files import read_json_lines
+    from provenance.lines import LineReader, read_json_lines
     from provenance.served.log import LogWriter
 
     watermark = Watermark.load(keys, np.random.default_rng(seed))
     watermark.keyring.public.check_tokenizer(model / "tokenizer.json")
-    records = list(read_json_lines(prompts))
+    records = list(read_json_lines(LineReader(prompts)))
     common = parse_labels(label or [])
     loaded, tokenizer = _load_model(model)
-    texts = [_read_prompt(record, tokenizer, f"{prompts}:{line}") for line, record in records]
-    labels = [{**common, **_read_labels(r, f"{prompts}:{line}")} for line, r in records]
+    texts = [_read_prompt(record, tokenizer, origin) for origin, record in records]
+    labels = [{**common, **_read_labels(record, origin)} for origin, record in records]
     if not texts:
         raise DataError(f"{prompts}: must hold at least one prompt; it is empty.")
     for mapping in labels:

@@ -16,10 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.contexts import batch_contexts, check_token_ids, select_first_unprompted
+from provenance.contexts import (
+    check_token_ids,
+    list_windows,
+    pack_windows,
+    select_first_unprompted,
+)
 from provenance.errors import DataError
-from provenance.files import read_json_lines, sha256_of_file
 from provenance.keys.keyring import Keyring
+from provenance.lines import LineReader, read_json_lines
+from provenance.tokenizer import tokenise
 
 __all__ = ["Observations", "observe", "read_outputs"]
 
@@ -67,14 +73,13 @@ class Output:
     token_ids: Sequence[int] | None
 
 
-def read_outputs(path: Path | str) -> Iterator[Output]:
-    """Outputs of a JSONL file (.gz, .zst): `prompt` or `messages`, and `output` or `outputs`.
+def read_outputs(lines: LineReader) -> Iterator[Output]:
+    """Outputs of a JSONL file: `prompt` or `messages`, and `output` or `outputs`.
 
     `output` is a string, `outputs` a list of strings; `output_token_ids` (a list of ids of the
     served tokenizer) may stand instead. Raises DataError with file and line, StorageError.
     """
-    for line, record in read_json_lines(path):
-        origin = f"{path}:{line}"
+    for origin, record in read_json_lines(lines):
         if not isinstance(record, dict):
             raise DataError(f"{origin}: must be a JSON object; got {type(record).__name__}.")
         prompt = _read_prompt(record, origin)
@@ -129,17 +134,24 @@ def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring)
     Cost: tokenising (about 1 M tokens per second and core) and sorting; memory about 100 bytes a
     token.
     """
-    ids, prompts, prompt_rows = _tokenise(paths, tokenizer, keyring.vocabulary_size)
+    readers = [LineReader(path) for path in paths]
+    read = _tokenise(readers, tokenizer, keyring.vocabulary_size)
     width = keyring.context_width
-    packed, tokens, rows = batch_contexts(*_flatten(ids), width)
-    if not tokens.size:
+    ids, lengths = _flatten(read.outputs)
+    rows, starts = list_windows(ids, lengths, width, followed=True)
+    if not rows.size:
         raise DataError(
             f"{', '.join(map(str, paths))}: at least one output must have more than {width} "
-            f"tokens; got {len(ids)} outputs without one. Collect longer outputs."
+            f"tokens; got {len(read.outputs)} outputs without one. Collect longer outputs."
         )
-    prompt_packed, prompt_part = _prompt_windows(prompts, width)
+    packed, tokens = pack_windows(ids, starts, width), ids[starts + width]
+    asked, asked_lengths = _flatten(read.prompts)
+    parts, asked_starts = list_windows(asked, asked_lengths, width, followed=False)
     first, unprompted = select_first_unprompted(
-        rows, packed, prompt_rows[prompt_part], prompt_packed
+        rows,
+        packed,
+        np.asarray(read.prompt_rows, dtype=np.int64)[parts],
+        pack_windows(asked, asked_starts, width),
     )
     chosen = first & unprompted
     contexts, tokens, counts = _count_pairs(packed[chosen], tokens[chosen])
@@ -147,58 +159,60 @@ def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring)
         contexts=contexts,
         tokens=tokens,
         counts=counts,
-        outputs=len(ids),
-        tokens_read=sum(part.shape[0] for part in ids),
-        short_outputs=sum(part.shape[0] <= width for part in ids),
+        outputs=len(read.outputs),
+        tokens_read=int(lengths.sum()),
+        short_outputs=int((lengths <= width).sum()),
         repeated=int((~first).sum()),
         prompted=int((first & ~unprompted).sum()),
-        sha256={str(path): sha256_of_file(path) for path in paths},
+        sha256={str(reader.path): reader.sha256 for reader in readers},
     )
 
 
-def _tokenise(
-    paths: Sequence[Path | str], tokenizer: Tokenizer, vocabulary_size: int
-) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.uint32]], NDArray[np.int64]]:
-    """Ids of every output; ids of every prompt part with the number of its output."""
-    ids: list[NDArray[np.uint32]] = []
-    prompts: list[NDArray[np.uint32]] = []
-    prompt_rows: list[int] = []
+@dataclass
+class _Read:
+    """Ids of every output; ids of every part of a prompt with the number of its output."""
+
+    outputs: list[NDArray[np.uint32]]
+    prompts: list[NDArray[np.uint32]]
+    prompt_rows: list[int]
+
+
+def _tokenise(readers: Sequence[LineReader], tokenizer: Tokenizer, vocabulary_size: int) -> _Read:
+    read = _Read([], [], [])
     batch: list[Output] = []
-
-    def flush() -> None:
-        texts = [output.text or "" for output in batch]
-        encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        parts = [(len(ids) + i, part) for i, output in enumerate(batch) for part in output.prompt]
-        asked = tokenizer.encode_batch_fast([part for _, part in parts], add_special_tokens=False)
-        prompts.extend(np.asarray(e.ids, dtype=np.uint32) for e in asked)
-        prompt_rows.extend(row for row, _ in parts)
-        for output, encoding in zip(batch, encoded, strict=True):
-            own = encoding.ids if output.token_ids is None else output.token_ids
-            ids.append(check_token_ids(own, vocabulary_size, output.origin))
-        batch.clear()
-
-    for path in paths:
-        for output in read_outputs(path):
+    for reader in readers:
+        for output in read_outputs(reader):
             batch.append(output)
             if len(batch) == _BATCH:
-                flush()
-    flush()
-    return ids, prompts, np.asarray(prompt_rows, dtype=np.int64)
+                _tokenise_batch(batch, tokenizer, vocabulary_size, read)
+                batch = []
+    if batch:
+        _tokenise_batch(batch, tokenizer, vocabulary_size, read)
+    return read
+
+
+def _tokenise_batch(
+    batch: Sequence[Output], tokenizer: Tokenizer, vocabulary_size: int, read: _Read
+) -> None:
+    origin = batch[0].origin
+    encoded = tokenise(tokenizer, [output.text or "" for output in batch], origin)
+    parts = [
+        (len(read.outputs) + i, part) for i, output in enumerate(batch) for part in output.prompt
+    ]
+    read.prompts += tokenise(tokenizer, [part for _, part in parts], origin)
+    read.prompt_rows += [row for row, _ in parts]
+    read.outputs += [
+        ids
+        if output.token_ids is None
+        else check_token_ids(output.token_ids, vocabulary_size, output.origin)
+        for output, ids in zip(batch, encoded, strict=True)
+    ]
 
 
 def _flatten(parts: Sequence[NDArray[np.uint32]]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """All ids one after another, and the length of each part."""
     lengths = np.array([part.shape[0] for part in parts], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return np.concatenate([*parts, np.empty(0, dtype=np.uint32)]), offsets
-
-
-def _prompt_windows(
-    prompts: Sequence[NDArray[np.uint32]], width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Every window of k ids of every prompt part, also the last, which has no token after it."""
-    padded = [np.append(part, np.uint32(0)) for part in prompts]
-    packed, _, rows = batch_contexts(*_flatten(padded), width)
-    return packed, rows
+    return np.concatenate([*parts, np.empty(0, dtype=np.uint32)]), lengths
 
 
 def _count_pairs(

@@ -235,11 +235,7 @@ def test_generate_responses_stops_at_the_end_token_and_says_what_is_marked(
         marked = watermark.marked_positions(mapping, response.token_ids).any()
         assert response.marked == bool(marked)
     with pytest.raises(UsageError):
-        next(
-            generate_responses(
-                model, fast_tokenizer, prompts, labels, watermark, temperature=0.0
-            )
-        )
+        next(generate_responses(model, fast_tokenizer, prompts, labels, watermark, temperature=0.0))
 
 
 def test_without_torch_the_adapter_is_one_line_that_names_the_extra():

@@ -1,0 +1,281 @@
+"""Building an index from a served log, and merging indexes of disjoint logs.
+
+    log -> windows -> counts per (slot, value, context) -> sorted table -> manifest
+
+A build replaces an index of the same keyring in one step (the manifest names the new table; readers
+of the old one keep their open file), refuses a folder that holds the index of another keyring, and
+leaves the folder as it was if anything fails. Same log, same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
+from provenance.files import lock_folder, sha256_of_file, sync_folder
+from provenance.keys.keyring import Keyring, UnlockedKeyring
+from provenance.served.grouping import check_memory_limit, group_tables, group_windows
+from provenance.served.log import LogReader, LogStatistics, read_log
+from provenance.served.manifest import MANIFEST_FILE, IndexManifest, ServedSlot, ServedValue
+from provenance.served.table import Audit, read_table, write_table
+from provenance.served.windows import label_numbers, windows
+from provenance.tokenizer import load_tokenizer
+
+__all__ = ["build_index", "merge_indexes"]
+
+_PART = ".windows.part"
+
+Grouping = Callable[[Path], AbstractContextManager[Iterable[pa.RecordBatch]]]
+
+
+def build_index(
+    logs: Sequence[Path | str],
+    folder: Path | str,
+    keyring: UnlockedKeyring,
+    tokenizer: Path | str | None = None,
+    *,
+    memory_limit: str = "512MiB",
+    threads: int | None = None,
+    batch_rows: int = 4096,
+) -> IndexManifest:
+    """Index the marked windows of a served log.
+
+    Parameters
+    ----------
+    logs : files of the log; every candidate that was generated, accepted or not, before any
+        selection or filtering by quality (a filtered log accuses innocent models)
+    folder : where the index goes; may hold an older index of the same keyring, which is replaced
+    keyring : the keyring that the responses were served under
+    tokenizer : tokenizer.json of the keyring; needed if some records hold text only
+    memory_limit, threads : of the engine, see `provenance.served.grouping.group_windows`
+    batch_rows : responses per batch; changes nothing in the result
+
+    Returns
+    -------
+    The manifest, as written.
+
+    Raises
+    ------
+    DataError for a malformed log, or one without a marked window; StorageError; LockedError if
+    another build writes the same folder; ConfigurationMismatchError if the folder or the tokenizer
+    belongs to another keyring; UsageError for the arguments.
+
+    Notes
+    -----
+    Measured: 100 M tokens, all in conversations of 3 turns (the dearest case), from Parquet with
+    token ids: 71 CPU-seconds and 1.1 GiB at the default limit; the index has 1.3 bytes a row.
+    """
+    folder, public = Path(folder), keyring.public
+    check_memory_limit(memory_limit)
+    reader = read_log(
+        [Path(path) for path in logs],
+        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer, public),
+        vocabulary_size=public.vocabulary_size,
+        batch_rows=batch_rows,
+    )
+    without_value = np.zeros(len(public.schedule.slots), dtype=np.int64)
+    stream = _windows_of(reader, keyring, without_value)
+
+    def finish(draft: IndexManifest) -> IndexManifest:
+        return _describe(draft, reader.statistics, without_value)
+
+    return _write_index(
+        folder,
+        public,
+        lambda spill: group_windows(stream, spill, memory_limit, threads),
+        finish,
+    )
+
+
+def merge_indexes(
+    folders: Sequence[Path | str],
+    out: Path | str,
+    public: Keyring,
+    *,
+    memory_limit: str = "512MiB",
+    threads: int | None = None,
+) -> IndexManifest:
+    """Add up indexes of disjoint logs of one keyring; equal to the index of all logs at once.
+
+    Disjoint means: no response and no conversation in two of them. A log *file* that is in two of
+    the indexes is refused (DataError); a response copied to another file cannot be seen here.
+
+    Raises as `build_index`; UsageError if fewer than two folders are given.
+    """
+    if len(folders) < 2 or Path(out) in {Path(folder) for folder in folders}:
+        raise UsageError("merge must have two or more indexes and another output folder.")
+    manifests = []
+    for folder in map(Path, folders):
+        manifest = IndexManifest.load(folder)
+        manifest.check_keyring(public, str(folder))
+        audit = Audit([len(slot.values) for slot in manifest.slots], str(folder / manifest.table))
+        read_table(folder / manifest.table, audit)
+        if audit.content_sha256 != manifest.content_sha256:
+            raise DataError(f"{folder / manifest.table}: must match its manifest. Build it again.")
+        manifests.append(manifest)
+    hashes = [log.sha256 for manifest in manifests for log in manifest.logs]
+    if len(set(hashes)) != len(hashes):
+        raise DataError(
+            f"{out}: the indexes must be of disjoint logs; one log file is in two of them. "
+            "Build one index from all log files."
+        )
+    tables = [
+        Path(folder) / manifest.table for folder, manifest in zip(folders, manifests, strict=True)
+    ]
+    return _write_index(
+        Path(out),
+        public,
+        lambda spill: group_tables(_rows_of(tables), spill, memory_limit, threads),
+        lambda draft: _add_up(draft, manifests),
+    )
+
+
+def _windows_of(
+    reader: LogReader, keyring: UnlockedKeyring, without_value: NDArray[np.int64]
+) -> Iterator[pa.RecordBatch]:
+    """Windows of every batch; counts marked responses without a value, per slot."""
+    rows = 0
+    for batch in reader:
+        marked = batch.filter(batch.column("marked"))
+        numbers = label_numbers(marked.column("labels"), keyring.schedule)
+        without_value += (numbers < 0).sum(axis=1)
+        for piece in windows(batch, keyring).to_batches():
+            rows += piece.num_rows
+            yield piece
+    if not rows:
+        found = reader.statistics
+        raise DataError(
+            f"{', '.join(log.name for log in found.files[:3])}: must hold marked responses longer "
+            f"than {keyring.context_width} tokens; got {found.responses} responses, "
+            f"{found.marked} of them marked, with {found.marked_tokens} tokens. "
+            'Set "marked": true on what was served with the mark.'
+        )
+
+
+def _rows_of(tables: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    for path in tables:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield from file.iter_batches(1 << 17)
+
+
+def _write_index(
+    folder: Path,
+    public: Keyring,
+    group: Grouping,
+    finish: Callable[[IndexManifest], IndexManifest],
+) -> IndexManifest:
+    """Write the table, then the manifest, under the folder's lock; see the module's docstring."""
+    with lock_folder(folder):
+        if (folder / MANIFEST_FILE).exists():
+            try:
+                IndexManifest.load(folder).check_keyring(public, str(folder))
+            except ConfigurationMismatchError as error:
+                raise ConfigurationMismatchError(
+                    f"{folder}: must not hold the index of another keyring; it does. "
+                    "Choose another folder."
+                ) from error
+        part = folder / _PART
+        audit = Audit([len(slot.values) for slot in public.schedule.slots], str(part))
+        spill = folder.resolve().parent / f".{folder.resolve().name}.spill"
+        try:
+            with group(spill) as batches:
+                write_table(part, batches, audit)
+            name = f"windows-{audit.content_sha256[:16]}.parquet"
+            manifest = finish(_draft(public, audit, name, sha256_of_file(part)))
+            part.replace(folder / name)
+            sync_folder(folder)
+            manifest.write(folder)
+            for old in folder.glob("windows-*.parquet"):
+                if old.name != name:
+                    old.unlink()
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: must be writable; got: {error.strerror}. Free some space."
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+    return manifest
+
+
+def _draft(public: Keyring, audit: Audit, table: str, table_sha256: str) -> IndexManifest:
+    """The manifest but for what only the log knows."""
+    slots = tuple(
+        ServedSlot(
+            slot.name,
+            slot.share_words,
+            tuple(
+                ServedValue(name, int(audit.contexts[i][j]), int(audit.responses[i][j]))
+                for j, name in enumerate(slot.values)
+            ),
+            without_value=0,
+        )
+        for i, slot in enumerate(public.schedule.slots)
+    )
+    return IndexManifest(
+        keyring_id=public.id,
+        scheme=public.scheme.to_json(),
+        context_width=public.context_width,
+        tokenizer_sha256=public.tokenizer_sha256,
+        vocabulary_size=public.vocabulary_size,
+        slots=slots,
+        responses=0,
+        marked_responses=0,
+        duplicates=0,
+        empty=0,
+        retokenised=0,
+        tokens=0,
+        marked_tokens=0,
+        logs=(),
+        rows=audit.rows,
+        content_sha256=audit.content_sha256,
+        table=table,
+        table_sha256=table_sha256,
+    )
+
+
+def _describe(
+    draft: IndexManifest, found: LogStatistics, without_value: NDArray[np.int64]
+) -> IndexManifest:
+    return replace(
+        draft,
+        responses=found.responses,
+        marked_responses=found.marked,
+        duplicates=found.duplicates,
+        duplicate_ids=found.duplicate_ids,
+        empty=found.empty,
+        retokenised=found.retokenised,
+        tokens=found.tokens,
+        marked_tokens=found.marked_tokens,
+        logs=found.files,
+        slots=tuple(
+            replace(slot, without_value=int(count))
+            for slot, count in zip(draft.slots, without_value, strict=True)
+        ),
+    )
+
+
+def _add_up(draft: IndexManifest, manifests: Sequence[IndexManifest]) -> IndexManifest:
+    return replace(
+        draft,
+        responses=sum(m.responses for m in manifests),
+        marked_responses=sum(m.marked_responses for m in manifests),
+        duplicates=sum(m.duplicates for m in manifests),
+        duplicate_ids=tuple(name for m in manifests for name in m.duplicate_ids)[:5],
+        empty=sum(m.empty for m in manifests),
+        retokenised=sum(m.retokenised for m in manifests),
+        tokens=sum(m.tokens for m in manifests),
+        marked_tokens=sum(m.marked_tokens for m in manifests),
+        logs=tuple(log for m in manifests for log in m.logs),
+        slots=tuple(
+            replace(slot, without_value=sum(m.slots[i].without_value for m in manifests))
+            for i, slot in enumerate(draft.slots)
+        ),
+    )

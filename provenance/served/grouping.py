@@ -1,0 +1,154 @@
+"""Grouping windows with DuckDB: many windows in, sorted counts out, on disk where memory ends.
+
+The engine runs in this process with explicit threads and memory, and is cut off from the network,
+from extensions and from every file but its spill folder. Knows Arrow streams and SQL; no keys.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from provenance.errors import DataError, StorageError, UsageError
+from provenance.served.table import TABLE
+from provenance.served.windows import WINDOWS
+
+__all__ = ["check_memory_limit", "group_tables", "group_windows"]
+
+_MEMORY = re.compile(r"[1-9][0-9]{0,5}(\.[0-9]+)?(MiB|GiB|MB|GB)")
+_MAXIMUM_THREADS = 8
+
+_COUNT_WINDOWS = """
+SELECT slot, value, context, CAST(sum(n) AS INTEGER) AS responses
+FROM (
+    SELECT slot, value, context, CASE WHEN lineage IS NULL THEN count(*) ELSE 1 END AS n
+    FROM stream
+    GROUP BY slot, value, context, lineage
+)
+GROUP BY slot, value, context
+ORDER BY slot, context, value
+"""
+
+_ADD_TABLES = """
+SELECT slot, value, context, CAST(sum(responses) AS INTEGER) AS responses
+FROM stream
+GROUP BY slot, value, context
+ORDER BY slot, context, value
+"""
+
+
+class _Stream:
+    """An iterator of batches that remembers the exception DuckDB would turn into words."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def group_windows(
+    batches: Iterable[pa.RecordBatch], spill: Path, memory_limit: str, threads: int | None
+) -> Iterator[Iterable[pa.RecordBatch]]:
+    """Count responses per (slot, value, context).
+
+    Parameters
+    ----------
+    batches : columns WINDOWS; windows of equal lineage count once per (slot, value, context)
+    spill : folder for what does not fit in memory; made with mode 0700, emptied before and after
+    memory_limit : of the engine, such as 512MiB
+    threads : of the engine; default: the cores of the process, at most 8
+
+    Yields an iterable of batches with the columns TABLE, sorted by (slot, context, value). What
+    `batches` raises passes through; StorageError if memory and disk do not suffice.
+    """
+    with _run(_COUNT_WINDOWS, batches, WINDOWS, spill, memory_limit, threads) as result:
+        yield result
+
+
+@contextmanager
+def group_tables(
+    batches: Iterable[pa.RecordBatch], spill: Path, memory_limit: str, threads: int | None
+) -> Iterator[Iterable[pa.RecordBatch]]:
+    """Add up rows of several tables (columns TABLE); otherwise as `group_windows`."""
+    with _run(_ADD_TABLES, batches, TABLE, spill, memory_limit, threads) as result:
+        yield result
+
+
+def check_memory_limit(memory_limit: str) -> None:
+    """Raise UsageError unless the text is a number and MiB, GiB, MB or GB."""
+    if not _MEMORY.fullmatch(memory_limit):
+        raise UsageError(
+            f"memory limit must be a number and MiB, GiB, MB or GB; got {memory_limit!r}. "
+            "Use 512MiB."
+        )
+
+
+@contextmanager
+def _run(
+    query: str,
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    spill: Path,
+    memory_limit: str,
+    threads: int | None,
+) -> Iterator[Iterable[pa.RecordBatch]]:
+    check_memory_limit(memory_limit)
+    stream = _Stream(batches)
+    try:
+        shutil.rmtree(spill, ignore_errors=True)
+        spill.mkdir(mode=0o700)
+        with _connect(spill, memory_limit, threads) as connection:
+            reader = pa.RecordBatchReader.from_batches(schema, iter(stream))
+            connection.register("stream", reader)
+            yield connection.sql(query).to_arrow_reader(1 << 17)
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        if stream.error is not None:
+            raise stream.error from None
+        reason = str(error).partition("\n")[0][:200]
+        if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
+            raise DataError(
+                f"a context must be served in fewer than 2**31 responses; got: {reason}. "
+                "Build one index per part of the log."
+            ) from error
+        raise StorageError(
+            f"{spill}: the index must fit in memory ({memory_limit}) and on this disk; got: "
+            f"{reason}. Free some space or raise the memory limit."
+        ) from error
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def _connect(spill: Path, memory_limit: str, threads: int | None) -> duckdb.DuckDBPyConnection:
+    """An engine in memory that can reach nothing but the spill folder."""
+    cores = len(os.sched_getaffinity(0))
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": threads or min(cores, _MAXIMUM_THREADS),
+            "memory_limit": memory_limit,
+            "temp_directory": str(spill),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "python_enable_replacements": False,
+        },
+    )
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection

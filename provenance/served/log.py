@@ -1,0 +1,234 @@
+"""Reading served logs: files in, checked Arrow record batches out, one row per response.
+
+A response counts once: the first record of a `response_id` wins, in the order of the files, and
+later ones are counted and dropped. Everything is streamed. Knows the formats of the log and, where
+a record holds only text, a tokenizer; knows no keys, and not which windows are marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from provenance.contexts import MAXIMUM_VOCABULARY, check_token_ids
+from provenance.errors import DataError, StorageError, UsageError
+from provenance.lines import COMPRESSIONS
+from provenance.served.json_lines import JsonLinesFile
+from provenance.served.parquet_log import ParquetFile
+from provenance.served.records import SCHEMA, RawBatch, list_array
+from provenance.served.seen import SeenNames
+from provenance.served.writer import LogWriter
+from provenance.tokenizer import prepare_tokenizer, tokenise
+
+__all__ = ["SCHEMA", "LogFile", "LogReader", "LogStatistics", "LogWriter", "read_log"]
+
+_SHOWN_DUPLICATES = 5
+_MAXIMUM_BATCH_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """One file of a log: base name, hex SHA-256 of its bytes, number of records."""
+
+    name: str
+    sha256: str
+    records: int
+
+
+@dataclass(frozen=True)
+class LogStatistics:
+    """What a reader has gathered so far.
+
+    responses : distinct responses = marked + unmarked
+    duplicates : records dropped because their response_id had been read before
+    duplicate_ids : the first few of them
+    empty : responses without a single token (also counted as marked or unmarked)
+    retokenised : responses whose ids come from their text
+    tokens, marked_tokens : token ids of responses, without prompts
+    files : files read to the end
+    """
+
+    responses: int = 0
+    marked: int = 0
+    unmarked: int = 0
+    duplicates: int = 0
+    duplicate_ids: tuple[str, ...] = ()
+    empty: int = 0
+    retokenised: int = 0
+    tokens: int = 0
+    marked_tokens: int = 0
+    files: tuple[LogFile, ...] = ()
+
+
+@dataclass
+class _Counts:
+    responses: int = 0
+    marked: int = 0
+    duplicates: int = 0
+    duplicate_ids: list[str] = field(default_factory=list)
+    empty: int = 0
+    retokenised: int = 0
+    tokens: int = 0
+    marked_tokens: int = 0
+    files: list[LogFile] = field(default_factory=list)
+
+
+class LogReader(Iterator[pa.RecordBatch]):
+    """Iterator over the record batches (SCHEMA) of a log, see `read_log`."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        tokenizer: Tokenizer | None,
+        vocabulary_size: int,
+        batch_rows: int,
+    ) -> None:
+        if not paths:
+            raise UsageError("a log must have at least one file; got none. Name the files.")
+        if not 1 <= batch_rows <= _MAXIMUM_BATCH_ROWS:
+            raise UsageError(f"batch_rows must be 1 .. {_MAXIMUM_BATCH_ROWS}; got {batch_rows}.")
+        if not 1 <= vocabulary_size <= MAXIMUM_VOCABULARY:
+            raise UsageError(
+                f"vocabulary size must be 1 .. {MAXIMUM_VOCABULARY}; got {vocabulary_size}."
+            )
+        self._tokenizer = None if tokenizer is None else prepare_tokenizer(tokenizer)
+        self._vocabulary_size = vocabulary_size
+        self._seen = SeenNames()
+        self._counts = _Counts()
+        files = [open_log_file(Path(path), vocabulary_size, batch_rows) for path in paths]
+        self._batches = self._read(files)
+
+    def __next__(self) -> pa.RecordBatch:
+        return next(self._batches)
+
+    @property
+    def statistics(self) -> LogStatistics:
+        """Counts over what was read so far; complete when the iterator is exhausted."""
+        counts = self._counts
+        return LogStatistics(
+            responses=counts.responses,
+            marked=counts.marked,
+            unmarked=counts.responses - counts.marked,
+            duplicates=counts.duplicates,
+            duplicate_ids=tuple(counts.duplicate_ids),
+            empty=counts.empty,
+            retokenised=counts.retokenised,
+            tokens=counts.tokens,
+            marked_tokens=counts.marked_tokens,
+            files=tuple(counts.files),
+        )
+
+    def _read(self, files: Sequence[JsonLinesFile | ParquetFile]) -> Iterator[pa.RecordBatch]:
+        for file in files:
+            records = 0
+            for raw in file:
+                records += raw.batch.num_rows
+                batch = self._finish(raw)
+                if batch.num_rows:
+                    yield batch
+            if not records:
+                raise DataError(
+                    f"{file.path}: must hold at least one record; it is empty. Leave it out."
+                )
+            self._counts.files.append(LogFile(file.path.name, file.sha256, records))
+
+    def _finish(self, raw: RawBatch) -> pa.RecordBatch:
+        """Drop duplicates, tokenise text, count."""
+        names = raw.batch.column("response_id").to_pylist()
+        new = self._seen.add(names)
+        counts = self._counts
+        dropped = np.flatnonzero(~new)
+        counts.duplicates += dropped.shape[0]
+        room = _SHOWN_DUPLICATES - len(counts.duplicate_ids)
+        counts.duplicate_ids += [names[i] for i in dropped[:room]]
+        rows = np.flatnonzero(new)
+        batch = raw.batch if not dropped.size else raw.batch.take(pa.array(rows))
+        ids = self._token_ids(batch, rows, raw)
+        lengths = ids.value_lengths().to_numpy(zero_copy_only=False)
+        marked = batch.column("marked").to_numpy(zero_copy_only=False)
+        counts.responses += batch.num_rows
+        counts.marked += int(marked.sum())
+        counts.empty += int((lengths == 0).sum())
+        counts.tokens += int(lengths.sum(dtype=np.int64))
+        counts.marked_tokens += int(lengths[marked].sum(dtype=np.int64))
+        columns = [
+            ids if name == "token_ids" else batch.column(name).cast(SCHEMA.field(name).type)
+            for name in SCHEMA.names
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+    def _token_ids(self, batch: pa.RecordBatch, rows: NDArray[np.int64], raw: RawBatch) -> pa.Array:
+        """The token_ids column without nulls: missing ids come from the text."""
+        ids = batch.column("token_ids")
+        missing = np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))
+        if not missing.size:
+            return ids
+        first = raw.origin(int(rows[missing[0]]))
+        if self._tokenizer is None:
+            raise DataError(
+                f"{first}: must hold token_ids, or a tokenizer must be given for its text; got "
+                "text only. Pass the served model's tokenizer.json."
+            )
+        texts = batch.column("text").take(pa.array(missing)).to_pylist()
+        parts: list[NDArray[np.uint32] | None] = [
+            check_token_ids(part, self._vocabulary_size, raw.origin(int(rows[row])))
+            for row, part in zip(missing, tokenise(self._tokenizer, texts, first), strict=True)
+        ]
+        self._counts.retokenised += len(parts)
+        # All known ids, then all tokenised ones, then the order of the rows.
+        places = np.arange(len(ids), dtype=np.int64)
+        places[missing] = len(ids) + np.arange(len(parts))
+        return pa.concat_arrays([ids, list_array(parts)]).take(pa.array(places))
+
+
+def read_log(
+    paths: Sequence[Path],
+    *,
+    tokenizer: Tokenizer | None,
+    vocabulary_size: int,
+    batch_rows: int = 4096,
+) -> LogReader:
+    """Read a served log.
+
+    Parameters
+    ----------
+    paths : files in order, each .jsonl, .jsonl.gz, .jsonl.zst or .parquet
+    tokenizer : used where a record holds text and no token_ids; it must be the keyring's
+    vocabulary_size : every token id must be below it
+    batch_rows : at most so many responses per batch; a batch also ends at about 2**20 token ids
+
+    Returns
+    -------
+    LogReader: an iterator of pa.RecordBatch with SCHEMA; `.statistics` holds the counts.
+
+    Raises
+    ------
+    UsageError for the arguments. While iterating: DataError that names file and line (or row),
+    StorageError for a file that cannot be read.
+
+    Notes
+    -----
+    Memory: one batch, and 8 bytes per response for the check of duplicates (a hash; see
+    `provenance.served.seen`). Cost: see `JsonLinesFile` and `ParquetFile`.
+    """
+    return LogReader(paths, tokenizer, vocabulary_size, batch_rows)
+
+
+def open_log_file(path: Path, vocabulary_size: int, batch_rows: int) -> JsonLinesFile | ParquetFile:
+    """The reader that the ending of a file's name asks for."""
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path}: must be a regular file; it is not. Name the files of the log.")
+    if path.suffix == ".parquet":
+        return ParquetFile(path, vocabulary_size, batch_rows)
+    endings = [".jsonl", *(f".jsonl{suffix}" for suffix in COMPRESSIONS)]
+    if any(path.name.endswith(ending) for ending in endings):
+        return JsonLinesFile(path, vocabulary_size, batch_rows)
+    raise DataError(
+        f"{path}: must end in {', '.join(endings)} or .parquet; it does not. Rename the file."
+    )

@@ -1,0 +1,140 @@
+"""From served responses to the windows that count: one pure function over Arrow.
+
+For every marked response: each context that stands before one of its tokens, once. A context that
+occurs in the response's prompt is skipped (the mark may have come from there). Only contexts are
+counted, never (context, token) pairs: which token followed depends on the coins, and an index that
+knew it would accuse innocent models. Knows keys only through the slot of a context; no files.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from provenance.contexts import list_windows, pack_windows, unpack
+from provenance.keys.keyring import UnlockedKeyring
+from provenance.keys.schedule import Schedule
+from provenance.served.seen import name_hashes
+
+__all__ = ["WINDOWS", "label_numbers", "windows"]
+
+WINDOWS = pa.schema(
+    [
+        pa.field("slot", pa.uint8(), nullable=False),
+        pa.field("value", pa.uint32(), nullable=False),
+        pa.field("context", pa.int64(), nullable=False),
+        pa.field("lineage", pa.int64()),
+    ]
+)
+"""One row per response and distinct context; lineage is null without a conversation."""
+
+_NO_VALUE = -1
+
+
+def windows(batch: pa.RecordBatch, keyring: UnlockedKeyring) -> pa.Table:
+    """The windows of a batch of responses.
+
+    Parameters
+    ----------
+    batch : columns of `provenance.served.log.SCHEMA` (time is not used)
+    keyring : gives the slot of each context and the number of each label value
+
+    Returns
+    -------
+    pa.Table with the columns WINDOWS:
+
+    slot : number of the context's slot (0 = control, which is indexed but never marked)
+    value : position of the response's label in the slot's values; 0 for control and global. A
+        context whose slot has no value for this response gives no row
+    context : the k ids before a token, packed (`provenance.contexts.pack`)
+    lineage : 64-bit hash of conversation_id, null if there is none. Windows of equal lineage count
+        once per (slot, value, context); this function sees one batch and leaves that to the index
+
+    Notes
+    -----
+    Pure: the rows of a response depend on that response and the keyring only; their order is not
+    part of the contract. Cost: about 5 M tokens per second and core; the only loop is over distinct
+    conversation ids. Memory: some 60 bytes a token.
+    """
+    width = keyring.context_width
+    batch = batch.filter(batch.column("marked"))
+    rows, contexts = _contexts(batch.column("token_ids"), width, followed=True)
+    # distinct contexts of the batch: each needs its slot once
+    distinct, numbers = np.unique(contexts, return_inverse=True)
+    pairs = _distinct(rows * distinct.shape[0] + numbers)
+    pairs = pairs[~_in_prompt(batch.column("prompt_token_ids"), width, distinct, pairs)]
+    rows, numbers = np.divmod(pairs, max(distinct.shape[0], 1))
+    slots = keyring.slots_of(unpack(distinct, width))[numbers]
+    values = label_numbers(batch.column("labels"), keyring.schedule)[slots, rows]
+    keep = values != _NO_VALUE
+    rows = rows[keep]
+    return pa.Table.from_arrays(
+        [
+            pa.array(slots[keep]),
+            pa.array(values[keep].astype(np.uint32)),
+            pa.array(distinct[numbers[keep]]),
+            _lineages(batch.column("conversation_id")).take(pa.array(rows)),
+        ],
+        schema=WINDOWS,
+    )
+
+
+def label_numbers(labels: pa.Array, schedule: Schedule) -> NDArray[np.int64]:
+    """Number of each response's value in each slot: int64 [slots, responses], -1 for none.
+
+    Parameters: labels, map<string, string> [responses]. A label that is absent, or whose value has
+    no key in the schedule, has no number.
+    """
+    numbers = np.zeros((len(schedule.slots), len(labels)), dtype=np.int64)
+    for place, slot in enumerate(schedule.slots):
+        if slot.name in schedule.attributes:
+            found = pc.map_lookup(labels, pa.scalar(slot.name), "first")
+            known = pc.index_in(found, value_set=pa.array(slot.values, pa.string()))
+            numbers[place] = pc.fill_null(known, _NO_VALUE).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _contexts(
+    lists: pa.Array, width: int, followed: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and packed context of every window of `width` ids inside each list.
+
+    With `followed`, only windows before another id of the same list.
+    """
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    ids = lists.flatten().to_numpy(zero_copy_only=False)
+    rows, starts = list_windows(ids, lengths, width, followed=followed)
+    return rows, pack_windows(ids, starts, width)
+
+
+def _in_prompt(
+    prompts: pa.Array, width: int, distinct: NDArray[np.int64], pairs: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which (row, context) pairs stand in the prompt of their own row; bool [pairs]."""
+    rows, contexts = _contexts(prompts, width, followed=False)
+    if not distinct.size or not rows.size:
+        return np.zeros(pairs.shape[0], dtype=np.bool_)
+    places = np.minimum(np.searchsorted(distinct, contexts), distinct.shape[0] - 1)
+    known = distinct[places] == contexts
+    seen = _distinct(rows[known] * distinct.shape[0] + places[known])
+    if not seen.size:
+        return np.zeros(pairs.shape[0], dtype=np.bool_)
+    nearest = np.minimum(np.searchsorted(seen, pairs), seen.shape[0] - 1)
+    return np.asarray(seen[nearest] == pairs)
+
+
+def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sorted distinct values. numpy.unique hashes since 2.3, 15 times slower on such keys."""
+    ordered = np.sort(values)
+    new = np.ones(ordered.shape[0], dtype=np.bool_)
+    new[1:] = ordered[1:] != ordered[:-1]
+    return np.asarray(ordered[new])
+
+
+def _lineages(conversations: pa.Array) -> pa.Array:
+    """64-bit hash of each conversation id, null where there is none."""
+    coded = conversations.dictionary_encode()
+    hashes = pa.array(name_hashes(coded.dictionary.to_pylist()), pa.int64())
+    return hashes.take(coded.indices)

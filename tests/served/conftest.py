@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from provenance import coins
+from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
+from provenance.keys.schedule import Schedule
+from provenance.served.log import LogStatistics, read_log
+
+SHARES = {"global": 0.3, "week": 0.2, "capability": 0.2}
+VALUES = {"week": ["w1", "w2", "w3"], "capability": ["code", "chat"]}
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the cat sat on the mat and the dog ran"] * 20, trainer)
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_keyring(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path
+) -> Callable[..., UnlockedKeyring]:
+    def make(width: int = 2, size: int = 300, shares: Any = None) -> UnlockedKeyring:
+        return create_keyring(
+            tmp_path_factory.mktemp("keys") / "k",
+            tokenizer_path,
+            size,
+            SchemeSpecification("gumbel"),
+            Schedule.from_shares(shares or SHARES, VALUES),
+            width,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def keyring(make_keyring: Callable[..., UnlockedKeyring]) -> UnlockedKeyring:
+    return make_keyring()
+
+
+@pytest.fixture(scope="session")
+def make_log() -> Callable[..., list[dict[str, Any]]]:
+    """A random log over few tokens: repeats, prompts, conversations, unmarked, odd labels."""
+
+    def make(seed: int, size: int, vocabulary: int = 9) -> list[dict[str, Any]]:
+        rng = np.random.default_rng(seed)
+        records: list[dict[str, Any]] = []
+        for i in range(size):
+            record: dict[str, Any] = {
+                "response_id": f"r{i}",
+                "marked": bool(rng.random() < 0.8),
+                "labels": {},
+                "token_ids": rng.integers(0, vocabulary, rng.integers(0, 25)).tolist(),
+            }
+            if rng.random() < 0.7:
+                record["labels"]["week"] = ["w1", "w2", "w3", "unknown"][rng.integers(4)]
+            if rng.random() < 0.7:
+                record["labels"]["capability"] = ["code", "chat"][rng.integers(2)]
+            record["labels"]["other"] = "x"
+            if rng.random() < 0.5:
+                record["prompt_token_ids"] = rng.integers(
+                    0, vocabulary, rng.integers(0, 12)
+                ).tolist()
+            if rng.random() < 0.4:
+                record["conversation_id"] = f"c{rng.integers(0, max(size // 5, 1))}"
+            records.append(record)
+        return records
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[..., dict[tuple[int, tuple[int, ...], int], int]]:
+    """The index in 20 lines of Python: (slot, context, value) -> responses."""
+
+    def count(
+        records: list[dict[str, Any]], keyring: UnlockedKeyring
+    ) -> dict[tuple[int, tuple[int, ...], int], int]:
+        k, schedule = keyring.context_width, keyring.schedule
+        selector = keyring.key("selector", "").reveal()
+        counts: Counter[tuple[int, tuple[int, ...], int]] = Counter()
+        met: set[Any] = set()
+        for record in records:
+            if record["response_id"] in met or not record["marked"]:
+                continue
+            met.add(record["response_id"])
+            ids, prompt = record["token_ids"], record.get("prompt_token_ids") or []
+            contexts = {tuple(ids[i - k : i]) for i in range(k, len(ids))}
+            contexts -= {tuple(prompt[i : i + k]) for i in range(len(prompt) - k + 1)}
+            for context in contexts:
+                word = int(coins.row(selector, np.array(context, dtype=np.uint32), 1)[0])
+                slot = 0
+                while word >= schedule.slots[slot].share_words:
+                    word -= schedule.slots[slot].share_words
+                    slot += 1
+                value = 0
+                if slot >= 2:
+                    label = record["labels"].get(schedule.names[slot])
+                    if label not in schedule.slots[slot].values:
+                        continue
+                    value = schedule.slots[slot].values.index(label)
+                conversation = record.get("conversation_id")
+                entry = (slot, context, value)
+                if conversation is not None:
+                    if (conversation, entry) in met:
+                        continue
+                    met.add((conversation, entry))
+                counts[entry] += 1
+        return dict(counts)
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def write_log() -> Callable[[Path, list[dict[str, Any]]], Path]:
+    def write(path: Path, records: list[dict[str, Any]]) -> Path:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def read() -> Callable[..., tuple[list[dict[str, Any]], LogStatistics]]:
+    """Rows and statistics of a log."""
+
+    def read_all(
+        *paths: Path, tokenizer: Any = None, batch_rows: int = 4096, size: int = 300
+    ) -> tuple[list[dict[str, Any]], LogStatistics]:
+        reader = read_log(paths, tokenizer=tokenizer, vocabulary_size=size, batch_rows=batch_rows)
+        rows = [row for batch in reader for row in batch.to_pylist(maps_as_pydicts="strict")]
+        return rows, reader.statistics
+
+    return read_all

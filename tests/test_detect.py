@@ -1,0 +1,90 @@
+"""Direct detection: a passage inside a long text, exact under H0, nothing for repeats."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from provenance.detect import detect
+from provenance.embed.watermark import Watermark
+from tests.conftest import make_keyring
+
+LABELS = {"week": "2026-W18", "capability": "code", "cohort": "a"}
+
+
+def _text(rng, tokens, watermark=None, size=60):
+    """A response of a model with about 3 nats of entropy, marked or not."""
+    ids = []
+    candidates = np.arange(size, dtype=np.uint32)
+    for _ in range(tokens):
+        probabilities = rng.dirichlet(np.full(size, 0.6))
+        if watermark is None:
+            ids.append(int(rng.choice(size, p=probabilities)))
+        else:
+            response = np.array(ids, dtype=np.uint32)
+            ids.append(watermark.draw(LABELS, response, candidates, probabilities).token)
+    return np.array(ids, dtype=np.uint32)
+
+
+@pytest.fixture(scope="module")
+def watermark(keyring):
+    return Watermark(keyring, np.random.default_rng(0))
+
+
+def test_a_marked_response_is_found_under_its_own_values_only(keyring, watermark):
+    found = detect(_text(np.random.default_rng(1), 600, watermark), keyring)
+    assert found.marked
+    assert found.log10_p < -20
+    names = {key.name for key in found.keys if key.log10_adjusted <= -4}
+    assert names == {"global", "week=2026-W18", "capability=code", "cohort=a"} or (
+        names == {"global", "week=2026-W18", "capability=code"}
+    )
+
+
+def test_a_marked_passage_of_150_tokens_is_found_inside_3000_unmarked_ones(keyring, watermark):
+    hits = 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        passage = _text(rng, 150, watermark)
+        before, after = _text(rng, 1200 + 100 * seed), _text(rng, 1800 - 100 * seed)
+        found = detect(np.concatenate([before, passage, after]), keyring)
+        best = min(found.keys, key=lambda key: key.log10_adjusted)
+        start, end = len(before), len(before) + 150
+        overlap = min(end, best.end) - max(start, best.start)
+        hits += found.marked and overlap > 75 and best.end - best.start <= 512
+    assert hits == 5
+
+
+def test_unmarked_text_is_not_accused_and_p_is_valid_on_hostile_text(tmp_path, tokenizer_path):
+    """P(p <= a) <= a over random keyrings, for loops and templates too (exact binomial, 1e-6)."""
+    rng = np.random.default_rng(2)
+    ordinary = _text(rng, 400)
+    texts = {
+        "ordinary": ordinary,
+        "loop": np.tile(ordinary[:50], 8),
+        "template": np.where(rng.random(400) < 0.03, _text(rng, 400), np.tile(ordinary[:40], 10)),
+    }
+    runs = 60
+    for name, ids in texts.items():
+        p = []
+        for i in range(runs):
+            ring = make_keyring(tmp_path / f"{name}{i}", tokenizer_path)
+            p.append(detect(ids.astype(np.uint32), ring).log10_p)
+        for level in (0.05, 0.01):
+            rejected = int((np.array(p) <= np.log10(level)).sum())
+            assert stats.binom.sf(rejected - 1, runs, level) > 1e-6
+
+
+def test_a_repeated_passage_adds_no_evidence(keyring, watermark):
+    ids = _text(np.random.default_rng(3), 120, watermark)
+    once = {key.name: key.coins for key in detect(ids, keyring).keys}
+    thrice = {key.name: key.coins for key in detect(np.tile(ids, 3), keyring).keys}
+    for name, coins in once.items():
+        assert thrice[name] <= coins + 2  # the seams are new contexts
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 64, 65])
+def test_short_texts_give_a_p_of_at_most_one_never_nan(keyring, tokens):
+    found = detect(_text(np.random.default_rng(4), tokens), keyring)
+    assert -8 < found.log10_p <= 0.0
+    assert not found.marked
+    assert found.to_json()["tokens"] == tokens
