@@ -36,7 +36,7 @@ from provenance.suspect.outputs import Observations
 from provenance.verdict import Conclusion, Control, HypothesisResult, Share, Verdict
 from provenance.weigh import DEFAULT_RULE, RULES
 
-__all__ = ["CheckSettings", "check"]
+__all__ = ["CheckSettings", "check", "try_keys"]
 
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 
@@ -97,7 +97,7 @@ def check(
     scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
     weighing = weigh_observations(observations, index, keyring, settings.rule)
     tables = _score_all(weighing, keyring, scheme)
-    hypotheses = _test_all(tables, settings.alpha)
+    hypotheses = try_keys(tables, settings.alpha)
     inputs = _describe_inputs(observations, index, innocents, settings)
     controls = _control_all(weighing, tables, hypotheses, keyring, scheme, inputs, settings)
     controls += control_innocents(
@@ -133,10 +133,14 @@ def _score_all(
     }
 
 
-def _test_all(
+def try_keys(
     tables: Mapping[tuple[str, str], ClassTable], alpha: float
 ) -> tuple[HypothesisResult, ...]:
-    """Tails of all keys and weighted Holm over them."""
+    """Tails of all keys and weighted Holm over them.
+
+    Parameters: the class table per (slot, value); alpha of the family. Returns one result per
+    table, in its order. Cost: one exact tail a key.
+    """
     if not tables:
         return ()
     weights = family_weights(list(tables))
@@ -165,7 +169,7 @@ def _smallest_adjusted(
 ) -> float:
     """log10 p of the whole check on other outputs, without controls."""
     weighing = weigh_observations(observations, index, keyring, settings.rule)
-    results = _test_all(_score_all(weighing, keyring, scheme), settings.alpha)
+    results = try_keys(_score_all(weighing, keyring, scheme), settings.alpha)
     return min((result.log10_adjusted for result in results), default=0.0)
 
 

@@ -61,7 +61,12 @@ def test_the_guilty_suspect_is_found_under_every_key_and_every_control_passes(ve
         slot: sorted(values) for slot, values in LABELS.items()
     }
     names = [control.name for control in verdict.controls]
-    assert names == ["placebo keys (global)", "control slot", "unserved values", "innocent ordinary"]
+    assert names == [
+        "placebo keys (global)",
+        "control slot",
+        "unserved values",
+        "innocent ordinary",
+    ]
 
 
 def test_the_same_inputs_give_the_same_bytes(world, guilty, verdict):
@@ -178,9 +183,7 @@ def test_weights_equal_a_slow_oracle(world, guilty):
         for (slot, value), pairs in weighing.hypotheses.items():
             for context, weight in zip(pairs.contexts[:40], pairs.weights[:40], strict=True):
                 n = served[slot, value, tuple(context.tolist())]
-                assert weight in {
-                    int(w) for w in weigh(np.arange(1, 60), np.full(59, n), rule)
-                }
+                assert weight in {int(w) for w in weigh(np.arange(1, 60), np.full(59, n), rule)}
 
 
 def test_weight_rules_are_bounded_monotone_and_zero_without_a_served_response():
@@ -207,7 +210,10 @@ def test_impossible_settings_are_refused(settings):
 
 @pytest.mark.parametrize(
     "scheme",
-    [SchemeSpecification("green", {"delta": 4.0}), SchemeSpecification("tournament", {"layers": 6})],
+    [
+        SchemeSpecification("green", {"delta": 4.0}),
+        SchemeSpecification("tournament", {"layers": 6}),
+    ],
     ids=lambda scheme: scheme.name,
 )
 def test_the_other_schemes_find_a_guilty_suspect_too(tmp_path, teacher, scheme):

@@ -43,6 +43,7 @@ SHARES = {"global": 0.2, "week": 0.1, "capability": 0.1, "cohort": 0.1}
 UNSERVED_WEEK = "2026-W23"
 
 SERVED, SUSPECT_PROMPTS, INNOCENT_PROMPTS = 4608, 1280, 640
+BATCH = 128
 STEPS, TOKENS_PER_STEP, LEARNING_RATE = 1000, 1024, 1e-3
 SEEDS = {"labels": 11, "marked": 12, "unmarked": 13, "train": 14, "outputs": 15, "innocent": 16}
 
@@ -91,7 +92,7 @@ SUSPECTS = (
 )
 
 
-def make_keys(folder: Path, tokenizer: Path) -> Watermark:
+def make_keys(folder: Path, tokenizer: Path) -> None:
     """The keyring of the fixtures; made once, then kept."""
     if not (folder / "keyring.json").exists():
         values = {
@@ -102,7 +103,7 @@ def make_keys(folder: Path, tokenizer: Path) -> Watermark:
         schedule = Schedule.from_shares(SHARES, values)
         create_keyring(folder, tokenizer, VOCABULARY, SchemeSpecification("gumbel"), schedule)
     (folder / "master.key").chmod(0o600)
-    return Watermark.load(folder, np.random.default_rng(SEEDS["marked"]))
+    Keyring.load(folder).check_tokenizer(tokenizer)
 
 
 def marked_draw(watermark: Watermark, labels: Sequence[dict[str, str]]) -> sampling.Draw:
@@ -117,9 +118,64 @@ def marked_draw(watermark: Watermark, labels: Sequence[dict[str, str]]) -> sampl
     return draw
 
 
-def serve(work: Path, watermark: Watermark) -> Served:
+@dataclass(frozen=True)
+class Job:
+    """A batch of prompts for one model; with keys and labels the responses are marked."""
+
+    model: Path
+    tokenizer: Path
+    prompts: list[str]
+    seed: int
+    keys: Path | None = None
+    labels: list[dict[str, str]] | None = None
+
+
+def answer(job: Job) -> Responses:
+    """Responses to the prompts of a job, on one thread."""
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.from_file(str(job.tokenizer))
+    ids = sampling.encode_prompts(tokenizer, job.prompts)
+    draw = sampling.random_draw(1.0, job.seed)
+    if job.keys is not None and job.labels is not None:
+        watermark = Watermark.load(job.keys, np.random.default_rng(job.seed))
+        draw = marked_draw(watermark, job.labels)
+    model = models.load_model(job.model)
+    return sampling.generate(model, ids, sampling.NEW_TOKENS, draw).tolist()
+
+
+def answer_all(
+    work: Path,
+    model: str,
+    prompts: list[str],
+    seed: int,
+    keys: Path | None = None,
+    labels: list[dict[str, str]] | None = None,
+) -> Responses:
+    """Responses to all prompts, in two processes of one thread each."""
+    cuts = range(0, len(prompts), BATCH)
+    jobs = [
+        Job(
+            work / model,
+            work / "tokenizer.json",
+            prompts[i : i + BATCH],
+            1000 * seed + i // BATCH,
+            keys,
+            labels[i : i + BATCH] if labels else None,
+        )
+        for i in cuts
+    ]
+    started, found = time.perf_counter(), []
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for responses in pool.map(answer, jobs):
+            found += responses
+    tokens = len(found) * sampling.NEW_TOKENS
+    speed = tokens / (time.perf_counter() - started)
+    print(f"{model}{' marked' if keys else ''}: {tokens:,} tokens, {speed:,.0f}/s", flush=True)
+    return found
+
+
+def serve(work: Path, keys: Path) -> Served:
     """Marked and unmarked responses of the teacher to the same prompts."""
-    teacher, tokenizer = models.load_model(work / "teacher"), load_tokenizer(work)
     rng = np.random.default_rng(SEEDS["labels"])
     chosen = load_prompts(work)[:SERVED]
     prompts = [prompt["prompt"] for prompt in chosen]
@@ -131,22 +187,9 @@ def serve(work: Path, watermark: Watermark) -> Served:
         }
         for prompt in chosen
     ]
-    ids, marked = sampling.encode_prompts(tokenizer, prompts), []
-    started = time.perf_counter()
-    for start in range(0, len(prompts), 256):
-        part = slice(start, start + 256)
-        draw = marked_draw(watermark, labels[part])
-        marked += sampling.generate(teacher, ids[part], sampling.NEW_TOKENS, draw).tolist()
-        _report("marked", len(marked) * sampling.NEW_TOKENS, started)
-    started = time.perf_counter()
-    unmarked = sampling.sample_unmarked(teacher, tokenizer, prompts, seed=SEEDS["unmarked"])
-    _report("unmarked", len(unmarked) * sampling.NEW_TOKENS, started)
+    marked = answer_all(work, "teacher", prompts, SEEDS["marked"], keys, labels)
+    unmarked = answer_all(work, "teacher", prompts, SEEDS["unmarked"])
     return Served(prompts, labels, marked, unmarked)
-
-
-def _report(what: str, tokens: int, started: float) -> None:
-    speed = tokens / (time.perf_counter() - started)
-    print(f"{what}: {tokens:,} tokens, {speed:,.0f} tokens/s", flush=True)
 
 
 def train_suspect(name: str, work: Path, documents: Responses) -> None:
@@ -223,14 +266,11 @@ def sample_outputs(work: Path, fixtures: Path) -> None:
     prompts = [prompt["prompt"] for prompt in load_prompts(work)[SERVED:]]
     asked = prompts[:SUSPECT_PROMPTS]
     for suspect in SUSPECTS:
-        model = models.load_model(work / suspect.name)
-        ids = sampling.sample_unmarked(model, tokenizer, asked, seed=SEEDS["outputs"])
-        write_outputs(
-            fixtures / f"suspects/{suspect.name}.jsonl.gz", asked, map(tokenizer.decode, ids)
-        )
+        ids = answer_all(work, suspect.name, asked, SEEDS["outputs"])
+        path = fixtures / f"suspects/{suspect.name}.jsonl.gz"
+        write_outputs(path, asked, map(tokenizer.decode, ids))
     others = prompts[SUSPECT_PROMPTS : SUSPECT_PROMPTS + INNOCENT_PROMPTS]
-    teacher = models.load_model(work / "teacher")
-    ids = sampling.sample_unmarked(teacher, tokenizer, others, seed=SEEDS["innocent"])
+    ids = answer_all(work, "teacher", others, SEEDS["innocent"])
     path = fixtures / "innocents/unmarked-teacher.jsonl.gz"
     write_outputs(path, others, map(tokenizer.decode, ids))
 
@@ -283,11 +323,9 @@ def main() -> None:
     started = time.perf_counter()
     torch.set_num_threads(models.THREADS)
     fixtures.mkdir(exist_ok=True)
-    keyring_exists = (fixtures / "keys/keyring.json").exists()
-    watermark = make_keys(fixtures / "keys", work / "tokenizer.json")
-    if keyring_exists:
-        Keyring.load(fixtures / "keys").check_tokenizer(work / "tokenizer.json")
-    served = serve(work, watermark)
+    keys = fixtures / "keys"
+    make_keys(keys, work / "tokenizer.json")
+    served = serve(work, keys)
     write_log(fixtures / "served.parquet", served, load_tokenizer(work))
     sizes = train_suspects(work, served)
     sample_outputs(work, fixtures)

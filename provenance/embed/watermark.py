@@ -124,18 +124,18 @@ class Watermark:
                 f"{len(labels)}, {len(responses)} and {probabilities.shape[0]}."
             )
         uniforms = self._generator.random(len(labels))
+        keys = self._keys(labels, responses)
+        plain = [row for row, key in enumerate(keys) if key is None]
+        drawn = dict(zip(plain, _draw_rows(probabilities[plain], uniforms[plain]), strict=True))
         draws = []
-        for row, key in enumerate(self._keys(labels, responses)):
+        for row, key in enumerate(keys):
+            if key is None:
+                draws.append(Draw(int(drawn[row]), None))
+                continue
             candidates = np.flatnonzero(probabilities[row]).astype(np.uint32)
-            draws.append(
-                self._draw(
-                    key,
-                    responses[row],
-                    candidates,
-                    probabilities[row, candidates],
-                    float(uniforms[row]),
-                )
-            )
+            kept = probabilities[row, candidates]
+            uniform = float(uniforms[row])
+            draws.append(self._draw(key, responses[row], candidates, kept, uniform))
         return draws
 
     def marked_positions(self, labels: Labels, response: NDArray[np.uint32]) -> NDArray[np.bool_]:
@@ -165,11 +165,12 @@ class Watermark:
         """Rules 1 to 3 for the next token of each row."""
         width = self.keyring.context_width
         keys: list[Key | None] = [None] * len(responses)
-        rows = [
-            i
-            for i, ids in enumerate(responses)
-            if ids.shape[0] >= width and not _is_repeated(ids, width)
-        ]
+        lengths = np.array([ids.shape[0] for ids in responses])
+        rows = []
+        for length in np.unique(lengths[lengths >= width]):
+            alike = np.flatnonzero(lengths == length)
+            repeated = _are_repeated(np.stack([responses[int(i)] for i in alike]), width)
+            rows += alike[~repeated].tolist()
         if rows:
             contexts = np.stack([responses[i][-width:] for i in rows])
             for i, slot in zip(rows, self.keyring.slots_of(contexts), strict=True):
@@ -200,9 +201,22 @@ class Watermark:
         return Draw(int(candidates[self.scheme.draw(probabilities, words, uniform)]), key)
 
 
-def _is_repeated(response: NDArray[np.uint32], width: int) -> bool:
-    """True if the last `width` ids already stood before a token of this response."""
-    if response.shape[0] <= width:
-        return False
-    windows = np.lib.stride_tricks.sliding_window_view(response[:-1], width)
-    return bool((windows == response[-width:]).all(axis=1).any())
+def _are_repeated(responses: NDArray[np.uint32], width: int) -> NDArray[np.bool_]:
+    """Rows whose last `width` ids already stood before a token: uint32 [rows, n] -> bool [rows]."""
+    earlier = responses.shape[1] - width
+    alike = np.ones((responses.shape[0], earlier), dtype=np.bool_)
+    for j in range(width):
+        alike &= responses[:, j : j + earlier] == responses[:, earlier + j, np.newaxis]
+    return np.asarray(alike.any(axis=1))
+
+
+def _draw_rows(
+    probabilities: NDArray[np.float64], uniforms: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """`draw_unmarked` for each row of a dense batch: float64 [rows, V], [rows] -> int64 [rows]."""
+    cumulative = np.cumsum(probabilities, axis=1)
+    targets = uniforms * cumulative[:, -1]
+    drawn = np.asarray((cumulative <= targets[:, np.newaxis]).sum(axis=1), dtype=np.int64)
+    for row in np.flatnonzero(drawn == probabilities.shape[1]):
+        drawn[row] = draw_unmarked(probabilities[row], float(uniforms[row]))
+    return drawn

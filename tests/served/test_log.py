@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from provenance import lines
 from provenance.errors import (
     DataError,
     StorageError,
     UsageError,
 )
-from provenance import lines
 from provenance.served import json_lines, parquet_log
 from provenance.served.log import SCHEMA, LogStatistics, read_log
 from provenance.served.seen import SeenNames

@@ -61,8 +61,9 @@ def test_counts_equal_a_slow_dictionary(tmp_path, tokenizer, keyring):
             ids = tokenizer.encode(texts[0], add_special_tokens=False).ids
             lines.append({"prompt": prompt, "output_token_ids": ids})
         prompts = {0: [prompt], 1: [prompt, "path ("], 2: [], 3: [prompt]}[form]
-        for text in texts:
-            records.append((prompts, tokenizer.encode(text, add_special_tokens=False).ids))
+        records += [
+            (prompts, tokenizer.encode(text, add_special_tokens=False).ids) for text in texts
+        ]
     path = tmp_path / "o.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "\n\n")
     found = observe([path], tokenizer, keyring.public)

@@ -1,0 +1,435 @@
+"""The command line from outside: the whole story, and one line with its exit code for bad input."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
+from provenance.commands.app import main
+from provenance.files import lock_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call `main` as the shell would; returns (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["provenance", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err + captured.out
+        code = stopped.value.code
+        return (0 if code is None else code), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = make_world(tmp_path_factory.mktemp("cli"), Teacher.draw(0), 1)
+    rng = np.random.default_rng(5)
+    write_outputs(made.folder / "guilty.jsonl", learn(made, rng, 200, 80))
+    outputs, prompts = innocent("ordinary", made, rng)
+    write_outputs(made.folder / "innocent.jsonl", outputs, prompts)
+    return made
+
+
+@pytest.fixture
+def case(world, tmp_path):
+    """A private copy of keys, log, index and outputs that a test may break."""
+    for name in ("keys", "index"):
+        shutil.copytree(world.folder / name, tmp_path / name)
+    for name in ("served.jsonl", "guilty.jsonl", "innocent.jsonl", "tokenizer.json"):
+        shutil.copy(world.folder / name, tmp_path / name)
+    return tmp_path
+
+
+def _check(case, outputs="guilty.jsonl", *more):
+    return (
+        "check",
+        case / outputs,
+        "--keys",
+        case / "keys",
+        "--index",
+        case / "index",
+        "--placebo-keys",
+        "60",
+        *more,
+    )
+
+
+def _one_line(error: str) -> bool:
+    lines = [line for line in error.splitlines() if line.strip()]
+    return len(lines) == 1 and lines[0].startswith("provenance: ")
+
+
+def test_the_whole_story_from_keys_to_verdict(run, case):
+    keys, index = case / "mine", case / "mine-index"
+    code, _, err = run(
+        "keys", "new", keys, "--tokenizer", case / "tokenizer.json", "--value", "week=W1"
+    )
+    assert code == 0
+    assert "Keyring" in err
+    assert run("keys", "add-value", keys, "--slot", "week", "--value", "W2")[0] == 0
+    code, out, _ = run("keys", "show", keys, "--json")
+    shown = json.loads(out)
+    assert [slot["name"] for slot in shown["slots"]][:3] == ["control", "global", "week"]
+    assert [v["value"] for v in shown["slots"][2]["values"]] == ["W1", "W2"]
+    code, out, _ = run("keys", "show", keys)
+    assert code == 0
+    assert "W1, W2" in out
+    code, out, _ = run("keys", "disclose", keys, "--slot", "week", "--value", "W1")
+    assert len(bytes.fromhex(json.loads(out)["key"])) == 32
+    code, _, _ = run("keys", "disclose", keys, "--slot", "global", "-o", case / "key.json")
+    assert (case / "key.json").stat().st_mode & 0o777 == 0o600
+    # the served log of the shared world, indexed under its own keyring
+    code, _, err = run(
+        "index", "build", case / "served.jsonl", "--keys", case / "keys", "-o", index
+    )
+    assert code == 0
+    assert "200 marked responses" in err
+    code, out, _ = run("index", "info", index, "--json")
+    assert json.loads(out)["marked_responses"] == 200
+    assert run("index", "info", index)[0] == 0
+    report = case / "report"
+    code, out, _ = run(*_check(case, "guilty.jsonl", "-o", report))
+    assert code == 1
+    assert out.startswith("EVIDENCE")
+    verdict = json.loads((report / "verdict.json").read_text())
+    assert verdict["conclusion"] == "evidence"
+    assert verdict["log10_p"] < -30
+    code, out, _ = run(
+        *_check(case, "innocent.jsonl", "--json", "--innocent", case / "innocent.jsonl")
+    )
+    assert code == 0
+    assert json.loads(out)["conclusion"] == "no evidence"
+
+
+def test_a_failed_control_is_not_evidence_and_exits_0(run, case):
+    code, out, _ = run(*_check(case, "guilty.jsonl", "--innocent", case / "guilty.jsonl"))
+    assert code == 0
+    assert out.startswith("INVALID")
+
+
+def test_detect_finds_marked_text_in_files_and_standard_input(run, case, world, monkeypatch):
+    text = case / "text.txt"
+    text.write_text(" ".join(f"w{i}" for ids in world.served[:8] for i in ids))
+    code, out, _ = run("detect", text, "--keys", case / "keys", "--json")
+    assert code == 1
+    assert json.loads(out)["texts"][0]["marked"] is True
+    code, out, _ = run("detect", case / "innocent.jsonl", "--keys", case / "keys")
+    assert code == 0
+    assert "no mark found" in out
+    done = subprocess.run(
+        [sys.executable, ROOT / "cli.py", "detect", "-", "--keys", case / "keys"],
+        input=text.read_bytes(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert b"MARKED" in done.stdout
+
+
+def test_cli_py_is_the_same_program():
+    one = subprocess.run(
+        [sys.executable, ROOT / "cli.py", "--help"], capture_output=True, text=True, check=True
+    )
+    two = subprocess.run(
+        [Path(sys.executable).parent / "provenance", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert one.stdout.replace("cli.py", "provenance") == two.stdout
+    for command in ("demo", "keys", "generate", "index", "check", "detect"):
+        assert command in one.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["check"], 2),
+        (["nonsense"], 2),
+        (["check", "--no-such-option"], 2),
+        (["keys", "new"], 2),
+    ],
+)
+def test_usage_errors_exit_2(run, arguments, code):
+    assert run(*arguments)[0] == code
+
+
+def _break_log(case, content):
+    (case / "served.jsonl").write_bytes(content)
+
+
+RECORD = (
+    b'{"response_id": "a", "marked": true, "labels": {"week": "W1"}, "token_ids": [1,2,3,4,5]}\n'
+)
+BAD_LOGS = {
+    "broken json": (b'{"response_id": ', 65),
+    "second line broken": (RECORD + b"oops\n", 65),
+    "not utf-8": (b'{"response_id": "\xff"}\n', 65),
+    "empty": (b"", 65),
+    "id beyond the vocabulary": (RECORD.replace(b"5]", b"99999]"), 65),
+    "only unmarked responses": (RECORD.replace(b"true", b"false"), 65),
+    "responses shorter than k": (RECORD.replace(b"[1,2,3,4,5]", b"[1]"), 65),
+    "labels not a map": (RECORD.replace(b'{"week": "W1"}', b"[]"), 65),
+    "no ids and no text": (RECORD.replace(b'"token_ids": [1,2,3,4,5]', b'"x": 1'), 65),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LOGS)
+def test_bad_logs(run, case, name):
+    content, expected = BAD_LOGS[name]
+    _break_log(case, content)
+    out = case / "new-index"
+    code, _, err = run("index", "build", case / "served.jsonl", "--keys", case / "keys", "-o", out)
+    assert code == expected
+    assert _one_line(err), err
+    assert not (out / "manifest.json").exists()
+    assert list(out.glob("*.parquet")) == []
+
+
+BAD_OUTPUTS = {
+    "broken json": b'{"prompt": "x", "output": ',
+    "no output": b'{"prompt": "x"}\n',
+    "empty": b"",
+    "empty output": b'{"output": ""}\n',
+    "shorter than k": b'{"output": "w1 w2"}\n',
+    "escape codes": b'{"output": 3, "\\u001b[31m": 1}\n',
+}
+
+
+@pytest.mark.parametrize("name", BAD_OUTPUTS)
+def test_bad_outputs(run, case, name):
+    (case / "bad.jsonl").write_bytes(BAD_OUTPUTS[name])
+    code, _, err = run(*_check(case, "bad.jsonl", "-o", case / "report"))
+    assert code == 65
+    assert _one_line(err), err
+    assert "\x1b" not in err
+    assert not (case / "report").exists()
+
+
+def _missing_outputs(case):
+    (case / "guilty.jsonl").unlink()
+
+
+def _missing_index(case):
+    shutil.rmtree(case / "index")
+
+
+def _missing_keyring(case):
+    (case / "keys" / "keyring.json").unlink()
+
+
+def _missing_master(case):
+    (case / "keys" / "master.key").unlink()
+
+
+def _readable_master(case):
+    (case / "keys" / "master.key").chmod(0o644)
+
+
+def _short_master(case):
+    (case / "keys" / "master.key").write_bytes(b"short")
+
+
+def _other_master(case):
+    (case / "keys" / "master.key").write_bytes(bytes(32))
+
+
+def _other_tokenizer(case):
+    path = case / "keys" / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+
+
+def _broken_keyring(case):
+    (case / "keys" / "keyring.json").write_text("{")
+
+
+def _other_keyring(case):
+    path = case / "keys" / "keyring.json"
+    document = json.loads(path.read_text())
+    document["id"] = "0123456789abcdef"
+    path.write_text(json.dumps(document))
+
+
+def _no_manifest(case):
+    (case / "index" / "manifest.json").unlink()
+
+
+def _flipped_bit(case):
+    path = next((case / "index").glob("*.parquet"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _truncated_archive(case):
+    packed = gzip.compress((case / "guilty.jsonl").read_bytes())
+    (case / "guilty.jsonl").unlink()
+    (case / "guilty.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    return "guilty.jsonl.gz"
+
+
+BROKEN = {
+    "missing outputs": (_missing_outputs, 74),
+    "missing index": (_missing_index, 74),
+    "index without its manifest": (_no_manifest, 74),
+    "missing keyring": (_missing_keyring, 74),
+    "missing master key": (_missing_master, 74),
+    "master key that others can read": (_readable_master, 77),
+    "master key too short": (_short_master, 65),
+    "another master key": (_other_master, 78),
+    "another tokenizer": (_other_tokenizer, 78),
+    "broken keyring": (_broken_keyring, 65),
+    "index of another keyring": (_other_keyring, 78),
+    "flipped bit in the index": (_flipped_bit, 65),
+    "truncated archive": (_truncated_archive, 65),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_inputs_of_a_check(run, case, name):
+    breaker, expected = BROKEN[name]
+    outputs = breaker(case) or "guilty.jsonl"
+    code, out, err = run(*_check(case, outputs, "-o", case / "report"))
+    assert code == expected, err
+    assert _one_line(err), err
+    assert out == ""
+    assert not (case / "report").exists()
+
+
+def test_a_locked_output_exits_75_and_keeps_what_is_there(run, case):
+    report = case / "report"
+    with lock_folder(report):
+        code, _, err = run(*_check(case, "guilty.jsonl", "-o", report))
+        assert code == 75
+        assert _one_line(err)
+        assert not (report / "verdict.json").exists()
+        build = ("index", "build", case / "served.jsonl", "--keys", case / "keys", "-o", report)
+        assert run(*build)[0] == 75
+
+
+def test_an_unwritable_output_exits_74(run, case):
+    (case / "file").write_text("x")
+    code, _, err = run(*_check(case, "guilty.jsonl", "-o", case / "file"))
+    assert code == 74
+    assert _one_line(err)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--scheme", "nonsense"],
+        ["--parameters", "{"],
+        ["--parameters", "[]"],
+        ["--width", "9"],
+        ["--slot", "global"],
+        ["--slot", "global=lots"],
+        ["--slot", "global=2"],
+        ["--slot", "week=0.1"],
+        ["--value", "plan=free"],
+    ],
+)
+def test_impossible_keyrings(run, case, more):
+    code, _, err = run("keys", "new", case / "new", "--tokenizer", case / "tokenizer.json", *more)
+    assert code in (2, 65)
+    assert _one_line(err), err
+    assert not (case / "new" / "keyring.json").exists()
+    assert not (case / "new" / "master.key").exists()
+
+
+def test_duplicate_responses_are_reported_and_counted_once(run, case):
+    text = (case / "served.jsonl").read_text()
+    (case / "served.jsonl").write_text(text + text)
+    code, _, err = run(
+        "index", "build", case / "served.jsonl", "--keys", case / "keys", "-o", case / "twice"
+    )
+    assert code == 0
+    assert "200 duplicates counted once" in err
+    one = json.loads((case / "index" / "manifest.json").read_text())
+    two = json.loads((case / "twice" / "manifest.json").read_text())
+    assert json.dumps(one).count(two_hash := _content(two)) >= 1, two_hash
+
+
+def _content(manifest) -> str:
+    found = manifest.get("content_sha256") or manifest["index"]["content_sha256"]
+    return str(found)
+
+
+def test_a_parquet_log_gives_the_same_index(run, case):
+    records = [json.loads(line) for line in (case / "served.jsonl").read_text().splitlines()]
+    for record in records:
+        record["labels"] = json.dumps(record["labels"])
+    keep = ("response_id", "marked", "labels", "token_ids", "time")
+    rows = [{name: record[name] for name in keep} for record in records]
+    pq.write_table(pa.Table.from_pylist(rows), case / "served.parquet")
+    code, _, err = run(
+        "index", "build", case / "served.parquet", "--keys", case / "keys", "-o", case / "other"
+    )
+    assert code == 0, err
+    one = json.loads((case / "index" / "manifest.json").read_text())
+    two = json.loads((case / "other" / "manifest.json").read_text())
+    assert _content(one) == _content(two)
+
+
+def test_no_secret_reaches_any_output(run, case, world):
+    """Canary: raw, hex, base64 and decimal forms of every key, in everything that is written."""
+    import base64
+
+    secrets = [(case / "keys" / "master.key").read_bytes()]
+    secrets += [world.keyring.key(*pair).reveal() for pair in world.keyring.public.commitments]
+    written = []
+    for arguments in (
+        ("keys", "show", case / "keys", "--json"),
+        ("keys", "show", case / "keys"),
+        _check(case, "guilty.jsonl", "-o", case / "report"),
+        _check(case, "guilty.jsonl", "--json"),
+        ("detect", case / "innocent.jsonl", "--keys", case / "keys", "--json"),
+        ("index", "info", case / "index", "--json"),
+    ):
+        _, out, err = run(*arguments)
+        written += [out.encode(), err.encode()]
+    written += [path.read_bytes() for path in (case / "report").rglob("*") if path.is_file()]
+    written += [path.read_bytes() for path in (case / "index").rglob("*") if path.is_file()]
+    everything = b"\0".join(written)
+
+    def leaks(text):
+        return any(
+            form in text
+            for secret in secrets
+            for form in (
+                secret,
+                secret.hex().encode(),
+                base64.b64encode(secret)[:40],
+                str(int.from_bytes(secret, "big")).encode(),
+            )
+        )
+
+    assert not leaks(everything)
+    assert leaks(everything + secrets[0].hex().encode()), "the search would see a planted leak"
+
+
+def test_the_report_fits_eighty_columns(case):
+    done = subprocess.run(
+        [sys.executable, ROOT / "cli.py", *map(str, _check(case))],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "80", "TERM": "dumb"},
+    )
+    assert done.returncode == 1, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80

@@ -1,0 +1,130 @@
+"""`provenance generate` with a real (tiny, random) model: prompts, log, index, detection."""
+
+import json
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from provenance.commands.app import main  # noqa: E402
+from tests.conftest import make_keyring  # noqa: E402
+
+
+@pytest.fixture
+def model_folder(tmp_path, tokenizer_path):
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tokenizer_path), pad_token="<pad>", eos_token="<end>"
+    )
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    folder = tmp_path / "model"
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # the file that the keyring fixes, byte for byte
+    (folder / "tokenizer.json").write_bytes(tokenizer_path.read_bytes())
+    return folder
+
+
+def _run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["provenance", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
+
+
+def test_generate_then_index_then_detect(
+    tmp_path, tokenizer_path, model_folder, monkeypatch, capsys
+):
+    keys = tmp_path / "keys"
+    make_keyring(keys, tokenizer_path)
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [{"prompt": "import path", "labels": {"cohort": "b"}}, {"prompt": "def x():"}] * 6
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = tmp_path / "served.jsonl"
+    code, _, err = _run(
+        monkeypatch,
+        capsys,
+        *("generate", "--model", model_folder, "--prompts", prompts, "--keys", keys, "-o", log),
+        *("--label", "week=2026-W17", "--label", "cohort=a", "--max-new-tokens", 60),
+        *("--batch-size", 5, "--seed", 3),
+    )
+    assert code == 0, err
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(records) == 12
+    assert {record["labels"]["cohort"] for record in records} == {"a", "b"}
+    assert {record["labels"]["week"] for record in records} == {"2026-W17"}
+    assert all(isinstance(record["marked"], bool) for record in records)
+    assert len({record["response_id"] for record in records}) == 12
+    assert any(record["marked"] for record in records)
+    code, _, err = _run(
+        monkeypatch, capsys, "index", "build", log, "--keys", keys, "-o", tmp_path / "index"
+    )
+    assert code == 0, err
+    joined = tmp_path / "joined.jsonl"
+    text = " ".join(record["text"] for record in records)
+    joined.write_text(json.dumps({"text": text}) + "\n")
+    code, out, _ = _run(monkeypatch, capsys, "detect", joined, "--keys", keys, "--json")
+    assert code == 1
+    assert {key["slot"] for key in json.loads(out)["texts"][0]["keys"]} >= {"global", "week"}
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "code"),
+    [
+        ("", [], 65),
+        ("{", [], 65),
+        ('{"text": "x"}\n', [], 65),
+        ('{"prompt": "x", "labels": ["a"]}\n', [], 65),
+        ('{"messages": [{"role": "user", "content": "x"}]}\n', [], 65),
+        ('{"prompt": "x"}\n', ["--label", "week=1999-W01"], 78),
+        ('{"prompt": "x"}\n', ["--label", "week"], 2),
+        ('{"prompt": "x"}\n', ["--temperature", "0"], 2),
+    ],
+)
+def test_bad_requests_write_nothing(
+    tmp_path, tokenizer_path, model_folder, monkeypatch, capsys, content, more, code
+):
+    keys = tmp_path / "keys"
+    make_keyring(keys, tokenizer_path)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(content)
+    log = tmp_path / "served.jsonl"
+    found, _, err = _run(
+        monkeypatch,
+        capsys,
+        *("generate", "--model", model_folder, "--prompts", prompts, "--keys", keys, "-o", log),
+        *more,
+    )
+    assert found == code, err
+    assert err.strip().splitlines()[-1].startswith("provenance: ")
+    assert not log.exists()
+
+
+def test_another_models_tokenizer_is_a_mismatch(
+    tmp_path, tokenizer_path, model_folder, monkeypatch, capsys
+):
+    keys = tmp_path / "keys"
+    make_keyring(keys, tokenizer_path)
+    path = model_folder / "tokenizer.json"
+    path.write_text(path.read_text() + "\n")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "x"}\n')
+    code, _, _ = _run(
+        monkeypatch,
+        capsys,
+        *("generate", "--model", model_folder, "--prompts", prompts, "--keys", keys),
+        *("-o", tmp_path / "served.jsonl"),
+    )
+    assert code == 78
