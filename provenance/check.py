@@ -1,6 +1,6 @@
 """observe -> weigh -> score -> tail -> control -> attribute.
 
-The test of one suspect from its outputs alone. `check` is a pure function of its inputs: the same
+The test of one suspect from its outputs alone, a pure function of its inputs: the same
 inputs give the same bytes.
 """
 
@@ -36,7 +36,7 @@ from provenance.suspect.outputs import Observations
 from provenance.verdict import Conclusion, Control, HypothesisResult, Share, Verdict
 from provenance.weigh import DEFAULT_RULE, RULES
 
-__all__ = ["CheckSettings", "check", "try_keys"]
+__all__ = ["CheckSettings", "check_outputs", "try_keys"]
 
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 
@@ -67,7 +67,7 @@ class CheckSettings:
             )
 
 
-def check(
+def check_outputs(
     observations: Observations,
     index: Index,
     keyring: UnlockedKeyring,

@@ -26,7 +26,7 @@ from provenance.stats.families import weighted_holm
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_gamma_tail, log10_upper_tail
 
-__all__ = ["Detection", "KeyDetection", "detect"]
+__all__ = ["Detection", "KeyDetection", "detect_mark"]
 
 _SHORTEST: Final = 64
 _STRIDES: Final = 4
@@ -101,7 +101,7 @@ class Detection:
         }
 
 
-def detect(
+def detect_mark(
     token_ids: NDArray[np.uint32], keyring: UnlockedKeyring, alpha: float = 1e-4
 ) -> Detection:
     """Test one text under every key of the keyring.

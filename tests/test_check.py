@@ -13,7 +13,7 @@ from benchmarks.calibration.world import (
     make_world,
     write_outputs,
 )
-from provenance.check import CheckSettings, check
+from provenance.check import CheckSettings, check_outputs
 from provenance.errors import UsageError
 from provenance.keys.keyring import SchemeSpecification
 from provenance.scoring import weigh_observations
@@ -49,7 +49,7 @@ def _observe(world, kind, seed):
 @pytest.fixture(scope="module")
 def verdict(world, guilty):
     innocents = {"ordinary": _observe(world, "ordinary", 1)}
-    return check(guilty, world.index, world.keyring, FAST, innocents)
+    return check_outputs(guilty, world.index, world.keyring, FAST, innocents)
 
 
 def test_the_guilty_suspect_is_found_under_every_key_and_every_control_passes(verdict):
@@ -71,7 +71,7 @@ def test_the_guilty_suspect_is_found_under_every_key_and_every_control_passes(ve
 
 def test_the_same_inputs_give_the_same_bytes(world, guilty, verdict):
     innocents = {"ordinary": _observe(world, "ordinary", 1)}
-    again = check(guilty, world.index, world.keyring, FAST, innocents)
+    again = check_outputs(guilty, world.index, world.keyring, FAST, innocents)
     assert json.dumps(again.to_json()) == json.dumps(verdict.to_json())
 
 
@@ -86,7 +86,7 @@ def test_the_verdict_is_strict_json_and_holds_no_key(world, verdict):
 @pytest.mark.parametrize("kind", ["ordinary", "templates", "repeats", "prompts"])
 def test_innocent_suspects_are_not_accused(world, kind):
     for seed in range(3):
-        found = check(_observe(world, kind, seed), world.index, world.keyring, FAST)
+        found = check_outputs(_observe(world, kind, seed), world.index, world.keyring, FAST)
         assert found.conclusion in ("no evidence", "nothing scored")
         assert found.log10_p > -3
         assert found.attributed == {}
@@ -106,7 +106,7 @@ def test_a_suspect_of_one_capability_is_attributed_to_it(world, teacher):
     )
     outputs = learn(part, np.random.default_rng(6), 200, 80)
     path = write_outputs(world.folder / "code.jsonl", outputs)
-    found = check(
+    found = check_outputs(
         observe([path], world.tokenizer, world.keyring.public), world.index, world.keyring, FAST
     )
     assert found.conclusion == "evidence"
@@ -121,7 +121,7 @@ def test_a_quoted_marked_prompt_would_be_evidence_if_it_were_not_left_out(world)
     without = write_outputs(world.folder / "without.jsonl", outputs)
     with_prompts = write_outputs(world.folder / "with.jsonl", outputs, prompts)
     read = {
-        path: check(
+        path: check_outputs(
             observe([path], world.tokenizer, world.keyring.public), world.index, world.keyring, FAST
         )
         for path in (without, with_prompts)
@@ -132,7 +132,7 @@ def test_a_quoted_marked_prompt_would_be_evidence_if_it_were_not_left_out(world)
 
 def test_a_guilty_innocent_makes_the_check_invalid(world, guilty):
     """An `innocent` model that was trained on the log: a control fails, nothing is evidence."""
-    found = check(guilty, world.index, world.keyring, FAST, {"not so innocent": guilty})
+    found = check_outputs(guilty, world.index, world.keyring, FAST, {"not so innocent": guilty})
     assert found.conclusion == "invalid"
     assert not found.controls_passed
     assert found.attributed == {}
@@ -142,7 +142,7 @@ def test_a_guilty_innocent_makes_the_check_invalid(world, guilty):
 def test_outputs_without_an_indexed_context_score_nothing(world, teacher):
     ids = [np.arange(200, 256, dtype=np.uint32)]
     path = write_outputs(world.folder / "foreign.jsonl", ids)
-    found = check(
+    found = check_outputs(
         observe([path], world.tokenizer, world.keyring.public), world.index, world.keyring, FAST
     )
     assert found.log10_p == 0.0
@@ -220,9 +220,9 @@ def test_the_other_schemes_find_a_guilty_suspect_too(tmp_path, teacher, scheme):
     other = make_world(tmp_path, teacher, 2, scheme=scheme)
     outputs = learn(other, np.random.default_rng(5), 200, 80)
     path = write_outputs(tmp_path / "o.jsonl", outputs)
-    found = check(
+    found = check_outputs(
         observe([path], other.tokenizer, other.keyring.public), other.index, other.keyring, FAST
     )
     assert found.conclusion == "evidence"
-    blank = check(_observe(other, "ordinary", 1), other.index, other.keyring, FAST)
+    blank = check_outputs(_observe(other, "ordinary", 1), other.index, other.keyring, FAST)
     assert blank.conclusion == "no evidence"

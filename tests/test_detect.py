@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from provenance.detect import detect
+from provenance.detect import detect_mark
 from provenance.embed.watermark import Watermark
 from tests.conftest import make_keyring
 
@@ -31,7 +31,7 @@ def watermark(keyring):
 
 
 def test_a_marked_response_is_found_under_its_own_values_only(keyring, watermark):
-    found = detect(_text(np.random.default_rng(1), 600, watermark), keyring)
+    found = detect_mark(_text(np.random.default_rng(1), 600, watermark), keyring)
     assert found.marked
     assert found.log10_p < -20
     names = {key.name for key in found.keys if key.log10_adjusted <= -4}
@@ -46,7 +46,7 @@ def test_a_marked_passage_of_150_tokens_is_found_inside_3000_unmarked_ones(keyri
         rng = np.random.default_rng(seed)
         passage = _text(rng, 150, watermark)
         before, after = _text(rng, 1200 + 100 * seed), _text(rng, 1800 - 100 * seed)
-        found = detect(np.concatenate([before, passage, after]), keyring)
+        found = detect_mark(np.concatenate([before, passage, after]), keyring)
         best = min(found.keys, key=lambda key: key.log10_adjusted)
         start, end = len(before), len(before) + 150
         overlap = min(end, best.end) - max(start, best.start)
@@ -68,7 +68,7 @@ def test_unmarked_text_is_not_accused_and_p_is_valid_on_hostile_text(tmp_path, t
         p = []
         for i in range(runs):
             ring = make_keyring(tmp_path / f"{name}{i}", tokenizer_path)
-            p.append(detect(ids.astype(np.uint32), ring).log10_p)
+            p.append(detect_mark(ids.astype(np.uint32), ring).log10_p)
         for level in (0.05, 0.01):
             rejected = int((np.array(p) <= np.log10(level)).sum())
             assert stats.binom.sf(rejected - 1, runs, level) > 1e-6
@@ -76,15 +76,15 @@ def test_unmarked_text_is_not_accused_and_p_is_valid_on_hostile_text(tmp_path, t
 
 def test_a_repeated_passage_adds_no_evidence(keyring, watermark):
     ids = _text(np.random.default_rng(3), 120, watermark)
-    once = {key.name: key.coins for key in detect(ids, keyring).keys}
-    thrice = {key.name: key.coins for key in detect(np.tile(ids, 3), keyring).keys}
+    once = {key.name: key.coins for key in detect_mark(ids, keyring).keys}
+    thrice = {key.name: key.coins for key in detect_mark(np.tile(ids, 3), keyring).keys}
     for name, coins in once.items():
         assert thrice[name] <= coins + 2  # the seams are new contexts
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 2, 3, 64, 65])
 def test_short_texts_give_a_p_of_at_most_one_never_nan(keyring, tokens):
-    found = detect(_text(np.random.default_rng(4), tokens), keyring)
+    found = detect_mark(_text(np.random.default_rng(4), tokens), keyring)
     assert -8 < found.log10_p <= 0.0
     assert not found.marked
     assert found.to_json()["tokens"] == tokens

@@ -21,9 +21,9 @@ PUBLIC = [
     "Watermark",
     "add_value",
     "build_index",
-    "check",
+    "check_outputs",
     "create_keyring",
-    "detect",
+    "detect_mark",
     "load_tokenizer",
     "make_scheme",
     "observe",
@@ -44,3 +44,11 @@ def test_importing_the_package_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_public_name_is_shadowed_by_a_module():
+    """`import provenance.x` sets the attribute x of the package: a public name must differ."""
+    from pathlib import Path
+
+    modules = {path.stem for path in Path(provenance.__file__).parent.iterdir()}
+    assert not modules & set(PUBLIC)

@@ -22,7 +22,7 @@ from benchmarks.lab import corpus, models, sampling
 from benchmarks.lab.tokenizer import exact_prefix, load_tokenizer, train_tokenizer
 
 WORK = Path(__file__).parent / "work"
-STEPS, TOKENS_PER_STEP, LEARNING_RATE = 1100, 1024, 4e-3
+STEPS, TOKENS_PER_STEP, LEARNING_RATE = 2600, 1024, 4e-3
 SEEDS = {"teacher": 1, "base": 2}
 HELD_OUT_DOCUMENTS = 200  # per capability, for the held-out NLL
 MEASURED_PROMPTS = 64  # per capability, for the sampling entropy

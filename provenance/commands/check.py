@@ -33,8 +33,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="The verdict on stdout.")] = False,
 ) -> None:
     """Check a suspect's outputs. Exit 1: evidence; 0: none, or a control failed."""
-    from provenance.check import CheckSettings
-    from provenance.check import check as run_check
+    from provenance.check import CheckSettings, check_outputs
     from provenance.files import lock_folder, write_json
     from provenance.keys.keyring import TOKENIZER_FILE, Keyring
     from provenance.served.index import Index
@@ -50,7 +49,7 @@ def check(
         observations = observe(outputs, loaded, public)
         innocents = {str(path): observe([path], loaded, public) for path in innocent or []}
     with words.status("Checking"):
-        verdict = run_check(observations, opened, unlocked, settings, innocents)
+        verdict = check_outputs(observations, opened, unlocked, settings, innocents)
     if output is not None:
         with lock_folder(output):
             write_json(output / "verdict.json", verdict.to_json())

@@ -22,7 +22,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Check suspects that were really trained: on all, on part, or on none of the marked text."""
-    from provenance.check import check
+    from provenance.check import check_outputs
     from provenance.files import read_json
     from provenance.keys.keyring import MASTER_FILE, TOKENIZER_FILE, Keyring
     from provenance.served.index import Index, build_index
@@ -54,7 +54,7 @@ def demo(
             for suspect in catalogue["suspects"]:
                 with words.status(f"Checking {suspect['name']}"):
                     outputs = observe([fixtures / suspect["outputs"]], tokenizer, public)
-                    verdict = check(outputs, index, keyring, innocents=innocents)
+                    verdict = check_outputs(outputs, index, keyring, innocents=innocents)
                 rows.append((suspect, verdict))
     if as_json:
         print_json({"suspects": [_describe(suspect, verdict) for suspect, verdict in rows]})

@@ -32,7 +32,7 @@ def detect(
     """Test texts for the mark itself. Exit 1: at least one is marked."""
     import numpy as np
 
-    from provenance.detect import detect as run_detect
+    from provenance.detect import detect_mark
     from provenance.keys.keyring import TOKENIZER_FILE, Keyring
     from provenance.tokenizer import load_tokenizer
 
@@ -48,7 +48,7 @@ def detect(
     for origin, text in named:
         encoding = loaded.encode(text, add_special_tokens=False)
         ids = np.asarray(encoding.ids, dtype=np.uint32)
-        found.append((origin, encoding, run_detect(ids, unlocked, alpha / len(named))))
+        found.append((origin, encoding, detect_mark(ids, unlocked, alpha / len(named))))
     if as_json:
         print_json(
             {"texts": [{"origin": origin, **result.to_json()} for origin, _, result in found]}
