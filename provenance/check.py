@@ -25,7 +25,7 @@ from provenance.errors import UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
+from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
 from provenance.schemes import Scheme, make_scheme
 from provenance.scoring import Weighing, score, weigh_observations
 from provenance.served.index import Index
@@ -115,7 +115,7 @@ def check_outputs(
         scheme=keyring.public.scheme.to_json(),
         weight_rule=settings.rule,
         commitments={
-            "=".join(filter(None, pair)): commitment.sha256
+            key_name(*pair): commitment.sha256
             for pair, commitment in keyring.public.commitments.items()
         },
         inputs=inputs,

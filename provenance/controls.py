@@ -22,6 +22,7 @@ import numpy as np
 
 from provenance import coins
 from provenance.keys.keyring import Key
+from provenance.keys.schedule import key_name
 from provenance.schemes import Scheme
 from provenance.scoring import WeightedPairs, score
 from provenance.stats.null_distribution import NullDistribution
@@ -125,11 +126,10 @@ def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, Key]], scheme: Sch
     best = int(np.argmin(values))
     corrected = min(0.0, values[best] + math.log10(len(tests)))
     key = tests[best][1]
-    label = f"{key.slot}={key.value}" if key.value else key.slot
     return Control(
         name,
         corrected > math.log10(LEVEL),
         corrected,
         f"{len(tests)} keys, {sum(len(pairs) for pairs, _ in tests)} coins: smallest log10 p "
-        f"{values[best]:.2f} ({label})",
+        f"{values[best]:.2f} ({key_name(key.slot, key.value)})",
     )

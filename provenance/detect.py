@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from provenance.contexts import pack, response_contexts
 from provenance.families import family_weights
 from provenance.keys.keyring import Key, UnlockedKeyring
+from provenance.keys.schedule import key_name
 from provenance.schemes import Scheme, make_scheme
 from provenance.stats.families import weighted_holm
 from provenance.stats.tables import ClassTable
@@ -57,7 +58,7 @@ class KeyDetection:
     @property
     def name(self) -> str:
         """`global` or `week=2026-W17`."""
-        return f"{self.slot}={self.value}" if self.value else self.slot
+        return key_name(self.slot, self.value)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from provenance.keys.schedule import key_name
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
 
@@ -50,7 +51,7 @@ class HypothesisResult:
     @property
     def name(self) -> str:
         """`global` or `week=2026-W17`."""
-        return f"{self.slot}={self.value}" if self.value else self.slot
+        return key_name(self.slot, self.value)
 
     @property
     def mean_shift(self) -> float:

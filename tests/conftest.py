@@ -28,20 +28,8 @@ def _no_secret_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of 400 tokens: round-trips any text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<pad>", "<end>"],
-        show_progress=False,
-    )
-    text = Path(__file__).read_text().splitlines()
-    tokenizer.train_from_iterator(text, trainer)
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    tokenizer.save(str(path))
-    return path
+    return train_tokenizer(path, 400, Path(__file__).read_text().splitlines(), ["<pad>", "<end>"])
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +49,22 @@ def keyring(keyring_folder: Path) -> UnlockedKeyring:
     from provenance.keys.keyring import Keyring
 
     return Keyring.load(keyring_folder).unlock(keyring_folder)
+
+
+def train_tokenizer(path: Path, size: int, text: list[str], special: list[str]) -> Path:
+    """A byte-level BPE, saved as tokenizer.json."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=special,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer.save(str(path))
+    return path
 
 
 def make_keyring(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from provenance.errors import ConfigurationMismatchError, UsageError
 
-__all__ = ["CONTROL", "DEFAULT_SHARES", "GLOBAL", "SINGLE_VALUE", "Schedule", "Slot"]
+__all__ = ["CONTROL", "DEFAULT_SHARES", "GLOBAL", "SINGLE_VALUE", "Schedule", "Slot", "key_name"]
 
 CONTROL: Final = "control"
 GLOBAL: Final = "global"
@@ -25,6 +25,13 @@ SINGLE_VALUE: Final = ""
 """The value of a slot that has only one key (`control`, `global`)."""
 
 WORDS: Final = 1 << 32
+
+
+def key_name(slot: str, value: str) -> str:
+    """How a key is called in words: `global`, or `week=2026-W17`."""
+    return f"{slot}={value}" if value else slot
+
+
 DEFAULT_SHARES: Final[Mapping[str, float]] = {
     GLOBAL: 0.1,
     "week": 0.04,

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from provenance import coins
 from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import Schedule
 from provenance.served.log import LogStatistics, read_log
+from tests.conftest import train_tokenizer
 
 SHARES = {"global": 0.3, "week": 0.2, "capability": 0.2}
 VALUES = {"week": ["w1", "w2", "w3"], "capability": ["code", "chat"]}
@@ -21,18 +21,9 @@ VALUES = {"week": ["w1", "w2", "w3"], "capability": ["code", "chat"]}
 
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["the cat sat on the mat and the dog ran"] * 20, trainer)
+    text = ["the cat sat on the mat and the dog ran"] * 20
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    tokenizer.save(str(path))
-    return path
+    return train_tokenizer(path, 300, text, [])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,79 @@
+"""Both weight rules on every suspect of the fixtures: which one keeps more of the evidence?
+
+    python -m benchmarks.lab.evaluate [--output benchmarks/results/lab.json]
+
+Needs fixtures/ only; adds what the training stages measured if their work folder is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.stage1 import WORK
+from benchmarks.lab.stage2 import FIXTURES
+from provenance.check import CheckSettings, check_outputs
+from provenance.keys.keyring import Keyring
+from provenance.served.index import Index, build_index
+from provenance.suspect.outputs import observe
+from provenance.tokenizer import load_tokenizer
+from provenance.weigh import RULES
+
+
+def evaluate(fixtures: Path, folder: Path) -> list[dict[str, Any]]:
+    """One row per suspect and rule."""
+    shutil.copytree(fixtures / "keys", folder / "keys")
+    (folder / "keys/master.key").chmod(0o600)
+    public = Keyring.load(folder / "keys")
+    keyring = public.unlock(folder / "keys")
+    tokenizer = load_tokenizer(folder / "keys/tokenizer.json", public)
+    build_index([fixtures / "served.parquet"], folder / "index", keyring)
+    catalogue = json.loads((fixtures / "suspects.json").read_text())
+    rows = []
+    with Index.open(folder / "index", public) as index:
+        for suspect in catalogue["suspects"]:
+            observations = observe([fixtures / suspect["outputs"]], tokenizer, public)
+            for rule in RULES:
+                verdict = check_outputs(observations, index, keyring, CheckSettings(rule=rule))
+                rows.append(
+                    {
+                        "suspect": suspect["name"],
+                        "rule": rule,
+                        "log10_p": round(verdict.log10_p, 2),
+                        "z": {h.name: round(h.tail.z, 2) for h in verdict.hypotheses},
+                        "coins_of_global_key": verdict.hypotheses[0].tail.coins,
+                        "controls_passed": verdict.controls_passed,
+                        "controls": {c.name: c.detail for c in verdict.controls},
+                        "attributed": verdict.attributed,
+                        "tokens": observations.tokens_read,
+                        "positions": observations.positions,
+                    }
+                )
+                print(json.dumps({k: v for k, v in rows[-1].items() if k != "controls"}))
+    return rows
+
+
+def main() -> None:
+    """Evaluate and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    default = Path(__file__).parents[1] / "results/lab.json"
+    parser.add_argument("--output", type=Path, default=default)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = evaluate(FIXTURES, Path(folder))
+    result: dict[str, Any] = {"command": "python -m benchmarks.lab.evaluate", "suspects": rows}
+    for stage in ("stage1", "stage2"):
+        if (WORK / f"{stage}.json").exists():
+            result[stage] = json.loads((WORK / f"{stage}.json").read_text())
+    if (WORK / "corpus.json").exists():
+        result["corpus"] = json.loads((WORK / "corpus.json").read_text())
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
