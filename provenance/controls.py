@@ -75,7 +75,6 @@ def control_placebo(
         null.randomised_p(statistics, generator.random(keys)),
         true_table.z,
         level=LEVEL,
-        excess_kurtosis=true_table.excess_kurtosis,
     )
     smallest = 3 * min(result.chi_square_p, result.mean_p, result.ks_p)
     return Control(

@@ -6,6 +6,7 @@
     ├── UsageError                  2   the call itself is wrong (also a ValueError)
     │   └── MissingExtraError       2   an optional stack is not installed
     ├── DataError                  65   the content of a file is wrong (also a ValueError)
+    ├── NumericalContradictionError 70  two computations of one p-value disagree: never use it
     ├── StorageError               74   a file cannot be read or written
     ├── LockedError                75   somebody else is writing the same output
     ├── KeyPermissionError         77   a secret is exposed to other users
@@ -23,6 +24,7 @@ __all__ = [
     "KeyPermissionError",
     "LockedError",
     "MissingExtraError",
+    "NumericalContradictionError",
     "ProvenanceError",
     "StorageError",
     "UsageError",
@@ -49,6 +51,12 @@ class DataError(ProvenanceError, ValueError):
     """A file was read, but what it says is malformed, empty or impossible."""
 
     exit_code = 65
+
+
+class NumericalContradictionError(ProvenanceError):
+    """Two computations of one tail contradict each other: a defect of this package, or memory."""
+
+    exit_code = 70
 
 
 class StorageError(ProvenanceError):

@@ -1,0 +1,46 @@
+"""The calibration gate in small; `make bench-calibration` runs it on 2,000 innocent suspects."""
+
+import copy
+
+import pytest
+
+from benchmarks.calibration.__main__ import (
+    KINDS,
+    LEVELS,
+    TESTS,
+    double_fails,
+    is_calibrated,
+    run_keyring,
+    summarise,
+)
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    return [outcome for seed in range(900, 910) for outcome in run_keyring(seed)]
+
+
+def test_innocent_suspects_of_every_kind_stay_inside_the_binomial_limits(outcomes):
+    assert {outcome.kind for outcome in outcomes} == set(KINDS)
+    summary = summarise(outcomes)
+    for name in TESTS:
+        for level in LEVELS:
+            assert summary[name][str(level)]["passed"], (name, level, summary[name])
+    # 40 suspects x 7 keys: the standard error of sd is .05 and more, since kinds share a key
+    assert abs(summary["z"]["sd"] - 1) < 0.3
+
+
+def test_without_deduplication_the_same_suspects_fail_the_gate(outcomes):
+    assert double_fails(summarise(outcomes))
+
+
+def test_the_gate_can_fail(outcomes):
+    summary = summarise(outcomes)
+    summary["z"]["sd"] = 1.0
+    assert is_calibrated(summary)
+    for name in TESTS:
+        broken = copy.deepcopy(summary)
+        broken[name]["0.01"]["passed"] = False
+        assert not is_calibrated(broken)
+    summary["z"]["sd"] = 1.03
+    assert not is_calibrated(summary)
