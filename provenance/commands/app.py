@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -30,7 +32,10 @@ app.command("detect")(detect.detect)
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with the code of design: 0, 1, 2, 65, 74, 75, 77 or 78."""
+    """Run the command line and exit with a documented code (docs/formats.md).
+
+    Nothing but evidence exits 1: a defect exits 70, an interruption 130.
+    """
     try:
         app()
     except ProvenanceError as error:
@@ -40,6 +45,10 @@ def main() -> NoReturn:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _stop(f"{place}{error.strerror or error}", StorageError.exit_code)
+    except Exception as error:  # noqa: BLE001 - exit 1 would read as "evidence found"
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+        _stop(f"a defect of this program, not of your input: {where}. Please report it.", 70)
     sys.exit(0)
 
 

@@ -352,6 +352,17 @@ def test_impossible_keyrings(run, case, more):
     assert not (case / "new" / "master.key").exists()
 
 
+def test_a_defect_exits_70_without_traceback_and_never_1(run, case, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr("provenance.check.weigh_observations", broken)
+    code, out, err = run(*_check(case))
+    assert code == 70
+    assert _one_line(err)
+    assert "secret detail" not in err + out
+
+
 def test_duplicate_responses_are_reported_and_counted_once(run, case):
     text = (case / "served.jsonl").read_text()
     (case / "served.jsonl").write_text(text + text)
