@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from benchmarks.calibration.__main__ import (
+from benchmarks.calibration.gate import (
     KINDS,
     LEVELS,
     TESTS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,18 @@ __all__ = [
     "results",
     "words",
 ]
+
+_NUMBERS = {
+    "adjusted",
+    "coins",
+    "contexts",
+    "effective",
+    "log10 p",
+    "share",
+    "tokens",
+    "windows",
+    "z",
+}
 
 words = Console(stderr=True)
 results = Console()
@@ -52,10 +64,11 @@ def print_json(value: Any) -> None:
 def print_table(
     columns: list[str], rows: Iterable[Iterable[str]], title: str | None = None
 ) -> None:
-    """A plain table on stdout; the first column is on the left, numbers too."""
+    """A plain table on stdout; columns of numbers are aligned on the right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in _NUMBERS else "left"
+        table.add_column(column, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     results.print(table)

@@ -53,8 +53,11 @@ def info(
         print_json(found)
         return
     for name, value in found.items():
-        if name != "slots":
-            results.print(f"{name}: {value}", highlight=False, markup=False)
+        if not isinstance(value, (list, tuple, dict)):
+            results.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
+    for log in found["logs"]:
+        line = f"log {log['name']}: {log['records']:,} records, sha256 {log['sha256']}"
+        results.print(line, highlight=False, markup=False, soft_wrap=True)
     print_table(
         ["slot", "value", "contexts", "windows"],
         [

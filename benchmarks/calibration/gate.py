@@ -1,0 +1,225 @@
+"""False-positive rates of the whole closed check on innocent suspects, and the gate.
+
+    python -m benchmarks.calibration [--keyrings 500] [--output benchmarks/results/calibration.json]
+
+For every keyring: a fresh random master secret, marked responses drawn through `Watermark`, a log,
+an index. Then one innocent suspect of each kind goes through files, tokenizer, observations,
+weights, coins, tails and weighted Holm under the *true* keys. Kinds: see `world.innocent`.
+
+The gate, with a stated false-alarm rate of 1e-4 for each line:
+
+- rejections at .05, .01 and .001 are not above the exact binomial limit, for the p-value of the
+  whole check and for the p-values of single keys (one key per check: those of one check share
+  text, so the global key and one slot key are counted apart);
+- the standard deviation of z over all keys is within 1 +- .02.
+
+The test double without deduplication (every occurrence of a pair is a coin of its own) must fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from benchmarks.calibration.world import Teacher, innocent, make_world, write_outputs
+from provenance.check import try_keys
+from provenance.contexts import unpack
+from provenance.schemes import make_scheme
+from provenance.scoring import WeightedPairs, score, weigh_observations
+from provenance.stats.tables import ClassTable
+from provenance.suspect.outputs import Observations, observe
+
+KINDS = ("ordinary", "templates", "repeats", "prompts")
+LEVELS = (0.05, 0.01, 0.001)
+FALSE_ALARM = 1e-4
+RULE = "log-sqrt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One innocent suspect under one keyring."""
+
+    kind: str
+    check: float
+    single: tuple[float, ...]
+    z: tuple[float, ...]
+    z_repeated: float
+
+
+def run_keyring(seed: int) -> list[Outcome]:
+    """All kinds of suspects under one random keyring."""
+    rng = np.random.default_rng([seed, 1])
+    with tempfile.TemporaryDirectory() as folder:
+        world = make_world(Path(folder) / "w", _teacher(), seed, responses=100)
+        keyring = world.keyring
+        scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
+        outcomes = []
+        for kind in KINDS:
+            outputs, prompts = innocent(kind, world, rng)
+            path = write_outputs(Path(folder) / f"{kind}.jsonl", outputs, prompts)
+            observations = observe([path], world.tokenizer, keyring.public)
+            weighing = weigh_observations(observations, world.index, keyring, RULE)
+            tables = {
+                pair: score(pairs, keyring.key(*pair), scheme)
+                for pair, pairs in weighing.hypotheses.items()
+            }
+            results = try_keys(tables, 1e-4)
+            repeated = score_every_occurrence(
+                weighing.hypotheses["global", ""], observations, keyring.key("global", ""), scheme
+            )
+            outcomes.append(
+                Outcome(
+                    kind,
+                    min(result.log10_adjusted for result in results),
+                    tuple(result.tail.log10_p for result in results),
+                    tuple(result.tail.z for result in results if result.tail.coins >= 30),
+                    repeated.z,
+                )
+            )
+    return outcomes
+
+
+def score_every_occurrence(pairs: WeightedPairs, observations: Observations, key, scheme):  # type: ignore[no-untyped-def]
+    """The test double: no deduplication, every occurrence of a pair counts as a new coin.
+
+    The null law is the one that a peer without it assumes: independent coins of weight 1.
+    """
+    width = pairs.contexts.shape[1]
+    order = {
+        (tuple(context), token): count
+        for context, token, count in zip(
+            unpack(observations.contexts, width).tolist(),
+            observations.tokens.tolist(),
+            observations.counts.tolist(),
+            strict=True,
+        )
+    }
+    counts = np.array(
+        [
+            order[tuple(context), token]
+            for context, token in zip(pairs.contexts.tolist(), pairs.tokens.tolist(), strict=True)
+        ],
+        dtype=np.int64,
+    )
+    scores = np.repeat(scheme.score(key.words(pairs.contexts, pairs.tokens)), counts)
+    return ClassTable.from_scores(np.ones(scores.shape[0], dtype=np.int64), scores, scheme.null_law)
+
+
+_TEACHERS: list[Teacher] = []
+
+
+def _teacher() -> Teacher:
+    if not _TEACHERS:
+        _TEACHERS.append(Teacher.draw(0))
+    return _TEACHERS[0]
+
+
+def binomial_limit(n: int, level: float) -> int:
+    """Most rejections among n that an exact test at FALSE_ALARM still accepts."""
+    return int(stats.binom.isf(FALSE_ALARM, n, level))
+
+
+def rates(log10_p: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+    """Observed rejections per level beside the limit."""
+    found = {}
+    for level in LEVELS:
+        rejected = int((log10_p <= np.log10(level)).sum())
+        limit = binomial_limit(log10_p.shape[0], level)
+        found[str(level)] = {
+            "rate": rejected / log10_p.shape[0],
+            "rejected": rejected,
+            "limit": limit,
+            "passed": rejected <= limit,
+        }
+    return found
+
+
+def summarise(outcomes: list[Outcome]) -> dict[str, object]:
+    """The gate's figures for one kind of suspects, or for all."""
+    z = np.concatenate([outcome.z for outcome in outcomes])
+    repeated = np.array([outcome.z_repeated for outcome in outcomes])
+    return {
+        "suspects": len(outcomes),
+        "check": rates(np.array([outcome.check for outcome in outcomes])),
+        "global_key": rates(np.array([outcome.single[0] for outcome in outcomes])),
+        "last_key": rates(np.array([outcome.single[-1] for outcome in outcomes])),
+        "z": {"n": int(z.size), "mean": float(z.mean()), "sd": float(z.std())},
+        "without_deduplication": {
+            "sd": float(repeated.std()),
+            "rate_at_0.001": float((stats.norm.sf(repeated) <= 1e-3).mean()),
+        },
+    }
+
+
+def is_calibrated(summary: dict) -> bool:  # type: ignore[type-arg]
+    """The gate itself."""
+    lines = [summary[name][str(level)]["passed"] for name in TESTS for level in LEVELS]
+    return all(lines) and abs(summary["z"]["sd"] - 1) <= 0.02
+
+
+TESTS = ("check", "global_key", "last_key")
+
+
+def double_fails(summary: dict) -> bool:  # type: ignore[type-arg]
+    """The same gate on the double: its sd leaves 1 +- .02 and it rejects too often."""
+    double = summary["without_deduplication"]
+    limit = binomial_limit(summary["suspects"], 1e-3) / summary["suspects"]
+    return abs(double["sd"] - 1) > 0.02 and double["rate_at_0.001"] > limit
+
+
+def main() -> None:
+    """Run, print the table, write the results, exit 1 if the gate fails."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--keyrings", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    default = Path(__file__).parents[1] / "results/calibration.json"
+    parser.add_argument("--output", type=Path, default=default)
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    seeds = range(arguments.seed, arguments.seed + arguments.keyrings)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, mp_context=spawn) as pool:
+        outcomes = [one for part in pool.map(run_keyring, seeds, chunksize=5) for one in part]
+    summaries = {"all": summarise(outcomes)}
+    for kind in KINDS:
+        summaries[kind] = summarise([one for one in outcomes if one.kind == kind])
+    passed = is_calibrated(summaries["all"])
+    caught = double_fails(summaries["all"])
+    result = {
+        "command": f"python -m benchmarks.calibration --keyrings {arguments.keyrings} "
+        f"--seed {arguments.seed}",
+        "rule": RULE,
+        "false_alarm_of_each_limit": FALSE_ALARM,
+        "seconds": round(time.perf_counter() - started),
+        "calibrated": passed,
+        "double_without_deduplication_fails": caught,
+        "summaries": summaries,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    for kind, summary in summaries.items():
+        print_summary(kind, summary)
+    print(f"gate {'passed' if passed else 'FAILED'}; double {'caught' if caught else 'NOT CAUGHT'}")
+    raise SystemExit(0 if passed and caught else 1)
+
+
+def print_summary(kind: str, summary: dict) -> None:  # type: ignore[type-arg]
+    """One line per kind."""
+    cells = [f"{summary[name][str(level)]['rate']:.4f}" for name in TESTS for level in LEVELS]
+    print(
+        f"{kind:10s} {summary['suspects']:6d} {' '.join(cells)} "
+        f"sd {summary['z']['sd']:.3f} mean {summary['z']['mean']:+.3f}; without deduplication "
+        f"sd {summary['without_deduplication']['sd']:.2f}, rate at .001 "
+        f"{summary['without_deduplication']['rate_at_0.001']:.3f}"
+    )
