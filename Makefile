@@ -27,6 +27,8 @@ bench-tails: $(VENV)/.dev
 
 bench-calibration: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.calibration
+	$(BIN)/python -m benchmarks.calibration --reference ngram --keyrings 400
+	$(BIN)/python -m benchmarks.calibration --reference wrong --keyrings 400 --seed 400
 
 # Trains teacher, base and suspects from the text of installed packages and rewrites fixtures/.
 lab: $(VENV)/.dev

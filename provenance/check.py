@@ -271,6 +271,7 @@ def _describe(observations: Observations) -> dict[str, Any]:
         "pairs": int(observations.counts.shape[0]),
         "repeated": observations.repeated,
         "prompted": observations.prompted,
+        "reference": dict(observations.reference),
     }
 
 

@@ -22,7 +22,7 @@ from provenance.stats.tables import ClassTable
 from provenance.suspect.outputs import Observations
 from provenance.weigh import weigh
 
-__all__ = ["Weighing", "WeightedPairs", "score", "weigh_observations"]
+__all__ = ["Weighing", "WeightedPairs", "find_served", "score", "weigh_observations"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,22 @@ def weigh_observations(
     return Weighing(hypotheses, pooled, pooled[CONTROL])
 
 
+def find_served(
+    contexts: NDArray[np.int64], index: Index, keyring: UnlockedKeyring
+) -> NDArray[np.bool_]:
+    """Which contexts were served in any marked response: int64 [n] -> bool [n].
+
+    For whoever has to compute something expensive per context. Looks at the selector only.
+    """
+    distinct, names = np.unique(contexts, return_inverse=True)
+    served = np.zeros(distinct.shape[0], dtype=np.bool_)
+    slots = keyring.slots_of(unpack(distinct, keyring.context_width))
+    for number in range(len(keyring.schedule.slots)):
+        own = np.flatnonzero(slots == number)
+        served[own[index.lookup(number, distinct[own]).query]] = True
+    return served[names]
+
+
 def score(pairs: WeightedPairs, key: Key, scheme: Scheme) -> ClassTable:
     """Open one key: the class table of these pairs. Cost: one coin a pair."""
     words = key.words(pairs.contexts, pairs.tokens)
@@ -113,8 +129,13 @@ def _expand(
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if ends.size else 0
     pairs = np.arange(total) + np.repeat(starts[rows] - (ends - lengths), lengths)
-    weights = weigh(observations.counts[pairs], np.repeat(responses, lengths), rule)
-    kept = weights > 0
+    weights = weigh(
+        observations.counts[pairs],
+        np.repeat(responses, lengths),
+        rule,
+        observations.expected[pairs] if observations.reference else None,
+    )
+    kept = weights != 0
     pairs = pairs[kept]
     return WeightedPairs(
         unpack(observations.contexts[pairs], keyring.context_width),

@@ -44,3 +44,12 @@ def test_the_gate_can_fail(outcomes):
         assert not is_calibrated(broken)
     summary["z"]["sd"] = 1.03
     assert not is_calibrated(summary)
+
+
+@pytest.mark.parametrize("reference", ["ngram", "wrong"])
+def test_residual_weights_stay_inside_the_limits_whatever_the_reference_says(reference):
+    outcomes = [one for seed in range(950, 953) for one in run_keyring(seed, reference)]
+    summary = summarise(outcomes)
+    for name in TESTS:
+        for level in LEVELS:
+            assert summary[name][str(level)]["passed"], (name, level, summary[name])

@@ -33,8 +33,9 @@ ROWS = [
     "detect",
     "commands",
 ]
-OPTIONAL = {"torch": {"embed/transformers.py"}, "vllm": set(), "openai": set(), "pyspark": set()}
-TRANSFORMERS = {"embed/transformers.py", "commands/generate.py"}
+TORCH = {"embed/transformers.py", "suspect/language_model.py"}
+OPTIONAL = {"torch": TORCH, "vllm": set(), "openai": set(), "pyspark": set()}
+TRANSFORMERS = {*TORCH, "commands/generate.py"}
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
 
 

@@ -1,6 +1,6 @@
 """False-positive rates of the whole closed check on innocent suspects, and the gate.
 
-    python -m benchmarks.calibration [--keyrings 500] [--output benchmarks/results/calibration.json]
+    python -m benchmarks.calibration [--keyrings 500] [--reference none|ngram|wrong]
 
 For every keyring: a fresh random master secret, marked responses drawn through `Watermark`, a log,
 an index. Then one innocent suspect of each kind goes through files, tokenizer, observations,
@@ -12,6 +12,9 @@ The gate, with a stated false-alarm rate of 1e-4 for each line:
   whole check and for the p-values of single keys (one key per check: those of one check share
   text, so the global key and one slot key are counted apart);
 - the standard deviation of z over all keys is within 1 +- .02.
+
+With `--reference ngram` the weights are residuals against k-grams of other unmarked text of the
+teacher; with `wrong`, against k-grams of a teacher that speaks another language.
 
 The test double without deduplication (every occurrence of a pair is a coin of its own) must fail.
 """
@@ -25,24 +28,28 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.calibration.world import Teacher, innocent, make_world, write_outputs
+from benchmarks.calibration.world import Teacher, World, innocent, make_world, write_outputs
 from provenance.check import try_keys
 from provenance.contexts import unpack
 from provenance.schemes import make_scheme
 from provenance.scoring import WeightedPairs, score, weigh_observations
 from provenance.stats.tables import ClassTable
-from provenance.suspect.outputs import Observations, observe
+from provenance.suspect.expectations import add_expectations
+from provenance.suspect.ngram import NgramReference
+from provenance.suspect.outputs import Observations, observe, read_positions
+from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 KINDS = ("ordinary", "templates", "repeats", "prompts")
 LEVELS = (0.05, 0.01, 0.001)
 FALSE_ALARM = 1e-4
-RULE = "log-sqrt"
+REFERENCES = ("none", "ngram", "wrong")
 
 
 @dataclass(frozen=True)
@@ -56,19 +63,23 @@ class Outcome:
     z_repeated: float
 
 
-def run_keyring(seed: int) -> list[Outcome]:
+def run_keyring(seed: int, reference: str = "none") -> list[Outcome]:
     """All kinds of suspects under one random keyring."""
     rng = np.random.default_rng([seed, 1])
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder) / "w", _teacher(), seed, responses=100)
         keyring = world.keyring
         scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
+        rule = DEFAULT_RULE if reference == "none" else REFERENCE_RULE
+        ngrams = None if reference == "none" else read_ngrams(world, reference, rng)
         outcomes = []
         for kind in KINDS:
             outputs, prompts = innocent(kind, world, rng)
             path = write_outputs(Path(folder) / f"{kind}.jsonl", outputs, prompts)
             observations = observe([path], world.tokenizer, keyring.public)
-            weighing = weigh_observations(observations, world.index, keyring, RULE)
+            if ngrams is not None:
+                observations = add_expectations(observations, ngrams.expect(observations))
+            weighing = weigh_observations(observations, world.index, keyring, rule)
             tables = {
                 pair: score(pairs, keyring.key(*pair), scheme)
                 for pair, pairs in weighing.hypotheses.items()
@@ -87,6 +98,15 @@ def run_keyring(seed: int) -> list[Outcome]:
                 )
             )
     return outcomes
+
+
+def read_ngrams(world: World, reference: str, rng: np.random.Generator) -> NgramReference:
+    """k-grams of unmarked text: the teacher's, or that of a teacher of another language."""
+    teacher = _teacher() if reference == "ngram" else _teacher(99)
+    path = write_outputs(world.folder / "reference.jsonl", list(teacher.sample(rng, 200, 80)))
+    public = world.keyring.public
+    positions = read_positions([path], world.tokenizer, public)
+    return NgramReference(positions, public.vocabulary_size, public.context_width)
 
 
 def score_every_occurrence(pairs: WeightedPairs, observations: Observations, key, scheme):  # type: ignore[no-untyped-def]
@@ -115,13 +135,9 @@ def score_every_occurrence(pairs: WeightedPairs, observations: Observations, key
     return ClassTable.from_scores(np.ones(scores.shape[0], dtype=np.int64), scores, scheme.null_law)
 
 
-_TEACHERS: list[Teacher] = []
-
-
-def _teacher() -> Teacher:
-    if not _TEACHERS:
-        _TEACHERS.append(Teacher.draw(0))
-    return _TEACHERS[0]
+@cache
+def _teacher(seed: int = 0) -> Teacher:
+    return Teacher.draw(seed)
 
 
 def binomial_limit(n: int, level: float) -> int:
@@ -183,14 +199,15 @@ def main() -> None:
     parser.add_argument("--keyrings", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    default = Path(__file__).parents[1] / "results/calibration.json"
-    parser.add_argument("--output", type=Path, default=default)
+    parser.add_argument("--reference", choices=REFERENCES, default="none")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     started = time.perf_counter()
     seeds = range(arguments.seed, arguments.seed + arguments.keyrings)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, mp_context=spawn) as pool:
-        outcomes = [one for part in pool.map(run_keyring, seeds, chunksize=5) for one in part]
+        run = partial(run_keyring, reference=arguments.reference)
+        outcomes = [one for part in pool.map(run, seeds, chunksize=5) for one in part]
     summaries = {"all": summarise(outcomes)}
     for kind in KINDS:
         summaries[kind] = summarise([one for one in outcomes if one.kind == kind])
@@ -198,16 +215,17 @@ def main() -> None:
     caught = double_fails(summaries["all"])
     result = {
         "command": f"python -m benchmarks.calibration --keyrings {arguments.keyrings} "
-        f"--seed {arguments.seed}",
-        "rule": RULE,
+        f"--seed {arguments.seed} --reference {arguments.reference}",
         "false_alarm_of_each_limit": FALSE_ALARM,
         "seconds": round(time.perf_counter() - started),
         "calibrated": passed,
         "double_without_deduplication_fails": caught,
         "summaries": summaries,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    name = "calibration" + ("" if arguments.reference == "none" else f"-{arguments.reference}")
+    output = arguments.output or Path(__file__).parents[1] / f"results/{name}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
     for kind, summary in summaries.items():
         print_summary(kind, summary)
     print(f"gate {'passed' if passed else 'FAILED'}; double {'caught' if caught else 'NOT CAUGHT'}")

@@ -1,4 +1,4 @@
-"""Both weight rules on every suspect of the fixtures: which one keeps more of the evidence?
+"""Every weight rule on every suspect of the fixtures: which one keeps most of the evidence?
 
     python -m benchmarks.lab.evaluate [--output benchmarks/results/lab.json]
 
@@ -19,9 +19,14 @@ from benchmarks.lab.stage2 import FIXTURES
 from provenance.check import CheckSettings, check_outputs
 from provenance.keys.keyring import Keyring
 from provenance.served.index import Index, build_index
-from provenance.suspect.outputs import observe
+from provenance.suspect.expectations import add_expectations
+from provenance.suspect.ngram import NgramReference
+from provenance.suspect.outputs import observe, read_positions
 from provenance.tokenizer import load_tokenizer
-from provenance.weigh import RULES
+from provenance.weigh import REFERENCE_RULE, RULES
+
+REFERENCE_TEXT = ("suspects/base.jsonl.gz", "innocents/unmarked-teacher.jsonl.gz")
+"""Unmarked text for the k-gram reference; never the suspect's own outputs."""
 
 
 def evaluate(fixtures: Path, folder: Path) -> list[dict[str, Any]]:
@@ -37,12 +42,18 @@ def evaluate(fixtures: Path, folder: Path) -> list[dict[str, Any]]:
     with Index.open(folder / "index", public) as index:
         for suspect in catalogue["suspects"]:
             observations = observe([fixtures / suspect["outputs"]], tokenizer, public)
+            others = [name for name in REFERENCE_TEXT if name != suspect["outputs"]]
+            text = read_positions([fixtures / name for name in others], tokenizer, public)
+            ngrams = NgramReference(text, public.vocabulary_size, public.context_width)
             for rule in RULES:
+                if rule == REFERENCE_RULE:
+                    observations = add_expectations(observations, ngrams.expect(observations))
                 verdict = check_outputs(observations, index, keyring, CheckSettings(rule=rule))
                 rows.append(
                     {
                         "suspect": suspect["name"],
                         "rule": rule,
+                        "reference": others if rule == REFERENCE_RULE else [],
                         "log10_p": round(verdict.log10_p, 2),
                         "z": {h.name: round(h.tail.z, 2) for h in verdict.hypotheses},
                         "coins_of_global_key": verdict.hypotheses[0].tail.coins,

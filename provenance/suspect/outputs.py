@@ -7,8 +7,8 @@ stand in the eliciting prompt (a suspect that quotes its prompt has not learnt i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ from provenance.keys.keyring import Keyring
 from provenance.lines import LineReader, read_json_lines
 from provenance.tokenizer import tokenise
 
-__all__ = ["Observations", "observe", "read_outputs"]
+__all__ = [
+    "Observations",
+    "Positions",
+    "count_positions",
+    "observe",
+    "read_outputs",
+    "read_positions",
+]
 
 _BATCH = 4096
 
@@ -40,7 +47,10 @@ class Observations:
     ----------
     contexts : int64 [n], packed (`provenance.contexts.pack`)
     tokens : uint32 [n]
-    counts : int64 [n], N(c, t): outputs that put t after their first c
+    counts : int64 [n], N(c, t): outputs that put t after their first c; 0 where only a reference
+        expected the pair
+    expected : float64 [n], mass that a reference model put there; 0 without a reference
+    reference : what the reference was, for the verdict; empty without one
     outputs, tokens_read : how many outputs and tokens were read
     short_outputs : outputs of at most k tokens, which have no context
     repeated, prompted : positions left out because the context repeats or stands in the prompt
@@ -50,12 +60,14 @@ class Observations:
     contexts: NDArray[np.int64]
     tokens: NDArray[np.uint32]
     counts: NDArray[np.int64]
+    expected: NDArray[np.float64]
     outputs: int
     tokens_read: int
     short_outputs: int
     repeated: int
     prompted: int
     sha256: dict[str, str]
+    reference: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def positions(self) -> int:
@@ -116,8 +128,56 @@ def _read_prompt(record: dict[str, Any], origin: str) -> tuple[str, ...]:
     return tuple(content for content in contents if isinstance(content, str))
 
 
+@dataclass(frozen=True)
+class Positions:
+    """Where a suspect's choices count, before they are counted.
+
+    Attributes
+    ----------
+    outputs, prompts : uint32 [.] per output: ids of the output, and of its prompt (parts joined)
+    rows, offsets : int64 [m], output number of each position, and its place in that output
+    contexts, tokens : int64 [m] and uint32 [m], context and choice at each position
+    repeated, prompted, sha256 : see `Observations`
+    """
+
+    outputs: Sequence[NDArray[np.uint32]]
+    prompts: Sequence[NDArray[np.uint32]]
+    rows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    contexts: NDArray[np.int64]
+    tokens: NDArray[np.uint32]
+    short_outputs: int
+    repeated: int
+    prompted: int
+    sha256: dict[str, str]
+
+
 def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring) -> Observations:
-    """Count N(c, t) over all outputs of the files.
+    """Count N(c, t) over all outputs of the files; arguments and errors as `read_positions`."""
+    return count_positions(read_positions(paths, tokenizer, keyring))
+
+
+def count_positions(positions: Positions) -> Observations:
+    """N(c, t): how often each (context, token) stands at the positions. Cost: one sort."""
+    contexts, tokens, counts = _count_pairs(positions.contexts, positions.tokens)
+    return Observations(
+        contexts=contexts,
+        tokens=tokens,
+        counts=counts,
+        expected=np.zeros(contexts.shape[0]),
+        outputs=len(positions.outputs),
+        tokens_read=sum(ids.shape[0] for ids in positions.outputs),
+        short_outputs=positions.short_outputs,
+        repeated=positions.repeated,
+        prompted=positions.prompted,
+        sha256=positions.sha256,
+    )
+
+
+def read_positions(
+    paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring
+) -> Positions:
+    """Read outputs and find the positions that count.
 
     Parameters
     ----------
@@ -154,13 +214,17 @@ def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring)
         pack_windows(asked, asked_starts, width),
     )
     chosen = first & unprompted
-    contexts, tokens, counts = _count_pairs(packed[chosen], tokens[chosen])
-    return Observations(
-        contexts=contexts,
-        tokens=tokens,
-        counts=counts,
-        outputs=len(read.outputs),
-        tokens_read=int(lengths.sum()),
+    prompts: list[list[NDArray[np.uint32]]] = [[] for _ in read.outputs]
+    for row, part in zip(read.prompt_rows, read.prompts, strict=True):
+        prompts[row].append(part)
+    begins = np.cumsum(lengths) - lengths
+    return Positions(
+        outputs=read.outputs,
+        prompts=[_flatten(own)[0] for own in prompts],
+        rows=rows[chosen],
+        offsets=(starts + width - begins[rows])[chosen],
+        contexts=packed[chosen],
+        tokens=tokens[chosen],
         short_outputs=int((lengths <= width).sum()),
         repeated=int((~first).sum()),
         prompted=int((first & ~unprompted).sum()),

@@ -117,6 +117,37 @@ def test_the_whole_story_from_keys_to_verdict(run, case):
     assert json.loads(out)["conclusion"] == "no evidence"
 
 
+def test_a_reference_keeps_the_evidence_and_accuses_nobody(run, case):
+    text = ("--reference", "ngram", "--reference-text", case / "innocent.jsonl")
+    code, out, _ = run(*_check(case, "guilty.jsonl", "--json", *text))
+    verdict = json.loads(out)
+    assert code == 1
+    assert verdict["log10_p"] < -20
+    assert verdict["weight_rule"] == "residual"
+    assert verdict["inputs"]["outputs"]["reference"]["kind"] == "ngram"
+    other = ("--reference", "ngram", "--reference-text", case / "guilty.jsonl")
+    code, out, _ = run(*_check(case, "innocent.jsonl", "--json", *other))
+    assert code == 0
+    assert json.loads(out)["conclusion"] == "no evidence"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--reference", "ngram"], 2),
+        (["--reference-text", "guilty.jsonl"], 2),
+        (["--rule", "residual"], 2),
+        (["--rule", "best"], 2),
+        (["--reference", "no-such-folder"], 74),
+        (["--reference", "ngram", "--reference-text", "missing.jsonl"], 74),
+    ],
+)
+def test_impossible_references(run, case, more, expected):
+    code, _, err = run(*_check(case, "guilty.jsonl", *more))
+    assert code == expected, err
+    assert _one_line(err), err
+
+
 def test_a_failed_control_is_not_evidence_and_exits_0(run, case):
     code, out, _ = run(*_check(case, "guilty.jsonl", "--innocent", case / "guilty.jsonl"))
     assert code == 0
