@@ -79,23 +79,20 @@ def generate(
 
 
 def _load_model(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoTokenizer
 
-    logging.disable_progress_bar()
+    from provenance.embed.transformers import load_model
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, use_safetensors=True
-        )
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"{folder}: must be a transformers model with safetensors weights; got: "
+            f"{folder}: must be a transformers model with its tokenizer; got: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return model.eval(), tokenizer
+    return load_model(folder), tokenizer
 
 
 def _read_prompt(record: Any, tokenizer: Any, origin: str) -> str:

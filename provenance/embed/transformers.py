@@ -15,18 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.embed.watermark import Labels, Watermark
-from provenance.errors import MissingExtraError, UsageError
+from provenance.errors import MissingExtraError, StorageError, UsageError
 
 try:
     import torch
-    from transformers import LogitsProcessor
+    from transformers import AutoModelForCausalLM, LogitsProcessor
     from transformers.generation.configuration_utils import BaseWatermarkingConfig
+    from transformers.utils import logging
 except ImportError as error:
     raise MissingExtraError(
         "the transformers adapter must have torch; it is not installed. "
@@ -36,7 +38,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["GeneratedResponse", "TransformersWatermark", "generate_responses"]
+__all__ = ["GeneratedResponse", "TransformersWatermark", "generate_responses", "load_model"]
 
 
 class TransformersWatermark:
@@ -134,6 +136,24 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
         only = torch.full_like(scores, float("-inf"))
         only.scatter_(1, tokens.unsqueeze(1), 0.0)
         return only
+
+
+def load_model(folder: Path | str) -> PreTrainedModel:
+    """A local causal language model, in evaluation mode: safetensors only, no code of the folder.
+
+    Raises StorageError if it does not load.
+    """
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{folder}: must be a transformers model with safetensors weights; got: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return model.eval()
 
 
 @dataclass(frozen=True)

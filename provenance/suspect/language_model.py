@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.errors import MissingExtraError, StorageError
+from provenance.errors import MissingExtraError
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
 from provenance.suspect.expectations import Expectations
@@ -24,8 +24,8 @@ from provenance.suspect.outputs import Positions
 
 try:
     import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+
+    from provenance.embed.transformers import load_model
 except ImportError as error:
     raise MissingExtraError(
         "a reference model must have torch; it is not installed. "
@@ -78,7 +78,7 @@ def expect_with_model(
     """
     folder = Path(folder)
     keyring.check_tokenizer(folder / TOKENIZER_FILE)
-    model = _load(folder)
+    model = load_model(folder)
     longest = min(getattr(model.config, "max_position_embeddings", _LONGEST), _LONGEST)
     segments = sorted(_cut(positions, wanted, longest), key=lambda segment: len(segment.ids))
     contexts, rows = np.unique(positions.contexts, return_inverse=True)
@@ -138,20 +138,6 @@ class _Merger:
             return none, none.astype(np.uint32), np.empty(0)
         rows, tokens = np.divmod(self._keys[0], self._size)
         return rows, tokens.astype(np.uint32), self._masses[0]
-
-
-def _load(folder: Path) -> Any:
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{folder}: must be a transformers model with safetensors weights; got: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return model.eval()
 
 
 def _cut(positions: Positions, wanted: NDArray[np.bool_], longest: int) -> Iterator[_Segment]:
