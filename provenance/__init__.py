@@ -16,7 +16,7 @@ _HOMES = {
     "Key": "provenance.keys.keyring",
     "Keyring": "provenance.keys.keyring",
     "LogWriter": "provenance.served.log",
-    "Observations": "provenance.suspect.outputs",
+    "Observations": "provenance.suspect.observations",
     "ProvenanceError": "provenance.errors",
     "Schedule": "provenance.keys.schedule",
     "SchemeSpecification": "provenance.keys.keyring",

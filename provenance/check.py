@@ -1,6 +1,6 @@
 """observe -> weigh -> score -> tail -> control -> attribute.
 
-The test of one suspect from its outputs alone, a pure function of its inputs: the same
+The test of one suspect from what was observed of it, a pure function of its inputs: the same
 inputs give the same bytes.
 """
 
@@ -32,7 +32,7 @@ from provenance.served.index import Index
 from provenance.stats.families import fieller_shares, weighted_holm
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
-from provenance.suspect.outputs import Observations
+from provenance.suspect.observations import Observations
 from provenance.verdict import Conclusion, Control, HypothesisResult, Share, Verdict
 from provenance.weigh import DEFAULT_RULE, RULES
 
@@ -78,7 +78,8 @@ def check_outputs(
 
     Parameters
     ----------
-    observations : the suspect's outputs, see `provenance.suspect.outputs.observe`
+    observations : of the suspect's outputs (`provenance.suspect.outputs`), or of its weights or
+        logprobs (`provenance.suspect.probabilities`)
     index : the marked responses, opened with the same keyring
     keyring : unlocked
     settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
@@ -268,9 +269,10 @@ def _describe(observations: Observations) -> dict[str, Any]:
         "tokens": observations.tokens_read,
         "short_outputs": observations.short_outputs,
         "positions": observations.positions,
-        "pairs": int(observations.counts.shape[0]),
+        "pairs": int(observations.masses.shape[0]),
         "repeated": observations.repeated,
         "prompted": observations.prompted,
+        "source": dict(observations.source),
         "reference": dict(observations.reference),
     }
 

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.contexts import unpack
+from provenance.errors import UsageError
 from provenance.keys.keyring import Key, UnlockedKeyring
 from provenance.keys.schedule import CONTROL
 from provenance.schemes import Scheme
 from provenance.served.index import Index
 from provenance.stats.tables import ClassTable
-from provenance.suspect.outputs import Observations
-from provenance.weigh import weigh
+from provenance.suspect.observations import Observations
+from provenance.weigh import REFERENCE_RULE, Choices, weigh
 
-__all__ = ["Weighing", "WeightedPairs", "find_served", "score", "weigh_observations"]
+__all__ = ["Weighing", "WeightedPairs", "score", "weigh_observations"]
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,19 @@ def weigh_observations(
 
     Parameters
     ----------
-    observations : the suspect's counts
+    observations : the suspect's masses
     index : in how many marked responses each context was served, by slot and value
     keyring : for the selector key only
-    rule : a name of `provenance.weigh.RULES`
+    rule : a name of `provenance.weigh.RULES`; UsageError if it lacks its reference
 
     Notes
     -----
     Cost: one coin (of the selector) and one look-up per distinct context.
     """
+    if rule == REFERENCE_RULE and observations.sampled and not observations.reference:
+        raise UsageError(
+            f"weight rule {rule} must have a reference for sampled outputs; got none. Give one."
+        )
     contexts, starts = np.unique(observations.contexts, return_index=True)
     stops = np.append(starts[1:], observations.contexts.shape[0])
     slots = keyring.slots_of(unpack(contexts, keyring.context_width))
@@ -93,22 +98,6 @@ def weigh_observations(
     return Weighing(hypotheses, pooled, pooled[CONTROL])
 
 
-def find_served(
-    contexts: NDArray[np.int64], index: Index, keyring: UnlockedKeyring
-) -> NDArray[np.bool_]:
-    """Which contexts were served in any marked response: int64 [n] -> bool [n].
-
-    For whoever has to compute something expensive per context. Looks at the selector only.
-    """
-    distinct, names = np.unique(contexts, return_inverse=True)
-    served = np.zeros(distinct.shape[0], dtype=np.bool_)
-    slots = keyring.slots_of(unpack(distinct, keyring.context_width))
-    for number in range(len(keyring.schedule.slots)):
-        own = np.flatnonzero(slots == number)
-        served[own[index.lookup(number, distinct[own]).query]] = True
-    return served[names]
-
-
 def score(pairs: WeightedPairs, key: Key, scheme: Scheme) -> ClassTable:
     """Open one key: the class table of these pairs. Cost: one coin a pair."""
     words = key.words(pairs.contexts, pairs.tokens)
@@ -129,12 +118,14 @@ def _expand(
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if ends.size else 0
     pairs = np.arange(total) + np.repeat(starts[rows] - (ends - lengths), lengths)
-    weights = weigh(
-        observations.counts[pairs],
+    choices = Choices(
+        observations.masses[pairs],
+        observations.totals[pairs],
         np.repeat(responses, lengths),
-        rule,
-        observations.expected[pairs] if observations.reference else None,
+        observations.expected[pairs],
+        observations.sampled,
     )
+    weights = weigh(choices, rule)
     kept = weights != 0
     pairs = pairs[kept]
     return WeightedPairs(

@@ -6,6 +6,8 @@ A verdict says one of four things:
 - `no evidence`: none is; `detectable_shift` says what the test could have seen;
 - `nothing scored`: no context of the outputs was served marked, so nothing was tested;
 - `invalid`: a control failed, so no p-value of this check may be called evidence.
+
+The twins, if there are any, are a second line of evidence with a share of alpha of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from provenance.keys.schedule import key_name
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
 
-__all__ = ["SCHEMA_VERSION", "Conclusion", "Control", "HypothesisResult", "Share", "Verdict"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Conclusion",
+    "Control",
+    "HypothesisResult",
+    "Share",
+    "TwinsResult",
+    "Verdict",
+]
 
 SCHEMA_VERSION: Final = 1
 
@@ -81,6 +91,43 @@ class Share:
 
 
 @dataclass(frozen=True)
+class TwinsResult:
+    """The second line of evidence: does the suspect favour served responses over their twins?
+
+    H0: which response of a pair was served was decided by a fair coin that the suspect cannot know.
+
+    Attributes
+    ----------
+    pairs, favour_served : pairs that count, and in how many the served response is likelier
+    reused, equal : pairs left out, see `provenance.suspect.twins.Twins`
+    tail : log10 p (exact upper bound) of the signed ranks, with its cross-checks
+    alpha, rejected : share of alpha of this line; p <= that share
+    table, sha256 : the class table, and the hex digest of each file
+    """
+
+    pairs: int
+    favour_served: int
+    reused: int
+    equal: int
+    tail: TailResult
+    alpha: float
+    rejected: bool
+    table: ClassTable
+    sha256: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form with the class table."""
+        names = ("pairs", "favour_served", "reused", "equal", "alpha", "rejected")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "log10_p": self.tail.log10_p,
+            "tail": asdict(self.tail),
+            "table": self.table.to_json(),
+            "sha256": dict(self.sha256),
+        }
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What `check` returns; see the module docstring for `conclusion`."""
 
@@ -95,6 +142,13 @@ class Verdict:
     commitments: Mapping[str, str]
     inputs: Mapping[str, Any]
     versions: Mapping[str, str]
+    twins: TwinsResult | None = None
+
+    @property
+    def found_evidence(self) -> bool:
+        """True if either line of evidence rejects; what decides the exit code."""
+        by_twins = self.twins is not None and self.twins.rejected and self.controls_passed
+        return self.conclusion == "evidence" or by_twins
 
     @property
     def headline(self) -> HypothesisResult | None:
@@ -168,4 +222,5 @@ class Verdict:
             "commitments": dict(self.commitments),
             "inputs": dict(self.inputs),
             "versions": dict(self.versions),
+            "twins": self.twins.to_json() if self.twins else None,
         }

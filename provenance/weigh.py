@@ -1,14 +1,15 @@
-"""Weights: integers from counts alone, with or without a reference model.
+"""Weights: integers from masses and index counts alone, with or without a reference model.
 
-A weight is fixed before any coin is looked at, and a function of how often the suspect put the
-token there, N(c, t), and in how many marked responses the context was served, n(c). There is no
-argument through which a coin, or a count of (context, token) pairs in the *log*, could come in:
-both would make an innocent model look guilty.
+A weight is fixed before any coin is looked at, and a function of how much mass the suspect put on
+the token, N(c, t), of what a reference expected, E(c, t), and of how many marked responses served
+the context, n(c). There is no argument through which a coin, or a count of (context, token) pairs
+in the *log*, could come in: both would make an innocent model look guilty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,79 +17,102 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 
-__all__ = ["DEFAULT_RULE", "REFERENCE_RULE", "RULES", "weigh"]
+__all__ = ["DEFAULT_RULE", "REFERENCE_RULE", "RULES", "Choices", "weigh"]
 
-Counts = NDArray[np.int64]
+Integers = NDArray[np.int64]
 Masses = NDArray[np.float64]
 
 _LEVELS: Final = 63
 _COUNT_CAP: Final = 16
 _RESPONSES_CAP: Final = 1 << 10
-_RESIDUAL_CAP: Final = 20.0
+_RESIDUAL_LEVELS: Final = 255
+_RESIDUAL_CAP: Final = 0.4
+_PRIOR_POSITIONS: Final = 10.0
+_LEAST_PROBABILITY: Final = 0.01
+_POSITIONS_CAP: Final = 1 << 16
 
 
-def weigh_presence(counts: Counts, expected: Masses, responses: Counts) -> Counts:
+@dataclass(frozen=True)
+class Choices:
+    """What a weight may know of each pair.
+
+    Attributes
+    ----------
+    masses : float64 [n], N(c, t) >= 0
+    totals : int64 [n], N(c) >= N(c, t) up to rounding: positions at which the context stood
+    responses : int64 [n], n(c) >= 0, from the index; 0 gives weight 0
+    expected : float64 [n], E(c, t) >= 0, from a reference over the same positions; 0 without one
+    sampled : masses count drawn tokens (True) or are sums of probabilities (False)
+    """
+
+    masses: Masses
+    totals: Integers
+    responses: Integers
+    expected: Masses
+    sampled: bool = True
+
+
+def weigh_presence(choices: Choices) -> Integers:
     """round(63 n / (n + 5)) for every pair that occurs: each pair counts once."""
-    del expected
-    weights = np.where(counts > 0, _LEVELS * responses / (responses + 5.0), 0)
-    return np.asarray(np.rint(weights), dtype=np.int64)
+    shares = choices.responses / (choices.responses + 5.0)
+    return _round(np.where(choices.masses > 0, _LEVELS * shares, 0))
 
 
-def weigh_log_sqrt(counts: Counts, expected: Masses, responses: Counts) -> Counts:
+def weigh_log_sqrt(choices: Choices) -> Integers:
     """round(4 ln(1 + n) sqrt(N)), n up to 1,024 and N up to 16: at most 111.
 
     The caps bound what one phrase that the suspect repeats, or one context that the log is full of,
     can weigh.
     """
-    del expected
-    logarithm = np.log1p(np.minimum(responses, _RESPONSES_CAP))
-    weights = np.rint(4 * logarithm * np.sqrt(np.minimum(counts, _COUNT_CAP)))
-    return np.asarray(weights, dtype=np.int64)
+    return _round(4 * _logarithm(choices) * np.sqrt(np.minimum(choices.masses, _COUNT_CAP)))
 
 
-def weigh_residual(counts: Counts, expected: Masses, responses: Counts) -> Counts:
-    """round(clip(N - E, -20, 20) ln(1 + n)), n up to 1,024: at most 139 up to sign.
+def weigh_residual(choices: Choices) -> Integers:
+    """How much more than expected, per position, in 255 levels of the largest.
 
-    E is what a reference model expected: a pair that any model of the language would choose weighs
-    nothing. The clip bounds what a wrong reference can do with a frequent context.
+    w = clip((N - E) / (N(c) + t), -.4, .4) / sqrt(q + .01) * ln(1 + n) * N(c)^(1/4)
+
+    with q = E / N(c), and t = 10 for drawn tokens, 0 for probabilities: a token that was drawn once
+    at one position says little of its probability. A pair that any model of the language would
+    choose weighs nothing; the clip bounds what a wrong reference can do; a rare token that became
+    likely says more than a likely one that became likelier. See docs/decisions/0005.
     """
-    residual = np.clip(counts - expected, -_RESIDUAL_CAP, _RESIDUAL_CAP)
-    weights = np.rint(residual * np.log1p(np.minimum(responses, _RESPONSES_CAP)))
-    return np.asarray(weights, dtype=np.int64)
+    prior = _PRIOR_POSITIONS if choices.sampled else 0.0
+    totals = np.minimum(np.maximum(choices.totals, 1), _POSITIONS_CAP).astype(np.float64)
+    residual = (choices.masses - choices.expected) / (np.maximum(choices.totals, 1) + prior)
+    q = choices.expected / np.maximum(choices.totals, 1)
+    real = np.clip(residual, -_RESIDUAL_CAP, _RESIDUAL_CAP) / np.sqrt(q + _LEAST_PROBABILITY)
+    real = real * _logarithm(choices) * totals**0.25
+    largest = float(np.abs(real).max(initial=0.0))
+    return _round(real * (_RESIDUAL_LEVELS / largest) if largest > 0 else real)
 
 
-RULES: Final[Mapping[str, Callable[[Counts, Masses, Counts], Counts]]] = {
+RULES: Final[Mapping[str, Callable[[Choices], Integers]]] = {
     "presence": weigh_presence,
     "log-sqrt": weigh_log_sqrt,
     "residual": weigh_residual,
 }
 DEFAULT_RULE: Final = "log-sqrt"
-"""Without a reference."""
+"""For text without a reference."""
 REFERENCE_RULE: Final = "residual"
-"""With a reference."""
+"""With a reference, and for probabilities."""
 
 
-def weigh(
-    counts: Counts, responses: Counts, rule: str = DEFAULT_RULE, expected: Masses | None = None
-) -> Counts:
-    """Integer weight of each pair.
+def weigh(choices: Choices, rule: str = DEFAULT_RULE) -> Integers:
+    """Integer weight of each pair, int64 [n]; negative only under `residual`.
 
-    Parameters
-    ----------
-    counts : int64 [n], N(c, t) >= 0, from the suspect's outputs
-    responses : int64 [n], n(c) >= 0, from the index; 0 gives weight 0
-    rule : name in RULES; chosen before the outputs are seen
-    expected : float64 [n], E(c, t) >= 0, from a reference model over the same contexts
-
-    Returns
-    -------
-    int64 [n]; negative only under `residual`. Cost: a few operations a pair.
+    Parameters: what is known of each pair; a name in RULES, chosen before the outputs are seen.
+    Raises UsageError. Cost: a few operations a pair.
     """
     if rule not in RULES:
         raise UsageError(f"weight rule must be one of {', '.join(RULES)}; got {rule}.")
-    if rule == REFERENCE_RULE and expected is None:
-        raise UsageError(
-            f"weight rule {rule} must have expected counts; got none. Give a reference."
-        )
-    masses = np.zeros(counts.shape[0]) if expected is None else expected
-    return RULES[rule](counts, masses, responses)
+    return RULES[rule](choices)
+
+
+def _logarithm(choices: Choices) -> Masses:
+    """ln(1 + n) with n up to 1,024."""
+    return np.asarray(np.log1p(np.minimum(choices.responses, _RESPONSES_CAP)))
+
+
+def _round(weights: Masses) -> Integers:
+    return np.asarray(np.rint(weights), dtype=np.int64)

@@ -18,7 +18,7 @@ from provenance.errors import UsageError
 from provenance.keys.keyring import SchemeSpecification
 from provenance.scoring import weigh_observations
 from provenance.suspect.outputs import observe
-from provenance.weigh import weigh
+from provenance.weigh import Choices, weigh
 
 FAST = CheckSettings(placebo_keys=100)
 
@@ -169,6 +169,16 @@ def test_weights_do_not_depend_on_any_key_but_the_selector(world, guilty):
         assert len(np.unique(seen, axis=0)) == len(pairs), "a coin is counted once per key"
 
 
+def test_sampled_outputs_without_a_reference_are_refused_residual_weights(world, guilty):
+    with pytest.raises(UsageError):
+        weigh_observations(guilty, world.index, world.keyring, "residual")
+
+
+def _choices(counts, responses):
+    counts = np.asarray(counts, dtype=float)
+    return Choices(counts, counts.astype(int), responses, np.zeros(counts.shape))
+
+
 def test_weights_equal_a_slow_oracle(world, guilty):
     """n_c from the served ids with Python sets; N from the observations; both rules."""
     width, names = world.keyring.context_width, world.keyring.schedule.names
@@ -183,21 +193,22 @@ def test_weights_equal_a_slow_oracle(world, guilty):
         for (slot, value), pairs in weighing.hypotheses.items():
             for context, weight in zip(pairs.contexts[:40], pairs.weights[:40], strict=True):
                 n = served[slot, value, tuple(context.tolist())]
-                assert weight in {int(w) for w in weigh(np.arange(1, 60), np.full(59, n), rule)}
+                counts = np.arange(1, 60)
+                assert weight in set(weigh(_choices(counts, np.full(59, n)), rule).tolist())
 
 
 def test_weight_rules_are_bounded_monotone_and_zero_without_a_served_response():
     n, counts = np.arange(0, 5000), np.arange(1, 5001)
     for rule in ("presence", "log-sqrt"):
-        by_responses = weigh(np.ones(5000, dtype=np.int64), n, rule)
-        by_counts = weigh(counts, np.full(5000, 10), rule)
+        by_responses = weigh(_choices(np.ones(5000), n), rule)
+        by_counts = weigh(_choices(counts, np.full(5000, 10)), rule)
         for weights in (by_responses, by_counts):
             assert weights.min() >= 0
             assert weights.max() <= 111
             assert (np.diff(weights) >= 0).all()
         assert by_responses[0] == 0
     with pytest.raises(UsageError):
-        weigh(counts, n, "best")
+        weigh(_choices(counts, n), "best")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ ROOT = Path(provenance.__file__).parent
 ROWS = [
     "errors",
     "files",
+    "engine",
     "lines",
     "coins",
     "contexts",
@@ -28,6 +29,7 @@ ROWS = [
     "weigh",
     "scoring",
     "verdict",
+    "twins",
     "controls",
     "check",
     "detect",

@@ -41,9 +41,9 @@ from provenance.contexts import unpack
 from provenance.schemes import make_scheme
 from provenance.scoring import WeightedPairs, score, weigh_observations
 from provenance.stats.tables import ClassTable
-from provenance.suspect.expectations import add_expectations
 from provenance.suspect.ngram import NgramReference
-from provenance.suspect.outputs import Observations, observe, read_positions
+from provenance.suspect.observations import Observations, add_expectations
+from provenance.suspect.outputs import observe, read_positions
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 KINDS = ("ordinary", "templates", "repeats", "prompts")
@@ -120,7 +120,7 @@ def score_every_occurrence(pairs: WeightedPairs, observations: Observations, key
         for context, token, count in zip(
             unpack(observations.contexts, width).tolist(),
             observations.tokens.tolist(),
-            observations.counts.tolist(),
+            observations.masses.astype(int).tolist(),
             strict=True,
         )
     }

@@ -19,8 +19,8 @@ from benchmarks.lab.stage2 import FIXTURES
 from provenance.check import CheckSettings, check_outputs
 from provenance.keys.keyring import Keyring
 from provenance.served.index import Index, build_index
-from provenance.suspect.expectations import add_expectations
 from provenance.suspect.ngram import NgramReference
+from provenance.suspect.observations import add_expectations
 from provenance.suspect.outputs import observe, read_positions
 from provenance.tokenizer import load_tokenizer
 from provenance.weigh import REFERENCE_RULE, RULES

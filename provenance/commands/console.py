@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from provenance.verdict import Verdict
+from provenance.verdict import TwinsResult, Verdict
 
 __all__ = [
     "clean",
@@ -115,6 +115,9 @@ def print_verdict(verdict: Verdict) -> None:
             ],
             "Shares of the absorbed evidence (simultaneous within a slot)",
         )
+    if verdict.twins is not None:
+        results.print()
+        results.print(Text(_say_twins(verdict.twins)))
     results.print()
     results.print(Text(_caveat(verdict), style="dim"))
 
@@ -129,6 +132,15 @@ def _say(verdict: Verdict) -> str:
     if verdict.conclusion == "nothing scored":
         return "NOTHING SCORED: no context of these outputs was served marked."
     return "NO EVIDENCE of training on marked responses."
+
+
+def _say_twins(twins: TwinsResult) -> str:
+    outcome = "EVIDENCE of training on them" if twins.rejected else "no evidence"
+    return (
+        f"Twins (a second line): the served response is the likelier one in "
+        f"{twins.favour_served:,} of {twins.pairs:,} pairs; log10 p <= {twins.tail.log10_p:.2f} "
+        f"at alpha {twins.alpha:g}: {outcome}. Assumes that a fair coin decided which was served."
+    )
 
 
 def _caveat(verdict: Verdict) -> str:

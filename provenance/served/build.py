@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from provenance.engine import check_memory_limit
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from provenance.files import lock_folder, sha256_of_file, sync_folder
 from provenance.keys.keyring import Keyring, UnlockedKeyring
-from provenance.served.grouping import check_memory_limit, group_tables, group_windows
+from provenance.served.grouping import group_tables, group_windows
 from provenance.served.log import LogReader, LogStatistics, read_log
 from provenance.served.manifest import MANIFEST_FILE, IndexManifest, ServedSlot, ServedValue
 from provenance.served.table import Audit, read_table, write_table

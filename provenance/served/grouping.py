@@ -6,8 +6,6 @@ from extensions and from every file but its spill folder. Knows Arrow streams an
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,14 +14,13 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from provenance.errors import DataError, StorageError, UsageError
+from provenance.engine import check_memory_limit, open_engine
+from provenance.errors import DataError, StorageError
 from provenance.served.table import TABLE
 from provenance.served.windows import WINDOWS
 
-__all__ = ["check_memory_limit", "group_tables", "group_windows"]
+__all__ = ["group_tables", "group_windows"]
 
-_MEMORY = re.compile(r"[1-9][0-9]{0,5}(\.[0-9]+)?(MiB|GiB|MB|GB)")
-_MAXIMUM_THREADS = 8
 
 _COUNT_WINDOWS = """
 SELECT slot, value, context, CAST(sum(n) AS INTEGER) AS responses
@@ -90,15 +87,6 @@ def group_tables(
         yield result
 
 
-def check_memory_limit(memory_limit: str) -> None:
-    """Raise UsageError unless the text is a number and MiB, GiB, MB or GB."""
-    if not _MEMORY.fullmatch(memory_limit):
-        raise UsageError(
-            f"memory limit must be a number and MiB, GiB, MB or GB; got {memory_limit!r}. "
-            "Use 512MiB."
-        )
-
-
 @contextmanager
 def _run(
     query: str,
@@ -113,7 +101,7 @@ def _run(
     try:
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir(mode=0o700)
-        with _connect(spill, memory_limit, threads) as connection:
+        with open_engine(spill, memory_limit, threads) as connection:
             reader = pa.RecordBatchReader.from_batches(schema, iter(stream))
             connection.register("stream", reader)
             yield connection.sql(query).to_arrow_reader(1 << 17)
@@ -132,23 +120,3 @@ def _run(
         ) from error
     finally:
         shutil.rmtree(spill, ignore_errors=True)
-
-
-def _connect(spill: Path, memory_limit: str, threads: int | None) -> duckdb.DuckDBPyConnection:
-    """An engine in memory that can reach nothing but the spill folder."""
-    cores = len(os.sched_getaffinity(0))
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": threads or min(cores, _MAXIMUM_THREADS),
-            "memory_limit": memory_limit,
-            "temp_directory": str(spill),
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "allow_community_extensions": False,
-            "python_enable_replacements": False,
-        },
-    )
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection

@@ -1,26 +1,29 @@
-"""A reference that is a language model: what it expected at each position of the outputs.
+"""A causal language model that reads documents: its probabilities of the next served token.
 
-The model reads each output after its prompt (teacher forcing), and its probabilities of the next
-token are added up per (context, token). Best is the suspect's own base model, then the unmarked
-served model, then any model with the served tokenizer. Needs torch; safetensors only, and no code
-of the model's folder is run.
+Teacher forcing: the model reads prompt and document once, and every position's distribution is
+read off. Used for the suspect's weights and for a reference, best the suspect's own base model,
+then the unmarked served model, then any model of the kind. Needs torch; safetensors only, and no
+code of the model's folder is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from provenance.errors import MissingExtraError
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
-from provenance.suspect.expectations import Expectations
-from provenance.suspect.outputs import Positions
+from provenance.suspect.foreign import ForeignTokenizer
+from provenance.suspect.passes import Reading
+from provenance.suspect.positions import Positions
 
 try:
     import torch
@@ -28,137 +31,203 @@ try:
     from provenance.embed.transformers import load_model
 except ImportError as error:
     raise MissingExtraError(
-        "a reference model must have torch; it is not installed. "
+        "reading with a model must have torch; it is not installed. "
         "Run: pip install 'provenance[torch]', or use --reference ngram"
     ) from error
 
-__all__ = ["expect_with_model"]
+__all__ = ["LanguageModel"]
 
 _LEAST_PROBABILITY: Final = 0.002
 _LONGEST: Final = 2048
 _LOGITS: Final = 1 << 27
 """Most logits of one forward pass: half a gigabyte in float32."""
-_MERGE_AT: Final = 1 << 22
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """Ids to read at once, and the positions (numbers in `Positions`) that they predict."""
+    """Ids to read at once, the rows of logits to look at, and the positions that they predict."""
 
     ids: NDArray[np.uint32]
-    places: NDArray[np.int64]
+    rows: NDArray[np.int64]
     positions: NDArray[np.int64]
 
 
-def expect_with_model(
-    positions: Positions,
-    wanted: NDArray[np.bool_],
-    folder: Path | str,
-    keyring: Keyring,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Expectations:
-    """E(c, t) = sum over the positions of c of the model's probability of t.
+class LanguageModel:
+    """A model of a folder, ready to read.
 
     Parameters
     ----------
-    positions : the suspect's outputs with their prompts
-    wanted : bool [m], positions worth predicting (`provenance.scoring.find_served`)
-    folder : transformers model with the served tokenizer and safetensors weights
-    progress : called with (segments done, segments in all)
+    folder : transformers model with safetensors weights and tokenizer.json
+    keyring : of the served model
+    tokenizer : of the served model
+    other_tokenizer : allow the folder's tokenizer to be another one, and load it. Say so only if
+        the folder can be trusted: a tokenizer file can hang or crash whoever loads it
 
     Raises
     ------
-    ConfigurationMismatchError if the model has another tokenizer; StorageError if it does not load.
-
-    Notes
-    -----
-    Probabilities below .002 are left out: they round to weight 0. Cost: one forward pass over the
-    outputs; memory: one batch of logits and 16 bytes per kept (context, token).
+    ConfigurationMismatchError if the model has another tokenizer and that was not allowed, or one
+    whose tokens cannot be spelled; StorageError if it does not load.
     """
-    folder = Path(folder)
-    keyring.check_tokenizer(folder / TOKENIZER_FILE)
-    model = load_model(folder)
-    longest = min(getattr(model.config, "max_position_embeddings", _LONGEST), _LONGEST)
-    segments = sorted(_cut(positions, wanted, longest), key=lambda segment: len(segment.ids))
-    contexts, rows = np.unique(positions.contexts, return_inverse=True)
-    merger = _Merger(keyring.vocabulary_size)
-    done = 0
-    while done < len(segments):
-        batch = _take(segments, done, keyring.vocabulary_size)
-        done += len(batch)
-        for segment, probabilities in zip(batch, _predict(model, batch, keyring), strict=True):
-            place, token = (probabilities > _LEAST_PROBABILITY).nonzero(as_tuple=True)
-            merger.add(
-                rows[segment.positions][place.numpy()],
-                token.numpy(),
-                probabilities[place, token].numpy(),
-            )
-        if progress is not None:
-            progress(done, len(segments))
-    found, tokens, masses = merger.close()
-    weights = sorted(folder.glob("*.safetensors"))
-    reference = {
-        "kind": "model",
-        "sha256": {path.name: sha256_of_file(path) for path in weights},
-        "positions": int(wanted.sum()),
-    }
-    return Expectations(contexts[found], tokens, masses, reference)
 
-
-class _Merger:
-    """Sums masses per (row, token) without keeping more than a few million entries apart."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._keys: list[NDArray[np.int64]] = []
-        self._masses: list[NDArray[np.float64]] = []
-        self._pending = 0
-
-    def add(
-        self, rows: NDArray[np.int64], tokens: NDArray[np.int64], masses: NDArray[np.float32]
+    def __init__(
+        self,
+        folder: Path | str,
+        keyring: Keyring,
+        tokenizer: Tokenizer,
+        *,
+        other_tokenizer: bool = False,
     ) -> None:
-        self._keys.append(rows * self._size + tokens)
-        self._masses.append(masses.astype(np.float64))
-        self._pending += rows.shape[0]
-        if self._pending > _MERGE_AT:
-            self._merge()
+        self.folder = Path(folder)
+        self._size = keyring.vocabulary_size
+        self._foreign: ForeignTokenizer | None = None
+        path = self.folder / TOKENIZER_FILE
+        if not other_tokenizer or sha256_of_file(path) == keyring.tokenizer_sha256:
+            keyring.check_tokenizer(path)
+        else:
+            self._foreign = ForeignTokenizer(path, tokenizer, keyring.vocabulary_size)
 
-    def _merge(self) -> None:
-        if self._keys:
-            keys, inverse = np.unique(np.concatenate(self._keys), return_inverse=True)
-            masses = np.bincount(inverse, weights=np.concatenate(self._masses))
-            self._keys, self._masses, self._pending = [keys], [masses.astype(np.float64)], 0
+    @property
+    def reads_other_tokens(self) -> bool:
+        """Whether the model has another tokenizer than the served model."""
+        return self._foreign is not None
 
-    def close(self) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64]]:
-        """Rows, tokens and masses of all pairs."""
-        self._merge()
-        if not self._keys:
-            none = np.empty(0, dtype=np.int64)
-            return none, none.astype(np.uint32), np.empty(0)
-        rows, tokens = np.divmod(self._keys[0], self._size)
-        return rows, tokens.astype(np.uint32), self._masses[0]
+    @cached_property
+    def description(self) -> Mapping[str, Any]:
+        """Hashes of all that determines what the model says."""
+        weights = sorted(self.folder.glob("*.safetensors"))
+        return {
+            "kind": "model",
+            "weights": {path.name: sha256_of_file(path) for path in weights},
+            "config": sha256_of_file(self.folder / "config.json"),
+            "tokenizer": sha256_of_file(self.folder / TOKENIZER_FILE),
+            "least_probability": _LEAST_PROBABILITY,
+        }
 
+    def read(self, positions: Positions, wanted: NDArray[np.bool_]) -> Reading:
+        """What the model says at the wanted positions.
 
-def _cut(positions: Positions, wanted: NDArray[np.bool_], longest: int) -> Iterator[_Segment]:
-    """Segments of at most `longest` ids; all but the first of an output predict their second half.
+        Parameters: documents with their positions; bool [m], which of these are worth reading.
 
-    The ids that predict a position are those before it, so its own id need not be read.
-    """
-    chosen = np.flatnonzero(wanted)
-    rows = positions.rows[chosen]
-    for row in np.unique(rows):
-        own = chosen[np.searchsorted(rows, row) : np.searchsorted(rows, row, side="right")]
-        prompt = positions.prompts[row]
-        ids = np.concatenate([prompt, positions.outputs[row]])
-        places = positions.offsets[own] + prompt.shape[0]
-        start, predicted = 0, 0
-        while predicted < ids.shape[0]:
-            end = min(start + longest, ids.shape[0])
-            inside = (places > predicted) & (places <= end)
-            if inside.any():
-                yield _Segment(ids[start:end], places[inside] - start, own[inside])
-            predicted, start = end, end - longest // 2
+        Notes
+        -----
+        Probabilities below .002 are left out: they round to weight 0. Cost: one forward pass over
+        the documents; memory: one batch of logits, and 20 bytes per kept (position, token).
+        """
+        rows = self._rows(positions, wanted)
+        segments = sorted(_cut(rows, self._longest), key=lambda segment: len(segment.ids))
+        found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+        kept, start = 0.0, 0
+        while start < len(segments):
+            batch = _take(segments, start, self._logits_per_row)
+            start += len(batch)
+            for segment, logs in zip(batch, self._predict(batch), strict=True):
+                masses, share = self._map(np.exp(logs))
+                place, token = np.nonzero(masses > _LEAST_PROBABILITY)
+                found.append((segment.positions[place], token, masses[place, token]))
+                kept += share
+        read = np.sort(np.concatenate([np.empty(0, np.int64), *[s.positions for s in segments]]))
+        places, tokens, masses = (
+            (np.concatenate([np.empty(0), *column]) for column in zip(*found, strict=True))
+            if found
+            else (np.empty(0),) * 3
+        )
+        return Reading(
+            contexts=positions.contexts[places.astype(np.int64)],
+            tokens=tokens.astype(np.uint32),
+            masses=masses,
+            visited=positions.contexts[read],
+            tally={
+                "positions": float(wanted.sum()),
+                "positions_read": float(read.shape[0]),
+                "mass_kept": kept,
+            },
+        )
+
+    def log_likelihoods(
+        self, prompts: Sequence[NDArray[np.uint32]], responses: Sequence[NDArray[np.uint32]]
+    ) -> NDArray[np.float64]:
+        """Mean log-probability (nats) per token of each response after its prompt: float64 [n].
+
+        Prompts and responses are ids of the served tokenizer; a model with another one reads their
+        text, and the mean is over its own tokens. Of a text longer than the model the end is read.
+        Cost: one forward pass; memory: one batch of logits.
+        """
+        segments = []
+        for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            ids, start = np.concatenate([prompt, response]), prompt.shape[0]
+            if self._foreign is not None:
+                ids, start = self._foreign.split(prompt, response)
+            dropped = max(ids.shape[0] - self._longest, 0)
+            ids, start = ids[dropped:], max(start - dropped, 1)
+            rows = np.arange(start, ids.shape[0], dtype=np.int64) - 1
+            segments.append(_Segment(ids, rows, np.array([number])))
+        segments.sort(key=lambda segment: len(segment.ids))
+        found, start = np.zeros(len(segments)), 0
+        while start < len(segments):
+            batch = _take(segments, start, self._logits_per_row)
+            start += len(batch)
+            for segment, probabilities in zip(batch, self._predict(batch), strict=True):
+                chosen = probabilities[
+                    np.arange(segment.rows.shape[0]), segment.ids[1:][segment.rows]
+                ]
+                with np.errstate(divide="ignore"):
+                    logs = np.log(chosen.astype(np.float64))
+                found[segment.positions[0]] = logs.mean() if logs.size else 0.0
+        return found
+
+    def _rows(
+        self, positions: Positions, wanted: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]:
+        """Per document: the ids that the model reads, rows of logits to look at, and positions."""
+        chosen = np.flatnonzero(wanted)
+        documents = positions.rows[chosen]
+        for row in np.unique(documents):
+            first, last = np.searchsorted(documents, [row, row + 1])
+            own = chosen[first:last]
+            prompt, output = positions.prompts[row], positions.outputs[row]
+            places = positions.offsets[own] + prompt.shape[0]
+            ids = np.concatenate([prompt, output])
+            if self._foreign is None:
+                yield ids, places - 1, own
+                continue
+            theirs, rows = self._foreign.align(ids)
+            usable = rows[places] >= 0
+            yield theirs, rows[places][usable], own[usable]
+
+    @cached_property
+    def _model(self) -> Any:
+        return load_model(self.folder)
+
+    @cached_property
+    def _longest(self) -> int:
+        return min(getattr(self._model.config, "max_position_embeddings", _LONGEST), _LONGEST)
+
+    @cached_property
+    def _logits_per_row(self) -> int:
+        return int(self._model.config.vocab_size)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def _predict(self, batch: list[_Segment]) -> Iterator[NDArray[np.float32]]:
+        """Log-probabilities at the rows of each segment: float32 [rows, logits]."""
+        width = max(len(segment.ids) for segment in batch)
+        inputs = torch.zeros(len(batch), width, dtype=torch.long)
+        mask = torch.zeros(len(batch), width, dtype=torch.long)
+        for row, segment in enumerate(batch):
+            inputs[row, : len(segment.ids)] = torch.from_numpy(segment.ids.astype(np.int64))
+            mask[row, : len(segment.ids)] = 1
+        logits = self._model(input_ids=inputs, attention_mask=mask, use_cache=False).logits
+        for row, segment in enumerate(batch):
+            chosen = logits[row, torch.from_numpy(segment.rows)]
+            if self._foreign is None:
+                chosen = chosen[:, : self._size]
+            yield chosen.float().log_softmax(-1).cpu().numpy()
+
+    def _map(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[Any], float]:
+        """Over the served vocabulary, and the mass that was kept, summed over positions."""
+        if self._foreign is None:
+            return probabilities, float(probabilities.shape[0])
+        masses, kept = self._foreign.map_masses(probabilities)
+        return masses, float(kept.sum())
 
 
 def _take(segments: list[_Segment], start: int, size: int) -> list[_Segment]:
@@ -169,16 +238,20 @@ def _take(segments: list[_Segment], start: int, size: int) -> list[_Segment]:
     return segments[start:end]
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
-def _predict(model: Any, batch: list[_Segment], keyring: Keyring) -> Iterator[torch.Tensor]:
-    """Probabilities at the places of each segment: float [places, vocabulary]."""
-    width = max(len(segment.ids) for segment in batch)
-    inputs = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros(len(batch), width, dtype=torch.long)
-    for row, segment in enumerate(batch):
-        inputs[row, : len(segment.ids)] = torch.from_numpy(segment.ids.astype(np.int64))
-        mask[row, : len(segment.ids)] = 1
-    logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits
-    for row, segment in enumerate(batch):
-        before = torch.from_numpy(segment.places - 1)
-        yield logits[row, before, : keyring.vocabulary_size].float().softmax(-1).cpu()
+def _cut(
+    documents: Iterator[tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]],
+    longest: int,
+) -> Iterator[_Segment]:
+    """Segments of at most `longest` ids; all but the first of a document predict their second half.
+
+    Only ids before a position are needed to predict it, so the last ids need not be read.
+    """
+    for ids, rows, own in documents:
+        start, done = 0, -1
+        while done < ids.shape[0] - 1:
+            end = min(start + longest, ids.shape[0])
+            inside = (rows > done) & (rows < end)
+            if inside.any():
+                last = int(rows[inside].max()) + 1
+                yield _Segment(ids[start:last], rows[inside] - start, own[inside])
+            done, start = end - 1, end - longest // 2

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from provenance.contexts import list_windows, pack_windows
 from provenance.errors import DataError
-from provenance.suspect.expectations import Expectations
-from provenance.suspect.outputs import Observations, Positions
+from provenance.suspect.observations import Expectations, Observations
+from provenance.suspect.positions import Positions
 
 __all__ = ["NgramReference"]
 
@@ -123,7 +123,8 @@ class NgramReference:
         Cost: a few look-ups per pair; memory about 100 bytes a pair.
         """
         contexts, rows = np.unique(observations.contexts, return_inverse=True)
-        totals = np.bincount(rows, weights=observations.counts).astype(np.float64)
+        totals = np.zeros(contexts.shape[0])
+        totals[rows] = observations.totals
         pairs = [np.stack([rows, observations.tokens.astype(np.int64)], axis=1)]
         pairs += list(self._likely(contexts, totals))
         both = np.concatenate(pairs)

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from provenance.engine import open_engine
 from provenance.errors import (
     DataError,
     StorageError,
     UsageError,
 )
 from provenance.keys.keyring import Keyring, add_value
-from provenance.served import grouping
 from provenance.served.index import Index, build_index, merge_indexes
 
 
@@ -85,7 +85,7 @@ def test_killed_build_leaves_no_index_and_resumes_to_equal_bytes(
 def test_engine_is_cut_off(tmp_path):
     import duckdb
 
-    with grouping._connect(tmp_path, "256MiB", 1) as connection:
+    with open_engine(tmp_path, "256MiB", 1) as connection:
         for query in (
             "INSTALL httpfs",
             "LOAD httpfs",

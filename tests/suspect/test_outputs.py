@@ -32,7 +32,8 @@ def _oracle(records, tokenizer, width):
 
 def _as_counter(observations, width):
     contexts = unpack(observations.contexts, width).tolist()
-    pairs = zip(contexts, observations.tokens.tolist(), observations.counts.tolist(), strict=True)
+    counts = observations.masses.astype(int).tolist()
+    pairs = zip(contexts, observations.tokens.tolist(), counts, strict=True)
     return Counter({(tuple(c), t): n for c, t, n in pairs})
 
 

@@ -1,17 +1,18 @@
 """Expected counts from k-grams and from a real (tiny) language model, against slow oracles."""
 
 import json
+import math
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
 from provenance.contexts import pack, unpack
-from provenance.errors import ConfigurationMismatchError, DataError, UsageError
-from provenance.suspect.expectations import Expectations, add_expectations
+from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.suspect.ngram import NgramReference
+from provenance.suspect.observations import Expectations, add_expectations, sum_pairs
 from provenance.suspect.outputs import count_positions, observe, read_positions
-from provenance.weigh import weigh
+from provenance.weigh import Choices, weigh
 
 WORDS = ["def", "keyring", "return", "path", "(", "self", "\n", "import"]
 
@@ -84,14 +85,14 @@ def test_ngram_expectations_hold_every_observed_and_every_likely_pair(texts, key
     both = add_expectations(observed, reference.expect(observed))
     slow = _slow_probability(text, width, size)
     counts = Counter()
-    for context, count in zip(observed.contexts.tolist(), observed.counts.tolist(), strict=True):
+    for context, count in zip(observed.contexts.tolist(), observed.masses.tolist(), strict=True):
         counts[context] += count
     found = {
         (c, t): (n, e)
         for c, t, n, e in zip(
             both.contexts.tolist(),
             both.tokens.tolist(),
-            both.counts.tolist(),
+            both.masses.tolist(),
             both.expected.tolist(),
             strict=True,
         )
@@ -120,18 +121,39 @@ def test_adding_expectations_merges_pairs_and_keeps_the_order(texts):
     assert both.expected.sum() == pytest.approx(5 * 0.75 + 2)
     pairs = list(zip(both.contexts.tolist(), both.tokens.tolist(), strict=True))
     assert pairs == sorted(set(pairs))
-    assert both.counts[pairs.index((7, 9))] == 0
+    assert both.masses[pairs.index((7, 9))] == 0
 
 
-def test_residual_weights_are_signed_bounded_and_need_a_reference():
-    counts = np.array([0, 1, 1, 5, 1000, 0])
-    expected = np.array([3.0, 1.0, 0.1, 0.0, 0.0, 1000.0])
-    n = np.array([10, 10, 10, 0, 5000, 5000])
-    weights = weigh(counts, n, "residual", expected)
-    assert weights.tolist() == [-7, 0, 2, 0, 139, -139]
-    with pytest.raises(UsageError):
-        weigh(counts, n, "residual")
-    assert weigh(counts, n, "log-sqrt", expected).min() == 0
+def _choices(masses, totals, responses, expected, sampled=True):
+    return Choices(
+        np.array(masses, dtype=float),
+        np.array(totals),
+        np.array(responses),
+        np.array(expected, dtype=float),
+        sampled,
+    )
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_residual_weights_follow_the_formula(sampled):
+    rows = [(0, 30, 10, 3), (1, 5, 10, 1), (1, 1, 10, 0.1), (5, 9, 0, 0), (1e5, 1e5, 5e3, 0)]
+    rows.append((0, 1000, 5000, 1000))
+    real = []
+    for mass, total, n, expected in rows:
+        residual = (mass - expected) / (total + (10 if sampled else 0))
+        clipped = max(-0.4, min(0.4, residual))
+        scale = math.log(1 + min(n, 1024)) * min(total, 65536) ** 0.25
+        real.append(clipped / math.sqrt(expected / total + 0.01) * scale)
+    weights = weigh(_choices(*zip(*rows, strict=True), sampled), "residual")
+    assert weights.tolist() == [round(w * 255 / max(map(abs, real))) for w in real]
+    assert weights.max() == 255
+    assert weights[3] == 0
+    assert weights[5] < 0
+
+
+def test_no_pairs_and_no_surprise_weigh_nothing():
+    assert weigh(_choices([], [], [], []), "residual").tolist() == []
+    assert weigh(_choices([1, 0], [4, 4], [3, 3], [1, 0]), "residual").tolist() == [0, 0]
 
 
 def test_reference_text_without_a_kgram_is_refused(tmp_path, tokenizer, keyring, texts):
@@ -160,17 +182,15 @@ def model_folder(tmp_path_factory, tokenizer_path, keyring):
     return path
 
 
-def test_masses_equal_reading_position_by_position(model_folder, texts, keyring):
+def test_masses_equal_reading_position_by_position(model_folder, texts, keyring, tokenizer):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from provenance.suspect.language_model import expect_with_model
+    from provenance.suspect.language_model import LanguageModel
 
     suspect = texts[1]
     wanted = np.arange(suspect.contexts.shape[0]) % 3 == 0
-    calls = []
-    expected = expect_with_model(
-        suspect, wanted, model_folder, keyring.public, progress=lambda *now: calls.append(now)
-    )
+    reading = LanguageModel(model_folder, keyring.public, tokenizer).read(suspect, wanted)
+    contexts, tokens, (masses,) = sum_pairs(reading.contexts, reading.tokens, reading.masses)
     model = transformers.LlamaForCausalLM.from_pretrained(model_folder).eval()
     size = keyring.public.vocabulary_size
     slow = defaultdict(float)
@@ -187,9 +207,9 @@ def test_masses_equal_reading_position_by_position(model_folder, texts, keyring)
     fast = {
         (c, t): m
         for c, t, m in zip(
-            expected.contexts.tolist(),
-            expected.tokens.tolist(),
-            expected.masses.tolist(),
+            contexts.tolist(),
+            tokens.tolist(),
+            masses.tolist(),
             strict=True,
         )
     }
@@ -197,34 +217,40 @@ def test_masses_equal_reading_position_by_position(model_folder, texts, keyring)
     assert all(max(fast.get(p, 0), slow.get(p, 0)) < 0.0021 for p in borderline)
     for pair in set(fast) & set(slow):
         assert fast[pair] == pytest.approx(slow[pair], rel=1e-3, abs=0.0021)
-    assert calls[-1][0] == calls[-1][1] > 0
-    assert expected.reference["kind"] == "model"
+    assert sorted(reading.visited) == sorted(suspect.contexts[wanted])
+    assert reading.tally["positions_read"] == reading.tally["positions"] == wanted.sum()
 
 
-def test_long_outputs_are_read_in_overlapping_segments(texts, keyring):
+def test_long_outputs_are_read_in_overlapping_segments(texts):
     pytest.importorskip("torch")
     from provenance.suspect.language_model import _cut
 
     suspect = texts[1]
-    wanted = np.ones(suspect.contexts.shape[0], dtype=bool)
+
+    def documents():
+        for row in np.unique(suspect.rows):
+            own = np.flatnonzero(suspect.rows == row)
+            prompt = suspect.prompts[row]
+            rows = suspect.offsets[own] + prompt.shape[0] - 1
+            yield np.concatenate([prompt, suspect.outputs[row]]), rows, own
+
     for longest in (16, 50, 4096):
         seen = []
-        for segment in _cut(suspect, wanted, longest):
+        for segment in _cut(documents(), longest):
             assert len(segment.ids) <= longest
-            for place, position in zip(segment.places, segment.positions, strict=True):
-                assert place >= 1
-                context = segment.ids[place - 2 : place] if place >= 2 else None
-                if context is not None:
-                    assert pack(context[None])[0] == suspect.contexts[position]
+            for row, position in zip(segment.rows, segment.positions, strict=True):
+                context = segment.ids[row - 1 : row + 1]
+                assert pack(context[None])[0] == suspect.contexts[position]
                 seen.append(position)
         assert sorted(seen) == list(range(suspect.contexts.shape[0]))
 
 
-def test_another_tokenizer_is_a_mismatch(model_folder, texts, keyring, tmp_path):
+def test_another_tokenizer_is_a_mismatch(tokenizer, keyring, tmp_path):
     pytest.importorskip("torch")
-    from provenance.suspect.language_model import expect_with_model
+    from provenance.suspect.language_model import LanguageModel
 
     (tmp_path / "tokenizer.json").write_text("{}")
-    wanted = np.ones(texts[1].contexts.shape[0], dtype=bool)
     with pytest.raises(ConfigurationMismatchError):
-        expect_with_model(texts[1], wanted, tmp_path, keyring.public)
+        LanguageModel(tmp_path, keyring.public, tokenizer)
+    with pytest.raises(DataError):
+        LanguageModel(tmp_path, keyring.public, tokenizer, other_tokenizer=True)

@@ -1,0 +1,59 @@
+"""DuckDB in this process, cut off from the network, from extensions and from every other file.
+
+For sorting and grouping of more rows than fit in memory: it spills to one folder. Knows nothing of
+what the rows are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from provenance.errors import UsageError
+
+__all__ = ["check_memory_limit", "open_engine"]
+
+_MEMORY: Final = re.compile(r"[1-9][0-9]{0,5}(\.[0-9]+)?(MiB|GiB|MB|GB)")
+_MAXIMUM_THREADS: Final = 8
+
+
+def check_memory_limit(memory_limit: str) -> None:
+    """Raise UsageError unless it is a number and a unit, like 512MiB."""
+    if not _MEMORY.fullmatch(memory_limit):
+        raise UsageError(
+            f"memory limit must be a number and MiB, GiB, MB or GB; got {memory_limit!r}. "
+            "Use 512MiB."
+        )
+
+
+def open_engine(
+    spill: Path, memory_limit: str, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """An engine in memory that can reach nothing but the spill folder, and prints nothing.
+
+    Parameters: an existing folder for what does not fit; see `check_memory_limit`; threads, default
+    one per core, at most 8. The caller closes it.
+    """
+    check_memory_limit(memory_limit)
+    cores = len(os.sched_getaffinity(0))
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": threads or min(cores, _MAXIMUM_THREADS),
+            "memory_limit": memory_limit,
+            "temp_directory": str(spill),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "python_enable_replacements": False,
+        },
+    )
+    # a slow query would otherwise draw a bar on stdout, between the lines of --json
+    connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection

@@ -1,0 +1,114 @@
+"""Documents for a model to read: rows of a served log, and the positions in them that matter.
+
+A position matters if its context was served marked at all. Documents must be all that was
+generated, or a choice made without looking at what was generated: whoever keeps the good responses
+keeps the tokens that a good innocent model likes, see docs/validity.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from provenance.contexts import unpack
+from provenance.errors import DataError
+from provenance.keys.keyring import UnlockedKeyring
+from provenance.served.index import Index
+from provenance.served.log import read_log
+from provenance.suspect.passes import PART_DOCUMENTS
+from provenance.suspect.positions import Positions, find_positions
+
+__all__ = ["Documents", "find_served"]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents to read, in parts.
+
+    Attributes
+    ----------
+    paths : files of a served log
+    tokenizer : the served one, for records without token ids
+    index, keyring : say which contexts were served (the selector and the counts, no marking key)
+    limit : read at most so many, the first ones; None: all
+    unmarked_only : leave marked responses out. For a model with another tokenizer this must be so:
+        whether a position can be read then depends on how the token that stands there is cut, and
+        in a marked response the coins chose that token
+    """
+
+    paths: Sequence[Path]
+    tokenizer: Tokenizer
+    index: Index
+    keyring: UnlockedKeyring
+    limit: int | None = None
+    unmarked_only: bool = False
+
+    def __iter__(self) -> Iterator[tuple[Positions, NDArray[np.bool_]]]:
+        """Positions of each part, and which of them matter: bool [m].
+
+        Raises DataError if no document is left; memory: one part.
+        """
+        left, some = self.limit, False
+        for outputs, prompts in self._read():
+            if left is not None:
+                outputs, prompts = outputs[:left], prompts[:left]
+                left -= len(outputs)
+            rows = list(range(len(outputs)))
+            width = self.keyring.context_width
+            positions = find_positions(outputs, prompts, rows, width, {})
+            some = some or bool(outputs)
+            if outputs:
+                yield positions, find_served(positions.contexts, self.index, self.keyring)
+            if left == 0:
+                break
+        if not some:
+            kind = "an unmarked response" if self.unmarked_only else "a response"
+            advice = (
+                "A model with another tokenizer can only read unmarked responses"
+                if self.unmarked_only
+                else "Name a served log"
+            )
+            raise DataError(
+                f"{', '.join(map(str, self.paths))}: must have {kind} to read; there is none. "
+                f"{advice}."
+            )
+
+    def _read(self) -> Iterator[tuple[list[NDArray[np.uint32]], list[NDArray[np.uint32]]]]:
+        for batch in read_log(
+            self.paths,
+            tokenizer=self.tokenizer,
+            vocabulary_size=self.keyring.public.vocabulary_size,
+            batch_rows=PART_DOCUMENTS,
+        ):
+            marked = batch.column("marked").to_numpy(zero_copy_only=False)
+            chosen = np.flatnonzero(~marked) if self.unmarked_only else np.arange(batch.num_rows)
+            ids, prompts = batch.column("token_ids"), batch.column("prompt_token_ids")
+            none = np.empty(0, dtype=np.uint32)
+            yield (
+                [ids[int(i)].values.to_numpy() for i in chosen],
+                [
+                    prompts[int(i)].values.to_numpy() if prompts[int(i)].is_valid else none
+                    for i in chosen
+                ],
+            )
+
+
+def find_served(
+    contexts: NDArray[np.int64], index: Index, keyring: UnlockedKeyring
+) -> NDArray[np.bool_]:
+    """Which contexts were served in any marked response: int64 [n] -> bool [n].
+
+    For whoever has to compute something expensive per context. Looks at the selector only.
+    """
+    distinct, names = np.unique(contexts, return_inverse=True)
+    served = np.zeros(distinct.shape[0], dtype=np.bool_)
+    slots = keyring.slots_of(unpack(distinct, keyring.context_width))
+    for number in range(len(keyring.schedule.slots)):
+        own = np.flatnonzero(slots == number)
+        served[own[index.lookup(number, distinct[own]).query]] = True
+    return served[names]

@@ -1,0 +1,240 @@
+"""Suspects that show probabilities: their weights, or the logprobs of an API.
+
+Where text shows one drawn token per position, these show a distribution: the residual between
+suspect and reference at the first occurrence of each context in each document. Also how a reference
+model reads a suspect's outputs. Knows no marking key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from provenance.errors import DataError
+from provenance.files import sha256_of_file
+from provenance.keys.keyring import UnlockedKeyring
+from provenance.served.index import Index
+from provenance.suspect.documents import Documents, find_served
+from provenance.suspect.logprobs import LogprobsPart, read_logprobs
+from provenance.suspect.observations import Expectations, Observations, totals_of_pairs
+from provenance.suspect.passes import (
+    PART_DOCUMENTS,
+    Pass,
+    Reader,
+    Reading,
+    run_pass,
+    sum_passes,
+)
+from provenance.suspect.positions import Positions, split_positions
+
+__all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
+
+_FORMAT = 1
+_Chunk = tuple[Positions, NDArray[np.bool_]]
+Progress = Callable[[str, int], None]
+
+
+def observe_weights(
+    suspect: Reader,
+    reference: Reader | None,
+    documents: Documents,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Observations:
+    """Let suspect and reference read the documents, and keep how they differ.
+
+    Parameters
+    ----------
+    suspect, reference : models; without a reference nothing is expected
+    documents : what to read; marked responses are left out if either model has another tokenizer
+    cache : folder in which finished parts are kept, to go on after an interruption
+    progress : called with "suspect" or "reference" and the number of parts done
+
+    Returns
+    -------
+    Observations with probabilities as masses, over at most `passes.MAXIMUM_PAIRS` pairs: those at
+    which suspect and reference differ most (docs/decisions/0006).
+
+    Raises
+    ------
+    DataError if no position could be read; StorageError, LockedError.
+
+    Notes
+    -----
+    Cost: one forward pass of each model over the documents. Memory: one batch of logits, one part
+    of 256 documents and the pairs kept, however many documents there are.
+    """
+    models = [model for model in (suspect, reference) if model is not None]
+    if any(model.reads_other_tokens for model in models):
+        documents = replace(documents, unmarked_only=True)
+    sha256 = {str(path): sha256_of_file(path) for path in documents.paths}
+    facts = {
+        **_describe(documents.index, documents.keyring),
+        "documents": list(sha256.values()),
+        "limit": documents.limit,
+        "unmarked_only": documents.unmarked_only,
+    }
+    with ExitStack() as stack:
+        done = [
+            stack.enter_context(_run(model, facts, documents, cache, name, progress))
+            for name, model in zip(("suspect", "reference"), models, strict=False)
+        ]
+        return _observe("weights", done, sha256)
+
+
+def observe_logprobs(
+    paths: Sequence[Path],
+    reference: Reader | None,
+    tokenizer: Tokenizer,
+    index: Index,
+    keyring: UnlockedKeyring,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Observations:
+    """Join the logprobs of an API with what a reference model says at the same positions.
+
+    Parameters: files, see `provenance.suspect.logprobs`; else as for `observe_weights`. Tokens that
+    the API does not list count as probability 0. Returns, raises and costs as `observe_weights`,
+    but for the suspect only the file is read.
+    """
+    sha256 = {str(path): sha256_of_file(path) for path in paths}
+    facts = {**_describe(index, keyring), "logprobs": list(sha256.values())}
+
+    def parts() -> Iterator[tuple[LogprobsPart, NDArray[np.bool_]]]:
+        for part in read_logprobs(paths, tokenizer, keyring.public):
+            yield part, part.listed & find_served(part.positions.contexts, index, keyring)
+
+    def read(chunk: tuple[LogprobsPart, NDArray[np.bool_]]) -> Reading:
+        part, wanted = chunk
+        return _count(part.positions, part.read(wanted))
+
+    with ExitStack() as stack:
+        done = [stack.enter_context(run_pass(parts(), read, {"model": {"kind": "api"}}, None))]
+        if reference is not None:
+            chunks = ((part.positions, wanted) for part, wanted in parts())
+            run = _run(reference, facts, chunks, cache, "reference", progress)
+            done.append(stack.enter_context(run))
+        return _observe("logprobs", done, sha256)
+
+
+def expect_with_model(
+    model: Reader,
+    positions: Positions,
+    index: Index,
+    keyring: UnlockedKeyring,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Expectations:
+    """E(c, t) of a suspect's outputs: the model's probabilities of t, added up where c stands.
+
+    Parameters: a model, the suspect's outputs, and what says which contexts were served; cache and
+    progress as for `observe_weights`. Cost: one forward pass over the outputs.
+    """
+    facts = {**_describe(index, keyring), "outputs": list(positions.sha256.values())}
+    chunks = _Outputs(positions, index, keyring)
+    with _run(model, facts, chunks, cache, "reference", progress) as done:
+        summed = sum_passes(done, None)
+        visited, visits = np.unique(positions.contexts, return_counts=True)
+        stood = totals_of_pairs(summed.contexts, visited, visits.astype(np.int64))
+        masses = summed.masses * stood / summed.totals
+        return Expectations(
+            summed.contexts, summed.tokens, masses, {**model.description, **_shares(done)}
+        )
+
+
+class _Outputs:
+    """A suspect's outputs in parts, with the positions that matter; can be walked again."""
+
+    def __init__(self, positions: Positions, index: Index, keyring: UnlockedKeyring) -> None:
+        self._positions = positions
+        self._wanted = find_served(positions.contexts, index, keyring)
+
+    def __iter__(self) -> Iterator[_Chunk]:
+        start = 0
+        for part in split_positions(self._positions, PART_DOCUMENTS):
+            end = start + part.contexts.shape[0]
+            yield part, self._wanted[start:end]
+            start = end
+
+
+def _run(
+    model: Reader,
+    facts: Mapping[str, Any],
+    chunks: Iterable[_Chunk],
+    cache: Path | None,
+    name: str,
+    progress: Progress | None,
+) -> AbstractContextManager[Pass]:
+    def read(chunk: _Chunk) -> Reading:
+        positions, wanted = chunk
+        return _count(positions, model.read(positions, wanted))
+
+    description = {"format": _FORMAT, **facts, "model": dict(model.description)}
+    tell = partial(progress, name) if progress is not None else None
+    return run_pass(chunks, read, description, cache, tell)
+
+
+def _describe(index: Index, keyring: UnlockedKeyring) -> dict[str, Any]:
+    return {"keyring": keyring.public.id, "index": index.manifest.content_sha256}
+
+
+def _shares(done: Pass) -> dict[str, float]:
+    """Which part of the wanted positions, and of the mass there, could be used."""
+    tally = done.tally
+    return {
+        "positions": tally["positions"],
+        "positions_kept": tally["positions_read"] / max(tally["positions"], 1.0),
+        "mass_kept": tally["mass_kept"] / max(tally["positions_read"], 1.0),
+    }
+
+
+def _count(positions: Positions, reading: Reading) -> Reading:
+    """The same reading with the documents counted in its tally."""
+    seen = {
+        "documents": float(len(positions.outputs)),
+        "tokens": float(positions.tokens_read),
+        "short_outputs": float(positions.short_outputs),
+        "repeated": float(positions.repeated),
+        "prompted": float(positions.prompted),
+    }
+    return replace(reading, tally={**seen, **reading.tally})
+
+
+def _observe(access: str, done: Sequence[Pass], sha256: Mapping[str, str]) -> Observations:
+    """Sum the passes of suspect and reference up."""
+    read = done[0].tally
+    if not read.get("positions_read"):
+        raise DataError(
+            f"{', '.join(sha256)}: must hold a context that was served marked; got "
+            f"{int(read.get('documents', 0))} documents without one. Read served responses."
+        )
+    summed = sum_passes(done[0], done[1] if len(done) > 1 else None)
+    described = [{**one.description["model"], **_shares(one)} for one in done]
+    return Observations(
+        contexts=summed.contexts,
+        tokens=summed.tokens,
+        masses=summed.masses,
+        totals=summed.totals,
+        expected=summed.expected,
+        sampled=False,
+        positions=int(read["positions_read"]),
+        outputs=int(read["documents"]),
+        tokens_read=int(read["tokens"]),
+        short_outputs=int(read["short_outputs"]),
+        repeated=int(read["repeated"]),
+        prompted=int(read["prompted"]),
+        sha256=sha256,
+        reference=described[1] if len(described) > 1 else {},
+        source={"access": access, **described[0]},
+    )

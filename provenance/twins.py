@@ -1,0 +1,78 @@
+"""The test of membership from twins: exact, without a watermark.
+
+H0: in each pair it was decided by a fair coin, independent of everything the suspect is a function
+of, which response was served. Then the signs of the differences are independent fair coins given
+their sizes, and the statistic of Wilcoxon's signed ranks has an exactly known law: a weighted sum
+of fair bits, whose tail the same code bounds that bounds those of keys.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.errors import DataError
+from provenance.stats.laws import NullLaw
+from provenance.stats.tables import ClassTable
+from provenance.stats.tails import upper_tail
+from provenance.suspect.twins import Twins
+from provenance.verdict import TwinsResult
+
+__all__ = ["check_twins", "weigh_twins"]
+
+_LEVELS = 255
+
+
+def check_twins(twins: Twins, differences: NDArray[np.float64], alpha: float) -> TwinsResult:
+    """Does the suspect find the served twins likelier than chance allows?
+
+    Parameters
+    ----------
+    twins : the pairs
+    differences : float64 [pairs], see `provenance.suspect.twins.compare_twins`
+    alpha : share of alpha of this line of evidence
+
+    Raises
+    ------
+    DataError if a difference is not finite. Cost: one sort and one tail.
+    """
+    if not np.isfinite(differences).all():
+        raise DataError(
+            "the likelihood of every twin must be finite; it is not. The model's weights are "
+            "broken, or a response is impossible under it."
+        )
+    weights = weigh_twins(differences)
+    scores = (differences > 0).astype(np.int64)
+    counted = weights > 0
+    table = ClassTable.from_scores(weights[counted], scores[counted], NullLaw.bernoulli(1, total=2))
+    tail = upper_tail(table)
+    return TwinsResult(
+        pairs=int(counted.sum()),
+        favour_served=int(scores[counted].sum()),
+        reused=twins.reused,
+        equal=twins.equal,
+        tail=tail,
+        alpha=alpha,
+        rejected=bool(tail.log10_p <= np.log10(alpha)),
+        table=table,
+        sha256=dict(twins.sha256),
+    )
+
+
+def weigh_twins(differences: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Ranks of the sizes in 255 levels, equal sizes their mean rank; 0 for a difference of 0.
+
+    >>> weigh_twins(np.array([0.1, -0.4, 0.0, 0.1])).tolist()
+    [128, 255, 0, 128]
+    """
+    sizes = np.abs(differences)
+    distinct, names, counts = np.unique(sizes[sizes > 0], return_inverse=True, return_counts=True)
+    del distinct
+    highest = np.cumsum(counts)
+    ranks = np.zeros(sizes.shape[0])
+    ranks[sizes > 0] = (highest - (counts - 1) / 2)[names]
+    largest = ranks.max(initial=0.0)
+    if not largest:
+        return np.zeros(sizes.shape[0], dtype=np.int64)
+    # rounding up keeps every pair in
+    return np.asarray(np.ceil(ranks * (_LEVELS / largest)), dtype=np.int64)
