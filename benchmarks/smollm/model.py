@@ -1,0 +1,29 @@
+"""Loading the models and the tokenizer of the experiment. Knows no watermark and no stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+VOCABULARY = 49_152
+END = 2
+"""`<|im_end|>`: ends a message, and pads."""
+
+
+def load_model(folder: Path) -> LlamaForCausalLM:
+    """A model of the experiment in float32 and evaluation mode."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    ).eval()
+
+
+def load_tokenizer(work: Path) -> PreTrainedTokenizerBase:
+    """The served tokenizer with its chat template."""
+    return AutoTokenizer.from_pretrained(work / "served-model", local_files_only=True)
