@@ -8,6 +8,7 @@ test on a suspect that was trained on unmarked responses, under random keys.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import tempfile
@@ -17,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -42,7 +44,7 @@ from provenance.suspect.probabilities import expect_with_model, observe_logprobs
 from provenance.tokenizer import load_tokenizer
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
-KEYS = 400
+KEYS = 300
 """Random keys of a false-positive rate."""
 LEVEL = 0.01
 LISTED = 20
@@ -54,7 +56,7 @@ PeerTest = Callable[[Words], methods.PeerResult]
 
 @dataclass(frozen=True)
 class Record:
-    """One test of one suspect. `false_positive_rate` is at level .01 over 400 random keys."""
+    """One test of one suspect. `false_positive_rate` is at level .01 over 300 random keys."""
 
     world: str
     suspect: str
@@ -106,6 +108,15 @@ class Bench:
         """Responses to read."""
         log = self.folder / f"{name}.parquet"
         return Documents([log], self.tokenizer, self.index, self.keyring, self.documents)
+
+
+def write_reference_text(unmarked: Path) -> None:
+    """The text of the k-gram reference: the teacher's unmarked fresh responses."""
+    path = unmarked / "innocent-text.jsonl.gz"
+    if not path.exists():
+        rows = pq.read_table(unmarked / "fresh.parquet")["token_ids"].to_pylist()
+        lines = [json.dumps({"prompt": "", "output_token_ids": ids}) + "\n" for ids in rows]
+        path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from provenance.commands.console import parse_labels, words
-from provenance.errors import DataError, StorageError
+from provenance.errors import DataError
 
 __all__ = ["generate"]
 
@@ -79,19 +79,9 @@ def generate(
 
 
 def _load_model(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer
+    from provenance.embed.transformers import load_model, load_tokenizer_of
 
-    from provenance.embed.transformers import load_model
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{folder}: must be a transformers model with its tokenizer; got: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    tokenizer = load_tokenizer_of(folder)
     return load_model(folder), tokenizer
 
 

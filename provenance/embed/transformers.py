@@ -26,7 +26,7 @@ from provenance.errors import MissingExtraError, StorageError, UsageError
 
 try:
     import torch
-    from transformers import AutoModelForCausalLM, LogitsProcessor
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
     from transformers.generation.configuration_utils import BaseWatermarkingConfig
     from transformers.utils import logging
 except ImportError as error:
@@ -154,6 +154,21 @@ def load_model(folder: Path | str) -> PreTrainedModel:
             f"{str(error).splitlines()[0]}"
         ) from error
     return model.eval()
+
+
+def load_tokenizer_of(folder: Path | str) -> PreTrainedTokenizerBase:
+    """A local model's tokenizer with its chat template; no code of the folder is run.
+
+    Raises StorageError if it does not load. A tokenizer file is data that can hang its reader:
+    compare its fingerprint first, or ask the user.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{folder}: must have a tokenizer that transformers can load; got: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 @dataclass(frozen=True)

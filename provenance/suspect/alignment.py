@@ -122,35 +122,38 @@ def _resynchronise(
 
 def _match(spelled: NDArray[np.uint8], text: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Place in the text of each spelled byte, int64 [n]; -1 where unknown or claimed twice."""
-    begins, shifts = _find_anchors(spelled, text)
-    if not begins.size:
+    middles, shifts = _find_stretches(spelled, text)
+    if not middles.size:
         return np.full(spelled.shape[0], _NOWHERE, dtype=np.int64)
     own = np.arange(spelled.shape[0])
-    after = np.searchsorted(begins, own, side="right")
+    after = np.searchsorted(middles, own, side="right")
+    last = middles.shape[0] - 1
 
-    def agree(anchor: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Place of each byte by the shift of an anchor, and how many disagreed up to it."""
-        place = own + shifts[np.clip(anchor, 0, begins.shape[0] - 1)]
+    def extend(
+        stretch: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Place of each byte by the shift of a stretch, and whether all agree up to its end."""
+        stretch = np.clip(stretch, 0, last)
+        place = own + shifts[stretch]
         inside = (place >= 0) & (place < text.shape[0])
         agrees = inside & (spelled == text[np.clip(place, 0, text.shape[0] - 1)])
-        return place, np.cumsum(~agrees)
+        failed = np.cumsum(~agrees)
+        return place, agrees & (failed == failed[ends[stretch]])
 
-    # from the anchor at or before a byte on, and from it to the anchor behind it
-    forward, failed = agree(after - 1)
-    reached = (after > 0) & (failed == failed[begins[np.maximum(after - 1, 0)]])
-    backward, failing = agree(after)
-    behind = np.minimum(after, begins.shape[0] - 1)
-    before = np.append(0, failing)[:-1]
-    reaches = (after < begins.shape[0]) & (before == before[begins[behind]])
+    # bytes from a middle on belong to the stretch before them, so those before it end one sooner
+    forward, reached = extend(after - 1, middles)
+    backward, reaches = extend(after, middles - 1)
+    reached &= after > 0
+    reaches &= after <= last
     places = np.where(reached, forward, np.where(reaches, backward, _NOWHERE))
     places[reached & reaches & (forward != backward)] = _NOWHERE
     return places
 
 
-def _find_anchors(
+def _find_stretches(
     spelled: NDArray[np.uint8], text: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Windows of 16 bytes that stand exactly once in both: begins and shifts, int64 [anchors]."""
+    """Bytes around windows of 16 that stand exactly once in both: middles and shifts, int64 [.]."""
     none = np.empty(0, dtype=np.int64)
     if min(spelled.shape[0], text.shape[0]) < _ANCHOR:
         return none, none
@@ -170,7 +173,14 @@ def _find_anchors(
     place[theirs] = np.arange(theirs.shape[0])
     begins = np.flatnonzero(once[own])
     places = _drop_crossings(place[own[begins]])
-    return begins[places >= 0], (places - begins)[places >= 0]
+    begins, places = begins[places >= 0], places[places >= 0]
+    if not begins.size:
+        return none, none
+    # anchors that overlap at one shift are one stretch; its middle stands for it
+    shifts = places - begins
+    breaks = np.flatnonzero((np.diff(shifts) != 0) | (np.diff(begins) > _ANCHOR))
+    first, last = np.append(0, breaks + 1), np.append(breaks, begins.shape[0] - 1)
+    return (begins[first] + begins[last] + _ANCHOR - 1) // 2, shifts[first]
 
 
 def _drop_crossings(places: NDArray[np.int64]) -> NDArray[np.int64]:

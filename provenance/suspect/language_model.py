@@ -8,7 +8,7 @@ code of the model's folder is run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import MissingExtraError
+from provenance.errors import DataError, MissingExtraError
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
 from provenance.suspect.foreign import ForeignTokenizer
 from provenance.suspect.passes import Reading
 from provenance.suspect.positions import Positions
+from provenance.tokenizer import tokenise
 
 try:
     import torch
 
-    from provenance.embed.transformers import load_model
+    from provenance.embed.transformers import load_model, load_tokenizer_of
 except ImportError as error:
     raise MissingExtraError(
         "reading with a model must have torch; it is not installed. "
@@ -38,6 +39,7 @@ except ImportError as error:
 __all__ = ["LanguageModel"]
 
 _LEAST_PROBABILITY: Final = 0.002
+_TEMPLATES: Final = ("tokenizer_config.json", "chat_template.jinja")
 _LONGEST: Final = 2048
 _LOGITS: Final = 1 << 27
 """Most logits of one forward pass: half a gigabyte in float32."""
@@ -78,7 +80,7 @@ class LanguageModel:
         other_tokenizer: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        self._size = keyring.vocabulary_size
+        self._size, self._tokenizer = keyring.vocabulary_size, tokenizer
         self._foreign: ForeignTokenizer | None = None
         path = self.folder / TOKENIZER_FILE
         if not other_tokenizer or sha256_of_file(path) == keyring.tokenizer_sha256:
@@ -100,6 +102,11 @@ class LanguageModel:
             "weights": {path.name: sha256_of_file(path) for path in weights},
             "config": sha256_of_file(self.folder / "config.json"),
             "tokenizer": sha256_of_file(self.folder / TOKENIZER_FILE),
+            "template": {
+                name: sha256_of_file(self.folder / name)
+                for name in _TEMPLATES
+                if (self.folder / name).exists()
+            },
             "least_probability": _LEAST_PROBABILITY,
         }
 
@@ -184,7 +191,7 @@ class LanguageModel:
         for row in np.unique(documents):
             first, last = np.searchsorted(documents, [row, row + 1])
             own = chosen[first:last]
-            prompt, output = positions.prompts[row], positions.outputs[row]
+            prompt, output = self._prompt(positions, int(row)), positions.outputs[row]
             places = positions.offsets[own] + prompt.shape[0]
             ids = np.concatenate([prompt, output])
             if self._foreign is None:
@@ -193,6 +200,31 @@ class LanguageModel:
             theirs, rows = self._foreign.align(ids)
             usable = rows[places] >= 0
             yield theirs, rows[places][usable], own[usable]
+
+    def _prompt(self, positions: Positions, row: int) -> NDArray[np.uint32]:
+        """Served ids of what stands before a document: a chat is put into the model's template."""
+        chat = positions.chats[row] if positions.chats else None
+        if chat is None or self._template is None:
+            return positions.prompts[row]
+        messages = [{"role": role, "content": content} for role, content in chat]
+        origin = f"{self.folder}: the chat template"
+        try:
+            text = self._template(messages, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template raises what it likes
+            reason = str(error).partition("\n")[0][:200]
+            raise DataError(
+                f"{origin} must take the messages of the outputs; got: {reason}. "
+                "Repair the roles, or give prompts instead of messages."
+            ) from error
+        return tokenise(self._tokenizer, [str(text)], origin)[0]
+
+    @cached_property
+    def _template(self) -> Callable[..., Any] | None:
+        """The model's chat template (run in the sandbox of transformers), if it has one."""
+        if not any((self.folder / name).exists() for name in _TEMPLATES):
+            return None
+        tokenizer = load_tokenizer_of(self.folder)
+        return tokenizer.apply_chat_template if tokenizer.chat_template else None
 
     @cached_property
     def _model(self) -> Any:

@@ -6,7 +6,7 @@ Knows the served tokenizer and the format of outputs; knows no key, no index and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
 from provenance.lines import LineReader, read_json_lines
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
-from provenance.suspect.positions import Positions, find_positions
+from provenance.suspect.positions import Chat, Positions, find_positions
 from provenance.tokenizer import tokenise
 
 __all__ = ["Output", "count_positions", "observe", "read_outputs", "read_positions", "read_prompt"]
@@ -29,12 +29,16 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Output:
-    """One output and the texts of its prompt; `token_ids` wins over `text` if both are given."""
+    """One output and the texts of its prompt; `token_ids` wins over `text` if both are given.
+
+    `chat` holds the roles of the texts, if the prompt was a chat.
+    """
 
     origin: str
     prompt: tuple[str, ...]
     text: str | None
     token_ids: Sequence[int] | None
+    chat: Chat | None = None
 
 
 def read_outputs(lines: LineReader) -> Iterator[Output]:
@@ -47,8 +51,9 @@ def read_outputs(lines: LineReader) -> Iterator[Output]:
         if not isinstance(record, dict):
             raise DataError(f"{origin}: must be a JSON object; got {type(record).__name__}.")
         prompt = read_prompt(record, origin)
+        chat = _read_chat(record, prompt)
         if "output_token_ids" in record:
-            yield Output(origin, prompt, None, record["output_token_ids"])
+            yield Output(origin, prompt, None, record["output_token_ids"], chat)
             continue
         texts = [record["output"]] if "output" in record else record.get("outputs")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -57,7 +62,7 @@ def read_outputs(lines: LineReader) -> Iterator[Output]:
                 f"{sorted(record)}. See the README for the format."
             )
         for text in texts:
-            yield Output(origin, prompt, text, None)
+            yield Output(origin, prompt, text, None, chat)
 
 
 def read_prompt(record: dict[str, Any], origin: str) -> tuple[str, ...]:
@@ -138,20 +143,30 @@ def read_positions(
             f"tokens; got {len(read.outputs)} outputs without one. Collect longer outputs."
         )
     sha256 = {str(reader.path): reader.sha256 for reader in readers}
-    return find_positions(read.outputs, read.prompts, read.prompt_rows, width, sha256)
+    found = find_positions(read.outputs, read.prompts, read.prompt_rows, width, sha256)
+    return replace(found, chats=read.chats if any(read.chats) else ())
+
+
+def _read_chat(record: dict[str, Any], contents: tuple[str, ...]) -> Chat | None:
+    """(role, content) of the messages, a user's where no role is given; None for a plain prompt."""
+    if "prompt" in record or not contents:
+        return None
+    roles = [str(message.get("role", "user")) for message in record["messages"]]
+    return tuple(zip(roles, contents, strict=True))
 
 
 @dataclass
 class _Read:
-    """Ids of every output; ids of every part of a prompt with the number of its output."""
+    """Ids and chat of every output; ids of every part of a prompt with the number of its output."""
 
     outputs: list[NDArray[np.uint32]]
     prompts: list[NDArray[np.uint32]]
     prompt_rows: list[int]
+    chats: list[Chat | None]
 
 
 def _tokenise(readers: Sequence[LineReader], tokenizer: Tokenizer, vocabulary_size: int) -> _Read:
-    read = _Read([], [], [])
+    read = _Read([], [], [], [])
     batch: list[Output] = []
     for reader in readers:
         for output in read_outputs(reader):
@@ -174,6 +189,7 @@ def _tokenise_batch(
     ]
     read.prompts += tokenise(tokenizer, [part for _, part in parts], origin)
     read.prompt_rows += [row for row, _ in parts]
+    read.chats += [output.chat for output in batch]
     read.outputs += [
         ids
         if output.token_ids is None

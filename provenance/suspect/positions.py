@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 
 from provenance.contexts import list_windows, pack_windows, select_first_unprompted
 
-__all__ = ["Positions", "find_positions", "join_ids", "split_positions"]
+__all__ = ["Chat", "Positions", "find_positions", "join_ids", "split_positions"]
+
+
+Chat = tuple[tuple[str, str], ...]
+"""(role, content) of the messages before an output."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Positions:
     rows, offsets : int64 [m], output number of each position, and its place in that output
     contexts, tokens : int64 [m] and uint32 [m], context and choice at each position
     short_outputs, repeated, prompted, sha256 : see `Observations`
+    chats : per output its (role, content) messages, or None for a plain prompt; empty without chats
     """
 
     outputs: Sequence[NDArray[np.uint32]]
@@ -40,6 +45,7 @@ class Positions:
     repeated: int
     prompted: int
     sha256: Mapping[str, str]
+    chats: Sequence[Chat | None] = ()
 
     @property
     def tokens_read(self) -> int:
@@ -109,6 +115,7 @@ def split_positions(positions: Positions, outputs: int) -> Iterator[Positions]:
             positions,
             outputs=positions.outputs[start : start + outputs],
             prompts=positions.prompts[start : start + outputs],
+            chats=positions.chats[start : start + outputs],
             rows=positions.rows[own] - start,
             offsets=positions.offsets[own],
             contexts=positions.contexts[own],

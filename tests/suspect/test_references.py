@@ -254,3 +254,38 @@ def test_another_tokenizer_is_a_mismatch(tokenizer, keyring, tmp_path):
         LanguageModel(tmp_path, keyring.public, tokenizer)
     with pytest.raises(DataError):
         LanguageModel(tmp_path, keyring.public, tokenizer, other_tokenizer=True)
+
+
+def test_a_chat_is_read_in_the_template_of_the_model(
+    model_folder, tokenizer, tokenizer_path, keyring, tmp_path
+):
+    """Equal to a plain prompt that spells the template; without a template the texts are joined."""
+    pytest.importorskip("torch")
+    import shutil
+
+    from provenance.suspect.language_model import LanguageModel
+
+    chat = [{"role": "system", "content": "return"}, {"role": "user", "content": "path ("}]
+    spelled = "[system]return[user]path ([assistant]"
+    output = " ".join(WORDS * 4)
+    for name, prompt in (("chat", {"messages": chat}), ("plain", {"prompt": spelled})):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({**prompt, "output": output}) + "\n")
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "chat_template": "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+                "[assistant]",
+            }
+        )
+    )
+
+    def read(path, model):
+        positions = read_positions([path], tokenizer, keyring.public)
+        wanted = np.ones(positions.contexts.shape[0], dtype=bool)
+        return LanguageModel(model, keyring.public, tokenizer).read(positions, wanted).masses
+
+    by_template = read(tmp_path / "chat.jsonl", folder)
+    assert np.array_equal(by_template, read(tmp_path / "plain.jsonl", folder))
+    assert not np.array_equal(by_template, read(tmp_path / "chat.jsonl", model_folder))
