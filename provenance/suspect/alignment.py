@@ -62,7 +62,8 @@ def token_ends(ids: ArrayLike, table: TokenTable, text: str) -> NDArray[np.int64
     control token) ends are placed only inside stretches that hold 16 bytes which stand exactly once
     in both, extended as far as the bytes agree; what two stretches claim, stretches that cross, cut
     characters, and tokens without bytes or before such a token have end -1. Linear but for the sort
-    of the 16-byte windows, and that only for such texts.
+    of the 16-byte windows, and that only for such texts. With `tokenizer.encode_special_tokens` set
+    to True, names of control tokens in the text stay text.
 
     Examples
     --------

@@ -541,8 +541,14 @@ def test_known_ends_around_a_change():
     # twice in the text and once in the tokens, or the other way round: which of them is open
     assert set(_ends_of_signs([*LEFT, None], LEFT + LEFT)) == {-1}
     assert set(_ends_of_signs(LEFT + LEFT, LEFT + "☃")) == {-1}
+    # where one twin stands where the text agrees on, it is known, and hides nothing in between
+    found = _ends_of_signs(LEFT + RIGHT + LEFT, LEFT + RIGHT + "☃")
+    assert found == [*left, *behind(0), *[-1] * 20]
     # what stands in another order is not placed
     assert set(_ends_of_signs(RIGHT + LEFT, LEFT + RIGHT)) == {-1}
+    # a character is not cut: its first two bytes agree, its third does not
+    table = TokenTable.build([LEFT.encode(), b"\xe2\x98", b"\x84", b"\x83", RIGHT.encode()])
+    assert token_ends([0, 1, 2, 4], table, LEFT + "☃" + RIGHT).tolist() == [20, -1, -1, 43]
     # fifteen bytes are too few, sixteen are enough
     assert set(_ends_of_signs("!" + LEFT[:15], "?" + LEFT[:15])) == {-1}
     assert _ends_of_signs("!" + LEFT[:16], "?" + LEFT[:16]) == [-1, *range(2, 18)]
@@ -687,5 +693,4 @@ def test_time_is_linear(change):
         return min(times)
 
     small, large = seconds(3_000), seconds(12_000)
-    print(change, small, large)
     assert large < 8 * small + 0.05
