@@ -31,8 +31,10 @@ MAXIMUM_VOCABULARY = 1 << _BITS
 
 def check_token_ids(ids: ArrayLike, vocabulary_size: int, origin: str) -> NDArray[np.uint32]:
     """Token ids as uint32 [n]; DataError unless all are integers in 0 .. vocabulary_size - 1."""
-    values = np.asarray(ids)
-    if values.size == 0:
+    # from JSON: numpy would read [5, true] as [5, 1] and fail on ragged lists
+    plain = not isinstance(ids, list | tuple) or set(map(type, ids)) <= {int, np.int64, np.uint32}
+    values = np.asarray(ids) if plain else np.empty(1)
+    if values.ndim == 1 and values.size == 0:
         return np.empty(0, dtype=np.uint32)
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise DataError(f"{origin}: token ids must be a flat list of integers. Repair the record.")

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
-from provenance.errors import DataError, ProvenanceError, StorageError
+from provenance.errors import DataError, ProvenanceError, StorageError, UsageError
 from provenance.files import parse_json
 
-__all__ = ["COMPRESSIONS", "MAXIMUM_EXPANSION", "MAXIMUM_LINE", "LineReader", "read_json_lines"]
+__all__ = [
+    "COMPRESSIONS",
+    "MAXIMUM_EXPANSION",
+    "MAXIMUM_LINE",
+    "LineReader",
+    "check_distinct",
+    "read_json_lines",
+]
 
 COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
 MAXIMUM_LINE: Final = 1 << 24
@@ -26,6 +33,15 @@ MAXIMUM_EXPANSION: Final = 200
 """Times that a file may grow when it is unpacked, beyond the first 64 MiB. Logs grow 3 to 20 times;
 a gzip bomb grows 1,028 times."""
 _FREE_EXPANSION: Final = 1 << 26
+
+
+def check_distinct(paths: Sequence[Path | str]) -> None:
+    """Raise UsageError if a file is named twice: what stands in it would count twice."""
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if path.resolve() in seen:
+            raise UsageError(f"{path}: a file must be named once; it is named twice. Name it once.")
+        seen.add(path.resolve())
 
 
 class LineReader:

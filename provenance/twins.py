@@ -8,6 +8,8 @@ of fair bits, whose tail the same code bounds that bounds those of keys.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,26 +17,41 @@ from provenance.errors import DataError
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
-from provenance.suspect.twins import Twins
+from provenance.suspect.twins import LikelihoodReader, Twins, compare_twins
 from provenance.verdict import TwinsResult
 
-__all__ = ["check_twins", "weigh_twins"]
+__all__ = ["check_twins", "judge_twins", "weigh_twins"]
 
 _LEVELS = 255
 
 
-def check_twins(twins: Twins, differences: NDArray[np.float64], alpha: float) -> TwinsResult:
+def check_twins(
+    twins: Twins,
+    suspect: LikelihoodReader,
+    reference: LikelihoodReader | None,
+    alpha: float,
+) -> TwinsResult:
     """Does the suspect find the served twins likelier than chance allows?
 
     Parameters
     ----------
     twins : the pairs
-    differences : float64 [pairs], see `provenance.suspect.twins.compare_twins`
+    suspect, reference : models; the reference must not know the coins either
     alpha : share of alpha of this line of evidence
 
     Raises
     ------
-    DataError if a difference is not finite. Cost: one sort and one tail.
+    DataError if a likelihood is not finite. Cost: a forward pass of each model over all responses.
+    """
+    result = judge_twins(twins, compare_twins(twins, suspect, reference), alpha)
+    described = dict(reference.description) if reference is not None else {}
+    return replace(result, suspect=dict(suspect.description), reference=described)
+
+
+def judge_twins(twins: Twins, differences: NDArray[np.float64], alpha: float) -> TwinsResult:
+    """The test itself, from float64 [pairs] of `provenance.suspect.twins.compare_twins`.
+
+    Raises DataError if a difference is not finite. Cost: one sort and one tail.
     """
     if not np.isfinite(differences).all():
         raise DataError(
@@ -56,6 +73,8 @@ def check_twins(twins: Twins, differences: NDArray[np.float64], alpha: float) ->
         rejected=bool(tail.log10_p <= np.log10(alpha)),
         table=table,
         sha256=dict(twins.sha256),
+        suspect={},
+        reference={},
     )
 
 

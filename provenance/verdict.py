@@ -103,6 +103,7 @@ class TwinsResult:
     tail : log10 p (exact upper bound) of the signed ranks, with its cross-checks
     alpha, rejected : share of alpha of this line; p <= that share
     table, sha256 : the class table, and the hex digest of each file
+    suspect, reference : which models were asked; the reference is empty if there was none
     """
 
     pairs: int
@@ -114,6 +115,8 @@ class TwinsResult:
     rejected: bool
     table: ClassTable
     sha256: Mapping[str, str]
+    suspect: Mapping[str, Any]
+    reference: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the class table."""
@@ -124,12 +127,17 @@ class TwinsResult:
             "tail": asdict(self.tail),
             "table": self.table.to_json(),
             "sha256": dict(self.sha256),
+            "suspect": dict(self.suspect),
+            "reference": dict(self.reference),
         }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `check` returns; see the module docstring for `conclusion`."""
+    """What `check` returns; see the module docstring for `conclusion`.
+
+    `alpha` is that of all keys together; the twins, if any, have their own.
+    """
 
     conclusion: Conclusion
     alpha: float
@@ -194,6 +202,7 @@ class Verdict:
         return {
             "schema_version": SCHEMA_VERSION,
             "conclusion": self.conclusion,
+            "found_evidence": self.found_evidence,
             "alpha": self.alpha,
             "log10_p": self.log10_p,
             "headline": headline.name if headline else None,

@@ -30,6 +30,8 @@ _RESIDUAL_CAP: Final = 0.4
 _PRIOR_POSITIONS: Final = 10.0
 _LEAST_PROBABILITY: Final = 0.01
 _POSITIONS_CAP: Final = 1 << 16
+_LEAST_RESIDUAL: Final = 1e-6
+"""Less is rounding: a suspect that is its own reference weighs nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def weigh_residual(choices: Choices) -> Integers:
     prior = _PRIOR_POSITIONS if choices.sampled else 0.0
     totals = np.minimum(np.maximum(choices.totals, 1), _POSITIONS_CAP).astype(np.float64)
     residual = (choices.masses - choices.expected) / (np.maximum(choices.totals, 1) + prior)
+    residual[np.abs(residual) < _LEAST_RESIDUAL] = 0.0
     q = choices.expected / np.maximum(choices.totals, 1)
     real = np.clip(residual, -_RESIDUAL_CAP, _RESIDUAL_CAP) / np.sqrt(q + _LEAST_PROBABILITY)
     real = real * _logarithm(choices) * totals**0.25

@@ -245,11 +245,17 @@ def make_unmarked(work: Path) -> None:
 def tasks() -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
     """What is made after the unmarked responses, most urgent first; independent of each other."""
     innocent_power, innocent_frontier = settings.INNOCENTS
+    default, green = settings.POWER_WORLDS
+    frontier = list(settings.frontier_worlds())
+    first = [world for world in frontier if world.context_width == settings.WIDTHS[0]]
+    rest = [world for world in frontier if world not in first]
     return [
         (make_innocent, (innocent_power,)),
-        *((make_world, (world,)) for world in settings.POWER_WORLDS),
+        (make_world, (default,)),
         (make_innocent, (innocent_frontier,)),
-        *((make_world, (world,)) for world in settings.frontier_worlds()),
+        *((make_world, (world,)) for world in first),
+        (make_world, (green,)),
+        *((make_world, (world,)) for world in rest),
     ]
 
 

@@ -94,12 +94,13 @@ def check(
     unlocked = public.unlock(keys)
     expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
     observer = Observer(expected, loaded, unlocked, opened)
+    pairs = observer.read_twins(twins or [])
     observations = observer.observe(access)
     innocents = {str(path): observer.observe(access.of(path)) for path in innocent or []}
     with words.status("Checking"):
         verdict = check_outputs(observations, opened, unlocked, settings, innocents)
-    if twins and weights is not None:
-        verdict = replace(verdict, twins=observer.compare_twins(weights, twins, settings.alpha))
+    if pairs is not None and weights is not None:
+        verdict = replace(verdict, twins=observer.check_twins(pairs, weights, settings.alpha))
     if output is not None:
         with lock_folder(output):
             write_json(output / "verdict.json", verdict.to_json())

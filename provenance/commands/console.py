@@ -78,6 +78,8 @@ def print_verdict(verdict: Verdict) -> None:
     """The readable report of a check, for 80 columns."""
     headline = verdict.headline
     results.print(Text(_say(verdict), style="bold"))
+    if verdict.found_evidence and verdict.conclusion != "evidence":
+        results.print(Text("EVIDENCE from the twins, a second line: see below.", style="bold"))
     results.print(
         Text(f"p of the whole check <= 10^{verdict.log10_p:.2f} (family-wise, all keys); ")
         + Text(f"alpha {verdict.alpha:g}" + (f"; smallest: {headline.name}" if headline else ""))

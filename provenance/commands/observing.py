@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from provenance.suspect.observations import Observations
     from provenance.suspect.positions import Positions
     from provenance.suspect.probabilities import Progress
+    from provenance.suspect.twins import Twins
     from provenance.verdict import TwinsResult
 
 __all__ = ["Access", "Observer", "Reference"]
@@ -105,6 +106,7 @@ class Observer:
     ) -> None:
         self._reference, self._tokenizer = reference, tokenizer
         self._keyring, self._index = keyring, index
+        self._models: dict[Path, LanguageModel] = {}
         self._ngrams = self._count() if reference.kind == "ngram" else None
         self._model = self._load(reference.model) if reference.model else None
 
@@ -117,15 +119,18 @@ class Observer:
             return self.observe_logprobs(paths)
         return self.observe_weights(paths[0], list(access.logs), access.documents)
 
-    def compare_twins(self, folder: Path, paths: list[Path], alpha: float) -> TwinsResult:
+    def read_twins(self, paths: list[Path]) -> Twins | None:
+        """The pairs of the files; None without files."""
+        from provenance.suspect.twins import read_twins
+
+        return read_twins(paths, self._tokenizer, self._keyring.public) if paths else None
+
+    def check_twins(self, twins: Twins, folder: Path, alpha: float) -> TwinsResult:
         """The second line of evidence: how likely the model finds served and unserved twins."""
-        from provenance.suspect.twins import compare_twins, read_twins
         from provenance.twins import check_twins
 
-        twins = read_twins(paths, self._tokenizer, self._keyring.public)
         with words.status("Comparing twins"):
-            differences = compare_twins(twins, self._load(folder), self._model)
-        return check_twins(twins, differences, alpha)
+            return check_twins(twins, self._load(folder), self._model, alpha)
 
     def observe_outputs(self, paths: list[Path]) -> Observations:
         """Text that the suspect wrote."""
@@ -189,14 +194,17 @@ class Observer:
         return add_expectations(observations, self._ngrams.expect(observations))
 
     def _load(self, folder: Path) -> LanguageModel:
+        """A model, loaded once."""
         from provenance.suspect.language_model import LanguageModel
 
-        return LanguageModel(
-            folder,
-            self._keyring.public,
-            self._tokenizer,
-            other_tokenizer=self._reference.other_tokenizer,
-        )
+        if folder not in self._models:
+            self._models[folder] = LanguageModel(
+                folder,
+                self._keyring.public,
+                self._tokenizer,
+                other_tokenizer=self._reference.other_tokenizer,
+            )
+        return self._models[folder]
 
     def _read(self, paths: list[Path]) -> Positions:
         from provenance.suspect.outputs import read_positions

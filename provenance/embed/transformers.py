@@ -26,6 +26,7 @@ from provenance.errors import MissingExtraError, StorageError, UsageError
 
 try:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
     from transformers.generation.configuration_utils import BaseWatermarkingConfig
     from transformers.utils import logging
@@ -148,7 +149,7 @@ def load_model(folder: Path | str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise StorageError(
             f"{folder}: must be a transformers model with safetensors weights; got: "
             f"{str(error).splitlines()[0]}"

@@ -173,13 +173,10 @@ class LanguageModel:
         while start < len(segments):
             batch = _take(segments, start, self._logits_per_row)
             start += len(batch)
-            for segment, probabilities in zip(batch, self._predict(batch), strict=True):
-                chosen = probabilities[
-                    np.arange(segment.rows.shape[0]), segment.ids[1:][segment.rows]
-                ]
-                with np.errstate(divide="ignore"):
-                    logs = np.log(chosen.astype(np.float64))
-                found[segment.positions[0]] = logs.mean() if logs.size else 0.0
+            for segment, logs in zip(batch, self._predict(batch), strict=True):
+                rows, number = np.arange(segment.rows.shape[0]), segment.positions[0]
+                own = logs[rows, segment.ids[segment.rows + 1]].astype(np.float64)
+                found[number] = own.mean() if own.size else 0.0
         return found
 
     def _rows(

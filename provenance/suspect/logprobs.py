@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 from provenance.contexts import check_token_ids
 from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
-from provenance.lines import LineReader, read_json_lines
+from provenance.lines import LineReader, check_distinct, read_json_lines
 from provenance.suspect.alignment import align
 from provenance.suspect.outputs import read_prompt
 from provenance.suspect.passes import PART_DOCUMENTS, Reading
@@ -40,6 +40,7 @@ __all__ = ["LogprobsPart", "read_logprobs"]
 
 _MOST_LISTED: Final = 1 << 12
 _ROUNDING: Final = 1e-3
+_LEAST_LOGPROB: Final = -1e6
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class LogprobsPart:
     """Some records: their positions, and what the API said at each served token.
 
     lists : per record and served token, ids uint32 [.] and probabilities float64 [.]; None where
-        the API's tokens are cut differently
+        the API's tokens are cut differently, or it said nothing
+    generated : the API itself drew the texts; else they may have been given to it
     """
 
     positions: Positions
     lists: Sequence[Sequence[_List | None]]
+    generated: bool
 
     @property
     def listed(self) -> NDArray[np.bool_]:
@@ -98,6 +101,7 @@ class _Record:
     ids: NDArray[np.uint32]
     prompt: Sequence[NDArray[np.uint32]]
     lists: Sequence[_List | None]
+    generated: bool = False
 
 
 def read_logprobs(
@@ -117,6 +121,7 @@ def read_logprobs(
     Memory: one part. Cost: parsing; about 20 microseconds a position.
     """
     shapes = _Shapes(tokenizer, keyring.vocabulary_size)
+    check_distinct(paths)
     for path in paths:
         reader = LineReader(path)
         records = (shapes.read(record, origin) for origin, record in read_json_lines(reader))
@@ -129,7 +134,8 @@ def read_logprobs(
                 keyring.context_width,
                 {},
             )
-            yield LogprobsPart(positions, [record.lists for record in part])
+            lists = [record.lists for record in part]
+            yield LogprobsPart(positions, lists, all(record.generated for record in part))
 
 
 class _Shapes:
@@ -162,7 +168,7 @@ class _Shapes:
                 f"{origin}: top_logprobs must be a list with an entry for each of the "
                 f"{ids.shape[0]} output tokens; it is not. Repair the record."
             )
-        return _Record(ids, [prompt], [self._list(entries, origin) for entries in lists])
+        return _Record(ids, [prompt], [self._some(entries, origin) for entries in lists])
 
     def _read_vllm(self, record: Mapping[str, Any], origin: str) -> _Record:
         ids = check_token_ids(record.get("prompt_token_ids", []), self._size, origin)
@@ -179,7 +185,7 @@ class _Shapes:
                 "prompt_token_ids, and response_start lie among them; they do not. "
                 "Repair the record."
             )
-        found = [self._list(_vllm_pairs(entry, origin), origin) for entry in lists[start:]]
+        found = [self._some(_vllm_pairs(entry, origin), origin) for entry in lists[start:]]
         return _Record(ids[start:], [ids[:start]], found)
 
     def _read_content(self, record: Mapping[str, Any], origin: str) -> _Record:
@@ -196,7 +202,7 @@ class _Shapes:
         rows = align(text, ids, self._served, np.arange(len(strings)), theirs).rows
         lists = [self._by_bytes(content[row + 1], origin) if row >= 0 else None for row in rows]
         prompt = tokenise(self._tokenizer, list(read_prompt(dict(record), origin)), origin)
-        return _Record(ids, prompt, lists)
+        return _Record(ids, prompt, lists, generated=True)
 
     @property
     def _served(self) -> TokenTable:
@@ -207,7 +213,7 @@ class _Shapes:
                     self._ids.setdefault(string, identifier)
         return self._table
 
-    def _by_bytes(self, token: Mapping[str, Any], origin: str) -> _List:
+    def _by_bytes(self, token: Mapping[str, Any], origin: str) -> _List | None:
         listed = token.get("top_logprobs")
         if not isinstance(listed, list):
             raise DataError(
@@ -215,8 +221,15 @@ class _Shapes:
                 "Ask the API for top_logprobs."
             )
         pairs = [(_bytes_of(one, origin), one.get("logprob")) for one in listed]
+        if not all(_is_logprob(value) for _, value in pairs):
+            raise _bad_logprobs(origin)
         shared = [[self._ids[string], value] for string, value in pairs if string in self._ids]
-        return self._list(shared, origin)
+        return self._list(shared, origin) if pairs else None
+
+    def _some(self, pairs: Any, origin: str) -> _List | None:
+        """As `_list`; None for an empty list: nothing was said there."""
+        found = self._list(pairs, origin)
+        return found if found[0].size else None
 
     def _list(self, pairs: Any, origin: str) -> _List:
         """Ids and probabilities of one list of [id, logprob]."""
@@ -226,10 +239,7 @@ class _Shapes:
             or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
             or not all(_is_logprob(value) for _, value in pairs)
         ):
-            raise DataError(
-                f"{origin}: logprobs must be lists of [id, logprob] with logprob <= 0; they are "
-                "not. Repair the record."
-            )
+            raise _bad_logprobs(origin)
         ids = check_token_ids([pair[0] for pair in pairs], self._size, origin)
         masses = np.exp(np.array([pair[1] for pair in pairs], dtype=np.float64))
         if masses.sum() > 1 + _ROUNDING:
@@ -240,10 +250,19 @@ class _Shapes:
         return ids, masses
 
 
+def _bad_logprobs(origin: str) -> DataError:
+    return DataError(
+        f"{origin}: logprobs must be lists of at most {_MOST_LISTED} pairs of id and logprob "
+        "(at most 0); they are not. Repair the record."
+    )
+
+
 def _is_logprob(value: Any) -> bool:
-    """A number that can be the logarithm of a probability; -inf is probability 0."""
+    """A number that can be the logarithm of a probability."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
+    if isinstance(value, int):  # too long for a float, perhaps
+        return _LEAST_LOGPROB <= value <= 0
     return not math.isnan(value) and value <= _ROUNDING
 
 
@@ -252,6 +271,8 @@ def _vllm_pairs(entry: Any, origin: str) -> list[list[Any]]:
     if entry is None:
         return []
     try:
+        if not all(key.isascii() and key.isdecimal() and key == str(int(key)) for key in entry):
+            raise ValueError
         return [[int(key), value["logprob"]] for key, value in entry.items()]
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise DataError(
@@ -264,7 +285,11 @@ def _bytes_of(token: Any, origin: str) -> bytes:
     """The bytes of a token as the API spells it."""
     try:
         spelled = token.get("bytes")
-        return bytes(spelled) if spelled is not None else token["token"].encode("utf-8")
+        if spelled is None:
+            return str.encode(token["token"], "utf-8")
+        if not isinstance(spelled, list) or not set(map(type, spelled)) <= {int}:
+            raise TypeError
+        return bytes(spelled)
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise DataError(
             f"{origin}: a token must have bytes (0 .. 255) or token (a string); it has not. "

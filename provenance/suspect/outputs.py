@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from provenance.contexts import check_token_ids
 from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
-from provenance.lines import LineReader, read_json_lines
+from provenance.lines import LineReader, check_distinct, read_json_lines
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
 from provenance.suspect.positions import Chat, Positions, find_positions
 from provenance.tokenizer import tokenise
@@ -134,6 +134,7 @@ def read_positions(
     Cost: tokenising (about 1 M tokens per second and core) and sorting; memory about 100 bytes a
     token.
     """
+    check_distinct(paths)
     readers = [LineReader(path) for path in paths]
     read = _tokenise(readers, tokenizer, keyring.vocabulary_size)
     width = keyring.context_width

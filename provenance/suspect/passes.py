@@ -44,9 +44,9 @@ __all__ = [
 
 _Chunk = TypeVar("_Chunk")
 
-_MASSES: Final = pa.schema(
-    [("context", pa.int64()), ("token", pa.uint32()), ("mass", pa.float64())]
-)
+_MASSES: Final = pa.schema([("context", pa.int64()), ("token", pa.uint32()), ("mass", pa.int64())])
+_UNIT: Final = 1 << 40
+"""Masses are kept and summed as whole multiples of 2**-40: sums do not depend on their order."""
 _VISITS: Final = pa.schema([("context", pa.int64()), ("visits", pa.int64())])
 _TALLY: Final = b"provenance.tally"
 _MEMORY: Final = "1GiB"
@@ -62,12 +62,14 @@ WITH p AS (SELECT context, token, sum(mass) AS mass FROM masses GROUP BY context
      u AS (SELECT context, sum(visits) AS visits FROM read_by_reference GROUP BY context),
      pairs AS (
         SELECT coalesce(p.context, q.context) AS context, coalesce(p.token, q.token) AS token,
-               coalesce(p.mass, 0) AS mass, coalesce(q.mass, 0) AS expected
+               coalesce(p.mass, 0)::DOUBLE / {unit} AS mass,
+               coalesce(q.mass, 0)::DOUBLE / {unit} AS expected
         FROM p FULL JOIN q ON p.context = q.context AND p.token = q.token
      ),
      scaled AS (
         SELECT pairs.context, token, mass, v.visits AS total,
-               CASE WHEN u.visits IS NULL THEN 0 ELSE expected * v.visits / u.visits END AS expected
+               CASE WHEN u.visits IS NULL THEN 0 WHEN u.visits = v.visits THEN expected
+                    ELSE expected * v.visits / u.visits END AS expected
         FROM pairs JOIN v ON pairs.context = v.context
         LEFT JOIN u ON pairs.context = u.context
         WHERE NOT {referenced} OR u.visits IS NOT NULL
@@ -181,7 +183,8 @@ def sum_passes(suspect: Pass, reference: Pass | None, limit: int = MAXIMUM_PAIRS
     differ most. Memory: 1 GiB at most, and 36 bytes a pair kept.
     """
     nothing = reference or Pass((), {}, {})
-    query = _SUM.format(limit=limit, referenced="true" if reference else "false")
+    broken: list[Path] = []
+    query = _SUM.format(limit=limit, unit=_UNIT, referenced="true" if reference else "false")
     with tempfile.TemporaryDirectory(prefix="provenance-") as spill:
         try:
             with open_engine(Path(spill), _MEMORY) as engine:
@@ -191,9 +194,11 @@ def sum_passes(suspect: Pass, reference: Pass | None, limit: int = MAXIMUM_PAIRS
                     ("visited", suspect.parts, "visits", _VISITS),
                     ("read_by_reference", nothing.parts, "visits", _VISITS),
                 ):
-                    engine.register(name, _stream(parts, file, schema))
+                    engine.register(name, _stream(parts, file, schema, broken))
                 table = engine.sql(query).to_arrow_table()
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
+        except (duckdb.Error, pa.ArrowException, OSError, StorageError) as error:
+            if broken:
+                raise _broken(broken[0]) from error
             raise StorageError(
                 f"{spill}: the masses of a model must fit on this disk; got: "
                 f"{str(error).partition(chr(10))[0][:200]}. Free some space."
@@ -226,12 +231,14 @@ def _write(part: Path, reading: Reading) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(part, ignore_errors=True)
         partial.mkdir(parents=True, mode=0o700)
-        masses = pa.table([reading.contexts, reading.tokens, reading.masses], schema=_MASSES)
+        units = np.rint(reading.masses * _UNIT).astype(np.int64)
+        masses = pa.table([reading.contexts, reading.tokens, units], schema=_MASSES)
         tally = json.dumps(dict(reading.tally)).encode()
-        pq.write_table(masses.replace_schema_metadata({_TALLY: tally}), partial / "masses.parquet")
+        masses = masses.replace_schema_metadata({_TALLY: tally})
+        pq.write_table(masses, partial / "masses.parquet", write_page_checksum=True)
         visited, visits = np.unique(reading.visited, return_counts=True)
         table = pa.table([visited, visits.astype(np.int64)], schema=_VISITS)
-        pq.write_table(table, partial / "visits.parquet")
+        pq.write_table(table, partial / "visits.parquet", write_page_checksum=True)
         partial.rename(part)
     except OSError as error:
         raise StorageError(
@@ -244,16 +251,33 @@ def _read_tally(path: Path) -> dict[str, float]:
         metadata = pq.read_schema(path).metadata or {}
         return {str(k): float(v) for k, v in json.loads(metadata[_TALLY]).items()}
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise StorageError(
-            f"{path}: must be a part of a pass; it is not. Delete its folder and run again."
-        ) from error
+        raise _broken(path.parent) from error
 
 
-def _stream(parts: tuple[Path, ...], name: str, schema: pa.Schema) -> pa.RecordBatchReader:
+def _broken(part: Path) -> StorageError:
+    return StorageError(
+        f"{part}: must be a part of a pass; it is damaged. Delete this folder and run again."
+    )
+
+
+def _stream(
+    parts: tuple[Path, ...], name: str, schema: pa.Schema, broken: list[Path]
+) -> pa.RecordBatchReader:
+    """All rows of all parts; a part that cannot be read is named in `broken`.
+
+    The engine turns every error of its input into one of its own.
+    """
+
     def batches() -> Iterator[pa.RecordBatch]:
         for part in parts:
-            with pq.ParquetFile(part / f"{name}.parquet") as file:
-                yield from file.iter_batches(columns=schema.names)
+            try:
+                with pq.ParquetFile(
+                    part / f"{name}.parquet", page_checksum_verification=True
+                ) as file:
+                    yield from file.iter_batches(columns=schema.names)
+            except (OSError, pa.ArrowException) as error:
+                broken.append(part)
+                raise _broken(part) from error
 
     plain = (batch.replace_schema_metadata(None) for batch in batches())
     return pa.RecordBatchReader.from_batches(schema, plain)

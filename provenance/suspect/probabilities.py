@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import DataError
+from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.served.index import Index
@@ -37,7 +37,7 @@ from provenance.suspect.positions import Positions, split_positions
 
 __all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
 
-_FORMAT = 1
+_FORMAT = 2
 _Chunk = tuple[Positions, NDArray[np.bool_]]
 Progress = Callable[[str, int], None]
 
@@ -84,10 +84,12 @@ def observe_weights(
         "unmarked_only": documents.unmarked_only,
     }
     with ExitStack() as stack:
-        done = [
-            stack.enter_context(_run(model, facts, documents, cache, name, progress))
-            for name, model in zip(("suspect", "reference"), models, strict=False)
-        ]
+        done = [stack.enter_context(_run(suspect, facts, documents, cache, "suspect", progress))]
+        if reference is not None and reference.description == suspect.description:
+            done.append(done[0])
+        elif reference is not None:
+            run = _run(reference, facts, documents, cache, "reference", progress)
+            done.append(stack.enter_context(run))
         return _observe("weights", done, sha256)
 
 
@@ -105,14 +107,21 @@ def observe_logprobs(
 
     Parameters: files, see `provenance.suspect.logprobs`; else as for `observe_weights`. Tokens that
     the API does not list count as probability 0. Returns, raises and costs as `observe_weights`,
-    but for the suspect only the file is read.
+    but for the suspect only the file is read. A reference with another tokenizer is refused unless
+    the API drew the texts itself: in a marked text, the positions that it can read would be
+    selected by coins.
     """
     sha256 = {str(path): sha256_of_file(path) for path in paths}
     facts = {**_describe(index, keyring), "logprobs": list(sha256.values())}
 
     def parts() -> Iterator[tuple[LogprobsPart, NDArray[np.bool_]]]:
         for part in read_logprobs(paths, tokenizer, keyring.public):
-            yield part, part.listed & find_served(part.positions.contexts, index, keyring)
+            if reference is not None and reference.reads_other_tokens and not part.generated:
+                raise ConfigurationMismatchError(
+                    "the reference of logprobs of given texts must have the served tokenizer; it "
+                    "has another one. Use another reference, or --reference ngram."
+                )
+            yield part, find_served(part.positions.contexts, index, keyring)
 
     def read(chunk: tuple[LogprobsPart, NDArray[np.bool_]]) -> Reading:
         part, wanted = chunk
@@ -121,7 +130,7 @@ def observe_logprobs(
     with ExitStack() as stack:
         done = [stack.enter_context(run_pass(parts(), read, {"model": {"kind": "api"}}, None))]
         if reference is not None:
-            chunks = ((part.positions, wanted) for part, wanted in parts())
+            chunks = ((part.positions, wanted & part.listed) for part, wanted in parts())
             run = _run(reference, facts, chunks, cache, "reference", progress)
             done.append(stack.enter_context(run))
         return _observe("logprobs", done, sha256)

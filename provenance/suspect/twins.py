@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from provenance.contexts import check_token_ids
 from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
-from provenance.lines import LineReader, read_json_lines
+from provenance.lines import LineReader, check_distinct, read_json_lines
 from provenance.tokenizer import tokenise
 
 __all__ = ["LikelihoodReader", "Twins", "compare_twins", "read_twins"]
@@ -68,6 +68,7 @@ def read_twins(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyri
     pairs: list[tuple[Ids, Ids, Ids]] = []
     seen: set[bytes] = set()
     reused = equal = 0
+    check_distinct(paths)
     readers = [LineReader(path) for path in paths]
     for reader in readers:
         for origin, record in read_json_lines(reader):

@@ -14,26 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
-from provenance.commands.app import main
 from provenance.files import lock_folder
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call `main` as the shell would; returns (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["provenance", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        code = stopped.value.code
-        return (0 if code is None else code), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,155 @@
+"""Innocent readers under the true keys of many keyrings, and readers that leak."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.calibration.world import Teacher, make_world
+from provenance.check import CheckSettings, check_outputs
+from provenance.errors import ConfigurationMismatchError
+from provenance.schemes import make_scheme
+from provenance.scoring import score, weigh_observations
+from provenance.suspect.documents import Documents
+from provenance.suspect.probabilities import observe_logprobs, observe_weights
+from tests.suspect.lab import Markov
+
+RESIDUAL = CheckSettings(rule="residual", placebo_keys=60)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return Teacher.draw(0)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory, teacher):
+    made = {}
+
+    def world(seed):
+        if seed not in made:
+            folder = tmp_path_factory.mktemp("validity")
+            made[seed] = make_world(folder, teacher, 2 * seed, 40, 40)
+        return made[seed]
+
+    return world
+
+
+def _documents(world):
+    return Documents([world.folder / "served.jsonl"], world.tokenizer, world.index, world.keyring)
+
+
+def _z(world, observed):
+    """z of every true key."""
+    keyring = world.keyring
+    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
+    weighing = weigh_observations(observed, world.index, keyring, "residual")
+    return [score(p, keyring.key(*pair), scheme).z for pair, p in weighing.hypotheses.items()]
+
+
+def _assert_standard(z):
+    """Mean 0 and sd 1, within 4 standard errors."""
+    assert abs(np.mean(z)) < 4 / np.sqrt(len(z))
+    assert abs(np.std(z) - 1) < 4 / np.sqrt(2 * len(z))
+
+
+@pytest.mark.parametrize(
+    "keyrings", [5, pytest.param(60, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_true_keys_of_an_innocent_reader_are_standard(make, teacher, keyrings):
+    """Marked documents, read in full; as good a model of the language as there is."""
+    alone, beside, leaking = [], [], []
+    suspect, other = Markov(teacher), Markov(teacher, shift=1)
+    for seed in range(keyrings):
+        world = make(seed)
+        alone += _z(world, observe_weights(suspect, None, _documents(world)))
+        beside += _z(world, observe_weights(suspect, other, _documents(world)))
+        if seed < 2:
+            leak = observe_weights(Markov(teacher, 0.1), other, _documents(world))
+            leaking += _z(world, leak)
+    assert len(alone) == len(beside) == 7 * keyrings
+    _assert_standard(alone)
+    _assert_standard(beside)
+    assert np.mean(leaking) > 2, "the same test sees a reader that knows the log"
+
+
+def test_a_reader_that_knows_the_log_fails_the_innocent_control(make, teacher):
+    """Placebo keys and the control slot cannot see it; an innocent model under the keys can."""
+    world = make(0)
+    reference = Markov(teacher, shift=1)
+    observed = observe_weights(Markov(teacher), reference, _documents(world))
+    leaking = observe_weights(Markov(teacher, 0.3), reference, _documents(world))
+    fair = check_outputs(observed, world.index, world.keyring, RESIDUAL, {"fair": observed})
+    assert fair.conclusion == "no evidence"
+    found = check_outputs(observed, world.index, world.keyring, RESIDUAL, {"leak": leaking})
+    failed = [control.name for control in found.controls if not control.passed]
+    assert failed == ["innocent leak"]
+    assert found.conclusion == "invalid"
+    alone = check_outputs(leaking, world.index, world.keyring, RESIDUAL)
+    assert alone.controls_passed
+    assert alone.conclusion == "evidence"
+
+
+class EvenOnly:
+    """A reference with another tokenizer: it can read a position if an even token stands there.
+
+    Like a tokenizer that joins a word with odd tokens: whether there is a boundary depends on the
+    token that stands behind it. It has twins for the tokens of one parity only.
+    """
+
+    def __init__(self, reader, parity):
+        self._reader, self._parity = reader, parity
+        self.description = {"kind": "fake", "name": "even only"}
+        self.reads_other_tokens = True
+
+    def read(self, positions, wanted):
+        usable = wanted & (positions.tokens % 2 == 0)
+        reading = self._reader.read(positions, usable)
+        kept = reading.tokens % 2 == self._parity
+        return dataclasses.replace(
+            reading,
+            contexts=reading.contexts[kept],
+            tokens=reading.tokens[kept],
+            masses=reading.masses[kept],
+            tally={**reading.tally, "positions": float(wanted.sum())},
+        )
+
+
+def _write_logprobs(world, reader):
+    """The logprobs of a reader over the marked responses, as vLLM would give them for a prompt."""
+    path = world.folder / "logprobs.jsonl"
+    with path.open("w") as file:
+        for positions, _ in _documents(world):
+            reading = reader.rows(positions)
+            lists = [[[] for _ in ids] for ids in positions.outputs]
+            for row, place, probabilities in zip(
+                positions.rows, positions.offsets, reading, strict=True
+            ):
+                chosen = np.flatnonzero(probabilities > 0.002)
+                lists[row][place] = [[int(i), float(np.log(probabilities[i]))] for i in chosen]
+            for ids, listed in zip(positions.outputs, lists, strict=True):
+                record = {"output_token_ids": ids.tolist(), "top_logprobs": listed}
+                file.write(json.dumps(record) + "\n")
+    return path
+
+
+def test_logprobs_with_a_reference_that_reads_other_tokens_are_refused(make, teacher):
+    """Measured before it was refused: z of an innocent -2.4 or +1.8 on average."""
+    world = make(0)
+    path = _write_logprobs(world, Markov(teacher))
+    with pytest.raises(ConfigurationMismatchError):
+        observe_logprobs(
+            [path], EvenOnly(Markov(teacher), 1), world.tokenizer, world.index, world.keyring
+        )
+
+
+def test_logprobs_of_an_innocent_over_marked_responses_are_standard(make, teacher):
+    z = []
+    for seed in range(5):
+        world = make(seed)
+        path = _write_logprobs(world, Markov(teacher))
+        reference = Markov(teacher, shift=1)
+        observed = observe_logprobs([path], reference, world.tokenizer, world.index, world.keyring)
+        z += _z(world, observed)
+    _assert_standard(z)
