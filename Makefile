@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench bench-coins bench-tails bench-calibration lab clean
+.PHONY: demo test lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
+	lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
@@ -29,6 +30,20 @@ bench-calibration: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.calibration --reference ngram --keyrings 400
 	$(BIN)/python -m benchmarks.calibration --reference wrong --keyrings 400 --seed 400
+	$(BIN)/python -m benchmarks.calibration --access weights --reference none --keyrings 150
+	$(BIN)/python -m benchmarks.calibration --access weights --reference right --keyrings 150
+	$(BIN)/python -m benchmarks.calibration --access weights --reference wrong --keyrings 150
+
+# Hours, resumable: makes worlds and suspects (needs `make lab` first), then measures every test.
+bench-power: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.power.produce
+	$(BIN)/python -m benchmarks.power
+	$(BIN)/python -m benchmarks.power.rules
+
+# Hours, resumable: SmolLM2-135M-Instruct serves, students are fine-tuned, both are read.
+bench-smollm: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.smollm
+	$(BIN)/python -m benchmarks.smollm.evaluate
 
 # Trains teacher, base and suspects from the text of installed packages and rewrites fixtures/.
 lab: $(VENV)/.dev
