@@ -53,3 +53,15 @@ def test_residual_weights_stay_inside_the_limits_whatever_the_reference_says(ref
     for name in TESTS:
         for level in LEVELS:
             assert summary[name][str(level)]["passed"], (name, level, summary[name])
+
+
+def test_models_that_read_the_marked_log_stay_inside_the_limits_and_a_copier_needs_the_rule():
+    """Read at every occurrence of a context, a copier bets on words that the coins chose."""
+    outcomes = [one for seed in (970, 971) for one in run_keyring(seed, "right", "weights")]
+    summary = summarise(outcomes)
+    for name in TESTS:
+        for level in LEVELS:
+            assert summary[name][str(level)]["passed"], (name, level, summary[name])
+    copiers = [one for one in outcomes if one.kind == "copier"]
+    assert len(copiers) == 2
+    assert sum(one.z_repeated - one.z[0] for one in copiers) > 2

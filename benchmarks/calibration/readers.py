@@ -26,10 +26,10 @@ LISTED = 20
 class MarkovReader:
     """Probabilities of a mixture of two teachers; `copying` of them go to a copied token.
 
-    A copier is an induction head: where the last word stood before in the document, it bets on the
-    word that followed it there. That word was chosen by a coin, but by one of another context, or
-    of the same context at a position that does not count. `listed` keeps the most probable words
-    only, as an API does.
+    A copier is an induction head: where the context, or else its last word, stood before in the
+    document, it bets on the word that followed it there. After a first occurrence of a context that
+    word was chosen by the coin of another one; after a later occurrence, by the very coin that
+    would be scored. `listed` keeps the most probable words only, as an API does.
     """
 
     name: str
@@ -52,7 +52,7 @@ class MarkovReader:
         a, b = unpack(positions.contexts[chosen], 2).T
         rows = (1 - self.share) * self.own.dense(a, b) + self.share * self.other.dense(a, b)
         if self.copying:
-            copied = self._copy(positions, chosen, b)
+            copied = self._copy(positions, chosen, np.stack([a, b], axis=1))
             some = copied >= 0
             rows[some] *= 1 - self.copying
             rows[np.flatnonzero(some), copied[some]] += self.copying
@@ -75,13 +75,18 @@ class MarkovReader:
 
     @staticmethod
     def _copy(
-        positions: Positions, chosen: NDArray[np.int64], last: NDArray[np.uint32]
+        positions: Positions, chosen: NDArray[np.int64], contexts: NDArray[np.uint32]
     ) -> NDArray[np.int64]:
-        """The word after the latest earlier place of the last word, or -1: int64 [n]."""
+        """The word after the latest earlier place of the context, or else of its last word.
+
+        int64 [n], -1 where there is none.
+        """
         found = np.full(chosen.shape[0], -1)
-        for i, (place, word) in enumerate(zip(chosen, last, strict=True)):
-            text = positions.outputs[positions.rows[place]][: positions.offsets[place] - 1]
-            earlier = np.flatnonzero(text[:-1] == word) if text.shape[0] > 1 else text[:0]
+        for i, (place, (first, last)) in enumerate(zip(chosen, contexts, strict=True)):
+            text = positions.outputs[positions.rows[place]][: positions.offsets[place]]
+            ends = np.flatnonzero(text[:-1] == last)
+            pairs = ends[(ends > 0) & (text[ends - 1] == first)]
+            earlier = pairs if pairs.shape[0] else ends
             if earlier.shape[0]:
                 found[i] = text[earlier[-1] + 1]
         return found
@@ -110,6 +115,6 @@ def innocent_readers(teacher: Teacher, stranger: Teacher) -> tuple[MarkovReader,
     return (
         MarkovReader("related", teacher, stranger, 0.4),
         MarkovReader("stranger", stranger, teacher),
-        MarkovReader("copier", teacher, stranger, 0.2, copying=0.6),
+        MarkovReader("copier", teacher, stranger, 0.2, copying=0.9),
         MarkovReader("top-20", teacher, stranger, 0.4, listed=LISTED),
     )
