@@ -359,6 +359,31 @@ def measure(bench: Bench, folder: Path, share: float, read: str, null: bool) -> 
     return records
 
 
+def measure_served(bench: Bench, folder: Path, share: float) -> list[Record]:
+    """The tests from weights once more, reading served responses: some were trained on."""
+    documents = bench.to_documents("served")
+    model = LanguageModel(folder, bench.public, bench.tokenizer)
+    observations = observe_weights(model, bench.base, documents, cache=bench.cache)
+    tail = upper_tail(score(weigh_global(bench, observations), bench.key, bench.scheme))
+    results = [methods.PeerResult("provenance-base", observations.positions, tail.z, tail.log10_p)]
+    windows = read_predictions(bench, folder, documents)
+    words = bench.key.words(unpack(windows.contexts, bench.public.context_width), windows.tokens)
+    tests = reading_tests(bench, windows, all_served(bench))
+    results += [tests[name](words) for name in ("sander-open", "sander-open-filtered")]
+    facts = {"world": bench.folder.name, "suspect": folder.name, "share": share}
+    return [
+        Record(
+            **facts,
+            access="weights, served",
+            method=result.method,
+            tokens=result.tokens,
+            log10_p=round(result.log10_p, 3),
+            z=round(result.z, 3),
+        )
+        for result in results
+    ]
+
+
 def all_served(bench: Bench) -> NDArray[np.int64]:
     """Every context of the marked responses: the filter phi of the peers."""
     documents = Documents(

@@ -73,6 +73,7 @@ def draw_frontier(records: list[Record], qualities: dict[str, Any], path: Path) 
         row[1].set(ylabel=f"z from {access}", xlabel="NLL under the teacher, minus unmarked (nats)")
         for axis in row:
             axis.set_yscale("symlog", linthresh=2)
+            axis.set_ylim(bottom=-1)
     handles = [
         plt.Line2D([], [], color=colour, marker="o", linestyle="", label=scheme)
         for scheme, colour in COLOURS.items()

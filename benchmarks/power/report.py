@@ -19,7 +19,13 @@ from typing import Any
 
 from benchmarks.power import pictures
 from benchmarks.power.curves import Point, measure_curves
-from benchmarks.power.measure import Bench, Record, measure, write_reference_text
+from benchmarks.power.measure import (
+    Bench,
+    Record,
+    measure,
+    measure_served,
+    write_reference_text,
+)
 from benchmarks.power.settings import (
     POWER_WORLDS,
     WORK,
@@ -55,6 +61,13 @@ def measure_world(work: Path, world: World, documents: int) -> list[Record]:
             found = measure(bench, suspect, rho, "fresh", null=is_power and rho == 0)
             write_json(kept, [asdict(record) for record in found])
         records += [Record(**record) for record in read_json(kept)]
+        kept = folder / f"measured-served-{suspect.name}.json"
+        if is_power and not kept.exists():
+            bench = bench or Bench(folder, unmarked, documents)
+            found = measure_served(bench, suspect, rho)
+            write_json(kept, [asdict(record) for record in found])
+        if is_power:
+            records += [Record(**record) for record in read_json(kept)]
     return records
 
 
@@ -93,7 +106,8 @@ def compare(records: list[Record], world: str) -> dict[str, float]:
         "weights_against_filtered": ratio("weights", "provenance-base", "sander-open-filtered"),
     }
     mine, theirs = (
-        smallest_share(records, world, method) for method in ("provenance-base", "sander-open")
+        smallest_share(records, world, method)
+        for method in ("provenance-base", "sander-open-filtered")
     )
     if mine is not None:
         rows["smallest_share"] = mine
@@ -104,11 +118,11 @@ def compare(records: list[Record], world: str) -> dict[str, float]:
 
 
 def smallest_share(records: list[Record], world: str, method: str) -> float | None:
-    """The smallest share of marked training data with p < 1e-6 from weights."""
+    """The smallest share of marked training data with p < 1e-6, reading served responses."""
     found = [
         record.share
         for record in records
-        if (record.world, record.access, record.method) == (world, "weights", method)
+        if (record.world, record.access, record.method) == (world, "weights, served", method)
         and record.share > 0
         and record.log10_p < -6
     ]

@@ -1,0 +1,285 @@
+"""MarkLLM's KGW, Unigram and EXP.
+
+KGW draws prf = randperm(V) from the key and seeds each list with a residue modulo V, so V lists
+exist in all, the same for every key; only which context gets which list depends on it. Unigram is
+one mask shuffled by numpy. EXP seeds a row of uniforms with key * (product of the window mod V).
+The unit is the pair (seed, token), for Unigram the token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
+from math import gcd
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from provenance.errors import UsageError
+from provenance.schemes.foreign import seeding
+from provenance.schemes.foreign.base import Secret, Tokens, check_pairs
+from provenance.schemes.foreign.configuration import (
+    check_fields,
+    read_key,
+    read_share,
+    read_vocabulary_size,
+    refuse_cuda,
+    whole_number,
+)
+from provenance.schemes.foreign.randperm import GreenList, UniformRow, draw_key
+from provenance.schemes.foreign.torch_cpu import permutation
+from provenance.stats.laws import NullLaw
+
+__all__ = ["MarkLlmExp", "MarkLlmKgw", "MarkLlmUnigram"]
+
+_F_SCHEMES: Final = ("time", "additive", "skip", "min")
+_WINDOW_SCHEMES: Final = ("left", "self")
+_KGW_FIELDS: Final = (
+    "algorithm_name",
+    "gamma",
+    "delta",
+    "hash_key",
+    "prefix_length",
+    "z_threshold",
+    "f_scheme",
+    "window_scheme",
+)
+_UNIGRAM_FIELDS: Final = ("algorithm_name", "gamma", "delta", "hash_key", "z_threshold")
+_EXP_FIELDS: Final = (
+    "algorithm_name",
+    "prefix_length",
+    "hash_key",
+    "threshold",
+    "sequence_length",
+    "top_k",
+    "temperature",
+)
+
+
+@njit(nogil=True, cache=True)
+def _products(windows, size, out):  # type: ignore[no-untyped-def]
+    for i in range(windows.shape[0]):
+        value = np.uint64(1)
+        for j in range(windows.shape[1]):
+            value = np.uint64(value * np.uint64(windows[i, j])) % np.uint64(size)
+        out[i] = value
+
+
+def _product(windows: Tokens, size: int) -> NDArray[np.uint64]:
+    """Product of the tokens of each window modulo size (below 2**26, so nothing overflows)."""
+    out = np.empty(windows.shape[0], dtype=np.uint64)
+    _products(windows, size, out)
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkLlmKgw(GreenList):
+    """f_scheme: what of the window is hashed; self_salted: window_scheme is "self"."""
+
+    prefix_length: int = 1
+    f_scheme: str = "time"
+    self_salted: bool = field(default=False)
+    name: ClassVar[str] = "markllm-kgw"
+
+    @property
+    def width(self) -> int:
+        """prefix_length."""
+        return self.prefix_length
+
+    @property
+    def caveat(self) -> str:
+        """Few lists."""
+        return f"only {self.vocabulary_size} lists exist, the same for every key"
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Vocabulary size, gamma and the seeding."""
+        return {
+            **super().parameters,
+            "prefix_length": self.prefix_length,
+            "f_scheme": self.f_scheme,
+            "window_scheme": "self" if self.self_salted else "left",
+        }
+
+    def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
+        size = self.vocabulary_size
+        prf = permutation(self.key, size)
+        if self.f_scheme == "time":
+            hashed = prf[_product(contexts, size).astype(np.int64)]
+        elif self.f_scheme == "additive":
+            hashed = prf[contexts.sum(axis=1, dtype=np.int64) % size]
+        elif self.f_scheme == "skip":
+            hashed = prf[contexts[:, 0]]
+        else:
+            hashed = prf[contexts].min(axis=1)
+        factor = prf[tokens] if self.self_salted else self.key % size
+        return (hashed * factor % size).astype(np.uint32)
+
+    def random_key(self, rng: np.random.Generator) -> int:
+        """A 32-bit key prime to the vocabulary size: any other has fewer lists, or only one."""
+        while True:
+            key = draw_key(rng, self.key)
+            if gcd(key, self.vocabulary_size) == 1:
+                return key
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
+    ) -> Self:
+        """Reads MarkLLM's `config/KGW.json`."""
+        _check_algorithm(config, "KGW", _KGW_FIELDS)
+        refuse_cuda(config, cls.name)
+        length = config.get("prefix_length", 1)
+        return cls(
+            key=read_key(config, "hash_key", secret, 64),
+            vocabulary_size=read_vocabulary_size(config, vocabulary_size),
+            gamma=read_share(config, "gamma", None),
+            prefix_length=whole_number(length, "prefix_length", 1, 64),
+            f_scheme=_choice(config, "f_scheme", _F_SCHEMES),
+            self_salted=_choice(config, "window_scheme", _WINDOW_SCHEMES) == "self",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkLlmUnigram:
+    """One green list for all contexts; at most V units exist.
+
+    Law: over a random key a token is green with probability exactly G / V; under the true key
+    exactly G tokens are, so sums over many tokens spread less than independent coins.
+    """
+
+    key: int = field(repr=False)
+    vocabulary_size: int
+    gamma: float
+    name: ClassVar[str] = "markllm-unigram"
+    width: ClassVar[int] = 0
+    self_salted: ClassVar[bool] = False
+    padding: ClassVar[int | None] = None
+
+    @property
+    def caveat(self) -> str:
+        """One list."""
+        return "one list for all text: every word counts once, however often it occurs"
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Vocabulary size and gamma."""
+        return {"vocabulary_size": self.vocabulary_size, "gamma": self.gamma}
+
+    @property
+    def green_size(self) -> int:
+        """G = int(gamma V)."""
+        return int(self.gamma * self.vocabulary_size)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Which tokens are green, bool [V], by numpy's PCG64 and its shuffle. 10 ns a token."""
+        digest = sha256(self.key.to_bytes(8, "little")).digest()
+        mask = np.arange(self.vocabulary_size) < self.green_size
+        np.random.default_rng(int.from_bytes(digest[:4], "little")).shuffle(mask)
+        return mask
+
+    @cached_property
+    def null_law(self) -> NullLaw:
+        """Bernoulli(G / V)."""
+        return NullLaw.bernoulli(self.green_size, self.vocabulary_size)
+
+    def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
+        """The token."""
+        check_pairs(contexts, tokens, 0, self.vocabulary_size)
+        return tokens.astype(np.int64)
+
+    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
+        """Every pair."""
+        check_pairs(contexts, tokens, 0, self.vocabulary_size)
+        return np.ones(tokens.shape, dtype=np.bool_)
+
+    def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
+        """1 for a green token, else 0."""
+        check_pairs(contexts, tokens, 0, self.vocabulary_size)
+        return self.mask[tokens].astype(np.int64)
+
+    def random_key(self, rng: np.random.Generator) -> int:
+        """Uniform over 63 bits."""
+        return int(rng.integers(0, 1 << 63))
+
+    def with_key(self, key: int | Sequence[int]) -> Self:
+        """The same scheme under another key."""
+        if not isinstance(key, int):
+            raise UsageError("the key of this scheme must be one integer; got a list.")
+        return replace(self, key=key)
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
+    ) -> Self:
+        """Reads MarkLLM's `config/Unigram.json`. numpy draws the mask: any device is fine."""
+        _check_algorithm(config, "Unigram", _UNIGRAM_FIELDS)
+        return cls(
+            key=read_key(config, "hash_key", secret, 63),
+            vocabulary_size=read_vocabulary_size(config, vocabulary_size),
+            gamma=read_share(config, "gamma", None),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkLlmExp(UniformRow):
+    """seed = key * (product of the last prefix_length tokens mod V); a Gumbel row of it."""
+
+    prefix_length: int = 4
+    name: ClassVar[str] = "markllm-exp"
+
+    def __post_init__(self) -> None:
+        if self.key * (self.vocabulary_size - 1) >> 64:
+            raise UsageError("hash_key times the vocabulary size must be below 2**64; it is not.")
+
+    @property
+    def width(self) -> int:
+        """prefix_length."""
+        return self.prefix_length
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Vocabulary size and window."""
+        return {**super().parameters, "prefix_length": self.prefix_length}
+
+    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
+        """False where the product is 0 modulo V, for example at token 0: seed 0 for all keys."""
+        self._check(contexts, tokens)
+        return np.not_equal(_product(contexts, self.vocabulary_size), 0)
+
+    def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
+        del tokens
+        return seeding.product(self.key, _product(contexts, self.vocabulary_size))
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
+    ) -> Self:
+        """Reads MarkLLM's `config/EXP.json`. Its generator is always the CPU's."""
+        _check_algorithm(config, "EXP", _EXP_FIELDS)
+        length = config.get("prefix_length", 4)
+        return cls(
+            key=read_key(config, "hash_key", secret, 64),
+            vocabulary_size=read_vocabulary_size(config, vocabulary_size),
+            prefix_length=whole_number(length, "prefix_length", 1, 64),
+        )
+
+
+def _check_algorithm(config: Mapping[str, Any], name: str, fields: Sequence[str]) -> None:
+    check_fields(config, fields, f"MarkLLM {name}")
+    if config.get("algorithm_name", name) != name:
+        raise UsageError(
+            f"algorithm_name must be {name}; got {config['algorithm_name']}. Use its own scheme."
+        )
+
+
+def _choice(config: Mapping[str, Any], field_name: str, allowed: tuple[str, ...]) -> str:
+    found = config.get(field_name, allowed[0])
+    if found not in allowed:
+        raise UsageError(f"{field_name} must be one of {', '.join(allowed)}; got {found}.")
+    return str(found)

@@ -1,0 +1,218 @@
+"""SynthID-Text as transformers and Google's synthid-text serve it (Nature 634, 2024).
+
+A window is hashed by a linear congruential generator, acc(h, x) = (h + x) A + 1 mod 2**64 from
+h = 1; layer d of the n-gram is bit acc(h, key_d) mod T of a table of T bits drawn from a seed. With
+T a power of two only the low bits of the hash count, so every coin of a pair is a function of its
+*state*
+
+    s = acc(1, context) + token  mod T
+
+which is the effective unit: with the usual T = 65536 there are no more than 65,536 different coins
+whatever the text, and tokens t and t + T never differ.
+
+Law: over keys drawn with distinct residues modulo T, the layers of a state are a simple random
+sample of the table, so their sum is exactly hypergeometric with the table's true number of ones
+(32,743 of 65,536 for seed 0, a mean of .4996 a layer). Two layers whose keys are equal modulo T
+are one coin; it is counted once. Under the true key each layer is a fixed shift of the table, so a
+sum over many states is drawn without replacement and no more spread than independent ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from math import comb
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from provenance.errors import UsageError
+from provenance.schemes.foreign.base import Secret, Tokens, check_pairs
+from provenance.schemes.foreign.configuration import (
+    check_fields,
+    read_keys,
+    refuse_cuda,
+    whole_number,
+)
+from provenance.schemes.foreign.torch_cpu import random_bits
+from provenance.stats.laws import NullLaw
+
+__all__ = ["SynthID"]
+
+_A: Final = 6364136223846793005
+_FIELDS: Final = (
+    "ngram_len",
+    "keys",
+    "context_history_size",
+    "sampling_table_seed",
+    "sampling_table_size",
+    "skip_first_ngram_calls",
+    "debug_mode",
+    "top_k",
+    "temperature",
+    "apply_top_k",
+    "num_leaves",
+)
+_MAXIMUM_TABLE: Final = 1 << 24
+_PRECISION: Final = 1 << 256
+
+
+@njit(nogil=True, cache=True)
+def _sum_layers(states, residues, table, out):  # type: ignore[no-untyped-def]
+    mask = np.uint64(table.shape[0] - 1)
+    a = np.uint64(6364136223846793005)
+    one = np.uint64(1)
+    for i in range(states.shape[0]):
+        hashed = np.uint64(states[i] * a + one)
+        total = 0
+        for d in range(residues.shape[0]):
+            total += table[(np.uint64(hashed + residues[d]) * a + one) & mask]
+        out[i] = total
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthID:
+    """keys: one a layer; ngram_len: window and token; the table's seed and size (power of two)."""
+
+    keys: tuple[int, ...] = field(repr=False)
+    ngram_len: int
+    sampling_table_seed: int = 0
+    sampling_table_size: int = 1 << 16
+    skip_first: bool = False
+    name: ClassVar[str] = "hf-synthid"
+    self_salted: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        size = self.sampling_table_size
+        if not 2 <= size <= _MAXIMUM_TABLE or size & (size - 1):
+            raise UsageError(
+                f"sampling_table_size must be a power of two up to 2**24; got {size}. Other sizes "
+                "have no exact null law; the default is 65536."
+            )
+
+    @property
+    def width(self) -> int:
+        """ngram_len - 1."""
+        return self.ngram_len - 1
+
+    @property
+    def padding(self) -> int | None:
+        """0: generation starts from a context of zeros, never from the prompt."""
+        return None if self.skip_first else 0
+
+    @property
+    def caveat(self) -> str:
+        """The size of the state."""
+        return f"at most {self.sampling_table_size} different coins exist under one key"
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Everything but the keys."""
+        return {
+            "ngram_len": self.ngram_len,
+            "depth": len(self.keys),
+            "sampling_table_seed": self.sampling_table_seed,
+            "sampling_table_size": self.sampling_table_size,
+            "skip_first_ngram_calls": self.skip_first,
+        }
+
+    @cached_property
+    def table(self) -> NDArray[np.uint8]:
+        """The public table of bits, uint8 [T]."""
+        return random_bits(self.sampling_table_seed, self.sampling_table_size)
+
+    @cached_property
+    def residues(self) -> NDArray[np.uint64]:
+        """Keys modulo T, distinct, in order of first use."""
+        distinct = dict.fromkeys(key % self.sampling_table_size for key in self.keys)
+        return np.array(list(distinct), dtype=np.uint64)
+
+    @cached_property
+    def null_law(self) -> NullLaw:
+        """Hypergeometric(T, ones, distinct layers).
+
+        Where the counts exceed what a law may hold (more than 16 layers), tails are rounded up to
+        multiples of 2**-256: an upper bound, off by less than 2**-250 of any tail that matters.
+        """
+        depth, ones = self.residues.shape[0], int(self.table.sum())
+        zeros = self.sampling_table_size - ones
+        counts = [comb(ones, j) * comb(zeros, depth - j) for j in range(depth + 1)]
+        total = sum(counts)
+        if total <= _PRECISION:
+            return NullLaw(tuple(counts))
+        tails = [-(-sum(counts[j:]) * _PRECISION // total) for j in range(depth + 2)]
+        return NullLaw(tuple(a - b for a, b in pairwise(tails)))
+
+    def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
+        """The state, 0 .. T - 1. Two operations a token; keys play no part."""
+        check_pairs(contexts, tokens, self.width, None)
+        state = np.ones(tokens.shape, dtype=np.uint64)
+        for column in contexts.T:
+            state = (state + column) * np.uint64(_A) + np.uint64(1)
+        state += tokens
+        return (state & np.uint64(self.sampling_table_size - 1)).astype(np.int64)
+
+    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
+        """Every pair."""
+        check_pairs(contexts, tokens, self.width, None)
+        return np.ones(tokens.shape, dtype=np.bool_)
+
+    def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
+        """Number of ones among the distinct layers. Cost: one pass over T states and a gather."""
+        units = self.units(contexts, tokens)
+        if units.shape[0] < self.sampling_table_size:
+            return self._sums(units.astype(np.uint64))
+        return self._sums(np.arange(self.sampling_table_size, dtype=np.uint64))[units]
+
+    def g_values(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint8]:
+        """Every layer's bit as the original has it, uint8 [n, number of keys]."""
+        states = self.units(contexts, tokens).astype(np.uint64)[:, np.newaxis]
+        a, one = np.uint64(_A), np.uint64(1)
+        keys = np.array([key % self.sampling_table_size for key in self.keys], dtype=np.uint64)
+        index = ((states * a + one) + keys) * a + one
+        return np.take(self.table, index & np.uint64(self.sampling_table_size - 1))
+
+    def _sums(self, states: NDArray[np.uint64]) -> NDArray[np.int64]:
+        out = np.empty(states.shape, dtype=np.int64)
+        _sum_layers(states, self.residues, self.table, out)
+        return out
+
+    def random_key(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """As many keys as layers, residues distinct and none of them the true key's."""
+        size, depth = self.sampling_table_size, self.residues.shape[0]
+        own = set(self.residues.tolist())
+        if 2 * depth > size:
+            raise UsageError("sampling_table_size is too small for placebo keys. Nothing to do.")
+        while True:
+            keys = [int(key) for key in rng.permutation(size)[:depth]]
+            if own.isdisjoint(keys):
+                return tuple(keys)
+
+    def with_key(self, key: int | Sequence[int]) -> Self:
+        """The same scheme under other keys."""
+        if isinstance(key, int):
+            raise UsageError("the key of this scheme must be a list of integers; got one integer.")
+        return replace(self, keys=tuple(key))
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
+    ) -> Self:
+        """Reads transformers' `SynthIDTextWatermarkingConfig` JSON or synthid-text's dict."""
+        del vocabulary_size
+        check_fields(config, _FIELDS, cls.name)
+        refuse_cuda(config, cls.name)
+        skip = config.get("skip_first_ngram_calls", False)
+        seed = config.get("sampling_table_seed", 0)
+        size = config.get("sampling_table_size", 1 << 16)
+        return cls(
+            keys=read_keys(config, "keys", secret),
+            ngram_len=whole_number(config.get("ngram_len"), "ngram_len", 2, 64),
+            sampling_table_seed=whole_number(seed, "sampling_table_seed", 0, (1 << 64) - 1),
+            sampling_table_size=whole_number(size, "sampling_table_size", 2, _MAXIMUM_TABLE),
+            skip_first=bool(skip),
+        )

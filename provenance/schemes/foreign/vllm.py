@@ -1,0 +1,255 @@
+"""vLLM's native watermark: Gumbel sampling under Philox 4x32-10, one key or two.
+
+The pseudo-random function is vLLM's `philox4x32-10-v1` on the generator of Salmon et al. (SC 2011):
+a chain over blocks of four context tokens, then one more call whose counter holds token >> 2 and
+whose lane token & 3 is the coin w; u = ((w >> 8) + 1) / (2**24 + 1). Context = the previous tokens
+of the response, 0xFFFFFFFF where there is none; the prompt is never seen. It is not cryptographic,
+but no two tuples of one width share a coin by construction: the unit is the tuple.
+
+With two keys a token follows key B with probability alpha, else key A (both derived from the
+configured key); the score adds both coins' in the whole ratio nearest to (1 - alpha) : alpha.
+vLLM 0.32.0 offers `gumbel` and `dual_key_gumbel`; nothing else is served under `watermark_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from provenance.errors import UsageError
+from provenance.schemes.foreign.base import Secret, Tokens, check_pairs, hash_units
+from provenance.schemes.foreign.configuration import check_fields, read_key, whole_number
+from provenance.schemes.foreign.lattice import exponential_law, exponential_score
+from provenance.stats.laws import NullLaw
+
+__all__ = ["DualKeyGumbel", "VllmGumbel", "philox_words"]
+
+_FIELDS: Final = (
+    "key",
+    "algorithm",
+    "alpha",
+    "context_width",
+    "deduplicate_contexts",
+    "deduplicate_contexts_max_history",
+    "prf",
+    "allow_target_only_watermarking",
+)
+_VALUES: Final = 1 << 24
+_MISSING: Final = 0xFFFFFFFF
+_PARTS: Final = 16
+"""Weights of the two coins are at most this, so that the law stays short."""
+
+
+@njit(inline="always")
+def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+    """Ten rounds on 32-bit words held in uint64, as numba widens them anyway."""
+    mask = np.uint64(0xFFFFFFFF)
+    shift = np.uint64(32)
+    for _ in range(10):
+        p0 = np.uint64(0xD2511F53) * c0
+        p1 = np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ k0, p1 & mask, (p0 >> shift) ^ c3 ^ k1, p0 & mask
+        k0 = (k0 + np.uint64(0x9E3779B9)) & mask
+        k1 = (k1 + np.uint64(0xBB67AE85)) & mask
+    return c0, c1, c2, c3
+
+
+@njit(nogil=True, cache=True)
+def _fill(key, contexts, tokens, out):  # type: ignore[no-untyped-def]
+    mask = np.uint64(0xFFFFFFFF)
+    k0 = key & mask
+    k1 = key >> np.uint64(32)
+    width = contexts.shape[1]
+    block = np.empty(4, np.uint64)
+    for i in range(tokens.shape[0]):
+        s0, s1 = np.uint64(0x574D4358), np.uint64(width)
+        s2, s3 = np.uint64(0), np.uint64(0)
+        for offset in range(0, width, 4):
+            for j in range(4):
+                if offset + j < width:
+                    block[j] = np.uint64(contexts[i, offset + j])
+                else:
+                    block[j] = mask - np.uint64(j)
+            s0, s1, s2, s3 = _philox(
+                s0 ^ block[0],
+                s1 ^ block[1],
+                s2 ^ block[2],
+                s3 ^ block[3],
+                k0 ^ np.uint64(offset),
+                k1,
+            )
+        token = np.uint64(tokens[i])
+        lanes = _philox(token >> np.uint64(2), s0, s1, s2, k0 ^ s3, k1 ^ np.uint64(0x574D544B))
+        lane = token & np.uint64(3)
+        word = lanes[0]
+        if lane == 1:
+            word = lanes[1]
+        elif lane == 2:
+            word = lanes[2]
+        elif lane == 3:
+            word = lanes[3]
+        out[i] = np.uint32(word)
+
+
+def philox_words(key: int, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
+    """32-bit word of every pair under a 64-bit key. About 40 ns a pair for up to 4 tokens."""
+    out = np.empty(tokens.shape, dtype=np.uint32)
+    _fill(np.uint64(key), np.ascontiguousarray(contexts), tokens, out)
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmGumbel:
+    """key: 64 bits; context_width: tokens of the response before the scored one."""
+
+    key: int = field(repr=False)
+    context_width: int = 4
+    name: ClassVar[str] = "vllm-gumbel"
+    self_salted: ClassVar[bool] = False
+    padding: ClassVar[int | None] = _MISSING
+
+    @property
+    def width(self) -> int:
+        """context_width."""
+        return self.context_width
+
+    @property
+    def caveat(self) -> str:
+        """Equal prompts give equal responses."""
+        return "the response is a function of key and prompt: repeated prompts repeat it"
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Context width."""
+        return {"context_width": self.context_width}
+
+    @cached_property
+    def null_law(self) -> NullLaw:
+        """Law of the lattice score of 2**24 equally likely values."""
+        return exponential_law(None, _VALUES)
+
+    def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
+        """The tuple, hashed to 64 bits."""
+        check_pairs(contexts, tokens, self.width, None)
+        return hash_units(contexts, tokens)
+
+    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
+        """Every pair."""
+        check_pairs(contexts, tokens, self.width, None)
+        return np.ones(tokens.shape, dtype=np.bool_)
+
+    def uniforms(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float32]:
+        """u as vLLM has it, float32 [n]."""
+        check_pairs(contexts, tokens, self.width, None)
+        values = philox_words(self.key, contexts, tokens) >> np.uint32(8)
+        return ((values + 1.0) / (_VALUES + 1)).astype(np.float32)
+
+    def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
+        """-ln(1 - u) in whole steps of 1/4."""
+        check_pairs(contexts, tokens, self.width, None)
+        words = philox_words(self.key, contexts, tokens)
+        return exponential_score(words >> np.uint32(8), _VALUES)
+
+    def random_key(self, rng: np.random.Generator) -> int:
+        """Uniform over 64 bits."""
+        return int(rng.integers(0, 1 << 64, dtype=np.uint64))
+
+    def with_key(self, key: int | Sequence[int]) -> Self:
+        """The same scheme under another key."""
+        if not isinstance(key, int):
+            raise UsageError("the key of this scheme must be one integer; got a list.")
+        return replace(self, key=key)
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
+    ) -> Self:
+        """Reads vLLM's `watermark_config` with algorithm gumbel. Any device: same integers."""
+        del vocabulary_size
+        return cls(**_read(config, secret, "gumbel"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualKeyGumbel(VllmGumbel):
+    """alpha: share of tokens that follow key B."""
+
+    alpha: float = 0.1
+    name: ClassVar[str] = "vllm-dual-key-gumbel"
+
+    @property
+    def caveat(self) -> str:
+        """Nothing: key A or B is chosen afresh for every token."""
+        return ""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Context width and alpha."""
+        return {"context_width": self.context_width, "alpha": self.alpha}
+
+    @cached_property
+    def derived(self) -> tuple[VllmGumbel, VllmGumbel]:
+        """The schemes of key A and key B."""
+        secret = self.key.to_bytes(8, "big")
+        a, b = (
+            int.from_bytes(sha256(domain + secret).digest()[:8], "big")
+            for domain in (b"key_a", b"key_b")
+        )
+        one = VllmGumbel(key=a, context_width=self.context_width)
+        return one, one.with_key(b)
+
+    @cached_property
+    def weights(self) -> tuple[int, int]:
+        """Whole weights of the coins of A and B, in the ratio nearest to (1 - alpha) : alpha."""
+        share = Fraction(self.alpha).limit_denominator(_PARTS)
+        return share.denominator - share.numerator, share.numerator
+
+    @cached_property
+    def null_law(self) -> NullLaw:
+        """Law of the weighted sum of two independent lattice scores."""
+        single = exponential_law(None, _VALUES).masses
+        masses = [0] * ((len(single) - 1) * sum(self.weights) + 1)
+        for i, first in enumerate(single):
+            for j, second in enumerate(single):
+                masses[i * self.weights[0] + j * self.weights[1]] += first * second
+        return NullLaw(tuple(masses))
+
+    def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
+        """Weighted sum of both coins' scores."""
+        first, second = (part.score(contexts, tokens) for part in self.derived)
+        return first * self.weights[0] + second * self.weights[1]
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
+    ) -> Self:
+        """Reads vLLM's `watermark_config` with algorithm dual_key_gumbel."""
+        del vocabulary_size
+        alpha = config.get("alpha", 0.1)
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+            raise UsageError(f"alpha must be in [0, 1]; got {alpha!r}. vLLM's default is 0.1.")
+        return cls(**_read(config, secret, "dual_key_gumbel"), alpha=float(alpha))
+
+
+def _read(config: Mapping[str, Any], secret: Secret, algorithm: str) -> dict[str, int]:
+    check_fields(config, _FIELDS, "vllm")
+    found = config.get("algorithm", "gumbel")
+    if found != algorithm:
+        raise UsageError(
+            f"algorithm must be {algorithm} for this scheme; got {found}. "
+            f"Use the scheme vllm-{str(found).replace('_', '-')}."
+        )
+    if config.get("prf", "philox") != "philox":
+        raise UsageError(f"prf must be philox; got {config['prf']}. No other is known.")
+    width = config.get("context_width", 4)
+    return {
+        "key": read_key(config, "key", secret, 64),
+        "context_width": whole_number(width, "context_width", 1, 64),
+    }
