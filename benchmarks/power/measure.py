@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -359,14 +359,14 @@ def measure(bench: Bench, folder: Path, share: float, read: str, null: bool) -> 
     return records
 
 
-def measure_served(bench: Bench, folder: Path, share: float) -> list[Record]:
+def measure_served(bench: Bench, folder: Path, share: float, documents: int) -> list[Record]:
     """The tests from weights once more, reading served responses: some were trained on."""
-    documents = bench.to_documents("served")
+    served = replace(bench.to_documents("served"), limit=documents)
     model = LanguageModel(folder, bench.public, bench.tokenizer)
-    observations = observe_weights(model, bench.base, documents, cache=bench.cache)
+    observations = observe_weights(model, bench.base, served, cache=bench.cache)
     tail = upper_tail(score(weigh_global(bench, observations), bench.key, bench.scheme))
     results = [methods.PeerResult("provenance-base", observations.positions, tail.z, tail.log10_p)]
-    windows = read_predictions(bench, folder, documents)
+    windows = read_predictions(bench, folder, served)
     words = bench.key.words(unpack(windows.contexts, bench.public.context_width), windows.tokens)
     tests = reading_tests(bench, windows, all_served(bench))
     results += [tests[name](words) for name in ("sander-open", "sander-open-filtered")]

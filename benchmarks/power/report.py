@@ -37,7 +37,9 @@ from provenance.files import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 DOCUMENTS = {"gumbel-k2-s20": 640, "green-d2-k2-s100": 128}
-"""Fresh responses that are read, so that about 20 k contexts of the marked slot are."""
+"""Fresh responses that are read: all there are, or about 20 k positions of the marked slot."""
+SERVED_DOCUMENTS = {"gumbel-k2-s20": 1000, "green-d2-k2-s100": 128}
+"""Served responses that are read, so that about 20 k positions of the marked slot are."""
 FRONTIER_DOCUMENTS = 128
 DIVERSITY = 0.95
 
@@ -64,7 +66,7 @@ def measure_world(work: Path, world: World, documents: int) -> list[Record]:
         kept = folder / f"measured-served-{suspect.name}.json"
         if is_power and not kept.exists():
             bench = bench or Bench(folder, unmarked, documents)
-            found = measure_served(bench, suspect, rho)
+            found = measure_served(bench, suspect, rho, SERVED_DOCUMENTS[world.name])
             write_json(kept, [asdict(record) for record in found])
         if is_power:
             records += [Record(**record) for record in read_json(kept)]

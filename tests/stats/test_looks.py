@@ -1,0 +1,106 @@
+"""Planned looks and stopping on outputs: the level by simulation, the formulas, the domains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from provenance.errors import UsageError
+from provenance.stats.looks import outputs_suffice, planned_looks
+from provenance.stats.tails import ClassTable, NullLaw, log10_upper_tail
+
+QUARTER = NullLaw((3, 1))
+
+
+def limit(runs: int, level: float) -> int:
+    """Crossings that a valid test exceeds with probability 1e-4."""
+    return int(binom.isf(1e-4, runs, level))
+
+
+def test_planned_looks_keep_their_level() -> None:
+    """Five looks at re-aggregated counts of the same coins: any dependence, false alarm 1e-4."""
+    rng = np.random.default_rng(12)
+    runs, alpha, errors = 2000, 0.1, 0
+    tails = binom.sf(np.arange(102) - 1, 100, 0.25)
+    for _ in range(runs):
+        hits = rng.binomial(20, 0.25, 5).cumsum()
+        looks = [
+            math.log10(binom.sf(h - 1, 20 * (k + 1), 0.25)) if k < 4 else math.log10(tails[h])
+            for k, h in enumerate(hits.tolist())
+        ]
+        errors += planned_looks(looks, [0.2] * 5) <= math.log10(alpha)
+    assert errors <= limit(runs, alpha)
+
+
+def test_planned_looks_formula() -> None:
+    assert planned_looks([], [1.0]) == 0.0
+    assert planned_looks([-1.0], [0.5, 0.5]) == pytest.approx(math.log10(0.2))
+    assert planned_looks([-0.1, -0.1], [0.5, 0.5]) == 0.0
+    assert planned_looks([-5000.0], [0.001]) == pytest.approx(-4997.0)
+
+
+@pytest.mark.parametrize(
+    ("log10_p", "shares"),
+    [
+        ([-1.0, -2.0], [1.0]),
+        ([-1.0], [0.6, 0.6]),
+        ([-1.0], [0.0, 1.0]),
+        ([-1.0], [math.nan]),
+        ([0.1], [1.0]),
+        ([math.nan], [1.0]),
+        ([-math.inf], [1.0]),
+        ([-1.0], []),
+        (-1.0, [1.0]),
+    ],
+)
+def test_planned_looks_domain(log10_p: Any, shares: Any) -> None:
+    with pytest.raises(UsageError):
+        planned_looks(log10_p, shares)
+
+
+def test_stopping_on_outputs_keeps_the_level() -> None:
+    """Weights re-aggregated until they suffice, then one test: the p-value stays exact."""
+    rng = np.random.default_rng(13)
+    runs, alpha, errors, lengths = 400, 0.1, 0, []
+    for _ in range(runs):
+        draws: list[int] = []
+        weights = np.zeros(0, dtype=np.int64)
+        while not outputs_suffice(weights, shift=0.25, alpha=alpha):
+            draws += (rng.zipf(1.3, 100) % 5000).tolist()
+            weights = np.minimum(np.unique(draws, return_counts=True)[1], 3)
+        lengths.append(len(draws))
+        table = ClassTable.from_scores(weights, rng.binomial(1, 0.25, weights.size), QUARTER)
+        errors += log10_upper_tail(table) <= math.log10(alpha)
+    assert errors <= limit(runs, alpha)
+    assert len(set(lengths)) > 1
+
+
+def test_outputs_suffice_signs_and_zeros() -> None:
+    assert not outputs_suffice([], 0.1, 0.01)
+    assert not outputs_suffice([0, 0], 0.1, 0.01)
+    assert outputs_suffice([-1, 1] * 700, 0.1, 0.01) == outputs_suffice([1] * 1400, 0.1, 0.01)
+    assert outputs_suffice([1] * 542, 0.1, 0.01, power=0.5)  # (2.326 / .1)^2 = 541.2
+    assert not outputs_suffice([1] * 541, 0.1, 0.01, power=0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": [0.5]},
+        {"weights": [[1]]},
+        {"shift": 0.0},
+        {"shift": math.nan},
+        {"alpha": 0.5},
+        {"alpha": 0.0},
+        {"power": 1.0},
+        {"power": 0.4},
+    ],
+)
+def test_outputs_suffice_domain(change: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {"weights": [1, 2], "shift": 0.1, "alpha": 0.01, "power": 0.9}
+    with pytest.raises(UsageError):
+        outputs_suffice(**{**arguments, **change})
