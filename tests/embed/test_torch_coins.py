@@ -171,7 +171,7 @@ def test_draws_equal_the_schemes_on_random_rows(scheme, m, spread, dtype):
     assert np.array_equal(found, expected)
     assert (p[np.arange(200), found] > 0).all()
 
-    """Rounding decides one draw in 7e6 at most; no bound for 30 layers (fixed seeds, they agree)."""
+
 EXTREME_PROBABILITIES = [
     [0.0, 1.0, 0.0, 0.0],
     [5e-324, 0.0, 0.0, 0.0],
