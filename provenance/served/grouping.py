@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from provenance.engine import check_memory_limit, open_engine
+from provenance.engine import open_engine
 from provenance.errors import DataError, StorageError
 from provenance.served.table import TABLE
 from provenance.served.windows import WINDOWS
@@ -96,7 +96,6 @@ def _run(
     memory_limit: str,
     threads: int | None,
 ) -> Iterator[Iterable[pa.RecordBatch]]:
-    check_memory_limit(memory_limit)
     stream = _Stream(batches)
     try:
         shutil.rmtree(spill, ignore_errors=True)

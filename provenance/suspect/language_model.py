@@ -120,32 +120,27 @@ class LanguageModel:
         Probabilities below .002 are left out: they round to weight 0. Cost: one forward pass over
         the documents; memory: one batch of logits, and 20 bytes per kept (position, token).
         """
-        rows = self._rows(positions, wanted)
-        segments = sorted(_cut(rows, self._longest), key=lambda segment: len(segment.ids))
-        found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
-        kept, start = 0.0, 0
-        while start < len(segments):
-            batch = _take(segments, start, self._logits_per_row)
-            start += len(batch)
-            for segment, logs in zip(batch, self._predict(batch), strict=True):
-                masses, share = self._map(np.exp(logs))
-                place, token = np.nonzero(masses > _LEAST_PROBABILITY)
-                found.append((segment.positions[place], token, masses[place, token]))
-                kept += share
-        read = np.sort(np.concatenate([np.empty(0, np.int64), *[s.positions for s in segments]]))
-        places, tokens, masses = (
-            (np.concatenate([np.empty(0), *column]) for column in zip(*found, strict=True))
-            if found
-            else (np.empty(0),) * 3
-        )
+        segments = list(_cut(self._rows(positions, wanted), self._longest))
+        places, read = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        tokens, masses = [np.empty(0, dtype=np.uint32)], [np.empty(0)]
+        kept = 0.0
+        for segment, logs in self._walk(segments):
+            said, share = self._map(np.exp(logs))
+            place, token = np.nonzero(said > _LEAST_PROBABILITY)
+            places.append(segment.positions[place])
+            tokens.append(token.astype(np.uint32))
+            masses.append(said[place, token].astype(np.float64))
+            read.append(segment.positions)
+            kept += share
+        seen = np.sort(np.concatenate(read))
         return Reading(
-            contexts=positions.contexts[places.astype(np.int64)],
-            tokens=tokens.astype(np.uint32),
-            masses=masses,
-            visited=positions.contexts[read],
+            contexts=positions.contexts[np.concatenate(places)],
+            tokens=np.concatenate(tokens),
+            masses=np.concatenate(masses),
+            visited=positions.contexts[seen],
             tally={
                 "positions": float(wanted.sum()),
-                "positions_read": float(read.shape[0]),
+                "positions_read": float(seen.shape[0]),
                 "mass_kept": kept,
             },
         )
@@ -168,16 +163,21 @@ class LanguageModel:
             ids, start = ids[dropped:], max(start - dropped, 1)
             rows = np.arange(start, ids.shape[0], dtype=np.int64) - 1
             segments.append(_Segment(ids, rows, np.array([number])))
-        segments.sort(key=lambda segment: len(segment.ids))
-        found, start = np.zeros(len(segments)), 0
-        while start < len(segments):
-            batch = _take(segments, start, self._logits_per_row)
-            start += len(batch)
-            for segment, logs in zip(batch, self._predict(batch), strict=True):
-                rows, number = np.arange(segment.rows.shape[0]), segment.positions[0]
-                own = logs[rows, segment.ids[segment.rows + 1]].astype(np.float64)
-                found[number] = own.mean() if own.size else 0.0
+        found = np.zeros(len(segments))
+        for segment, logs in self._walk(segments):
+            rows, number = np.arange(segment.rows.shape[0]), segment.positions[0]
+            own = logs[rows, segment.ids[segment.rows + 1]].astype(np.float64)
+            found[number] = own.mean() if own.size else 0.0
         return found
+
+    def _walk(self, segments: list[_Segment]) -> Iterator[tuple[_Segment, NDArray[np.float32]]]:
+        """Every segment with its log-probabilities, batch by batch, shortest first."""
+        ascending = sorted(segments, key=lambda segment: len(segment.ids))
+        start = 0
+        while start < len(ascending):
+            batch = _take(ascending, start, self._logits_per_row)
+            start += len(batch)
+            yield from zip(batch, self._predict(batch), strict=True)
 
     def _rows(
         self, positions: Positions, wanted: NDArray[np.bool_]

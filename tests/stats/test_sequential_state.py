@@ -17,18 +17,7 @@ from provenance.errors import DataError
 from provenance.files import canonical_json, parse_json
 from provenance.stats.sequential import EProcess, add_batch, start
 from provenance.stats.tails import NullLaw
-
-QUARTER = NullLaw((3, 1))
-
-
-def rows(*numbers: int) -> np.ndarray:
-    return np.array(numbers, dtype=np.uint32).reshape(-1, 1)
-
-
-def scores_of(values: Any) -> Callable[[np.ndarray], np.ndarray]:
-    array = np.asarray(values)
-    return lambda positions: array[positions]
-
+from tests.stats.test_sequential import QUARTER, rows, scores_of
 
 # --- invariances -------------------------------------------------------------------------------
 

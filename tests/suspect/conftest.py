@@ -65,3 +65,15 @@ def foreign_folder(tmp_path_factory, foreign_tokenizer):
     path = folder / "own.json"
     foreign_tokenizer.save(str(path))
     return save_llama(folder, path, foreign_tokenizer.get_vocab_size(), 13)
+
+
+@pytest.fixture(scope="module")
+def load(keyring, tokenizer):
+    """Opens a model folder beside the served tokenizer."""
+    pytest.importorskip("torch")
+    from provenance.suspect.language_model import LanguageModel
+
+    def loader(folder, **options):
+        return LanguageModel(folder, keyring.public, tokenizer, **options)
+
+    return loader

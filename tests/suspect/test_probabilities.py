@@ -44,17 +44,6 @@ def served(slow_documents):
     return slow_served(slow_documents, WIDTH)
 
 
-@pytest.fixture(scope="module")
-def load(keyring, tokenizer):
-    pytest.importorskip("torch")
-    from provenance.suspect.language_model import LanguageModel
-
-    def loader(folder, **options):
-        return LanguageModel(folder, keyring.public, tokenizer, **options)
-
-    return loader
-
-
 # ---- documents ----
 
 

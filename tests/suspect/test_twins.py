@@ -258,17 +258,6 @@ def test_no_pair_left(tmp_path, tokenizer, keyring):
 # ---- likelihoods ----
 
 
-@pytest.fixture(scope="module")
-def load(keyring, tokenizer):
-    pytest.importorskip("torch")
-    from provenance.suspect.language_model import LanguageModel
-
-    def loader(folder, **options):
-        return LanguageModel(folder, keyring.public, tokenizer, **options)
-
-    return loader
-
-
 def _slow_likelihood(model, prompt, response, size=None, longest=None):
     """One document, one forward pass, no padding; of a long text the last `longest` ids."""
     import torch
