@@ -250,12 +250,12 @@ def tasks() -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
     first = [world for world in frontier if world.context_width == settings.WIDTHS[0]]
     rest = [world for world in frontier if world not in first]
     return [
-        (make_innocent, (innocent_power,)),
-        (make_world, (default,)),
         (make_innocent, (innocent_frontier,)),
         *((make_world, (world,)) for world in first),
-        (make_world, (green,)),
+        (make_innocent, (innocent_power,)),
+        (make_world, (default,)),
         *((make_world, (world,)) for world in rest),
+        (make_world, (green,)),
     ]
 
 
