@@ -94,7 +94,10 @@ def find(records: list[Record], **wanted: Any) -> Record | None:
 
 
 def compare(records: list[Record], world: str) -> dict[str, float]:
-    """Rows of the table of targets that compare tests on the same suspect."""
+    """Rows of the table of targets that compare tests on the same suspect.
+
+    `smallest_share` is ours over theirs: at most a quarter is the target.
+    """
 
     def ratio(access: str, ours: str, theirs: str) -> float | None:
         mine = find(records, world=world, share=1.0, access=access, method=ours)
@@ -112,10 +115,11 @@ def compare(records: list[Record], world: str) -> dict[str, float]:
         for method in ("provenance-base", "sander-open-filtered")
     )
     if mine is not None:
-        rows["smallest_share"] = mine
-    if mine is not None and theirs is not None:
+        # theirs is 1 at best where their test finds no suspect at all
+        rows["smallest_share"] = round(mine / (theirs or 1.0), 3)
+        rows["smallest_share_of_ours"] = mine
+    if theirs is not None:
         rows["smallest_share_of_sander"] = theirs
-        rows["smallest_share_ratio"] = round(theirs / mine, 2)
     return {name: value for name, value in rows.items() if value is not None}
 
 

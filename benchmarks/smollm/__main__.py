@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m benchmarks.smollm [--work DIR]
 
-All stages in order: 220 k marked tokens, the student of marked text, fresh marked text, 86 k more
-marked tokens, unmarked text, the innocent student, the student of a mixture, everybody's outputs.
+All stages in order: 220 k marked tokens, fresh marked text, unmarked text, the student of a
+mixture, the innocent student, the student of marked text, 86 k more marked tokens, everybody's
+outputs.
 One core, some hours. Every stage goes on where it was when the process was killed, and is skipped
 when its product exists. Evaluation is not done here.
 """
@@ -155,12 +156,12 @@ def main() -> None:
         run = Experiment(work)
         run.note("setting", setting())
         run.stage("served", lambda: run.sample_log(serve.SERVED))
-        run.stage(FULL.name, lambda: run.train(FULL))
         run.stage("fresh", lambda: run.sample_log(serve.FRESH))
-        run.stage("served-2", lambda: run.sample_log(serve.SERVED_MORE))
         run.stage("unmarked", lambda: run.sample_log(serve.UNMARKED))
-        run.stage(INNOCENT.name, lambda: run.train(INNOCENT))
         run.stage(MIXED.name, lambda: run.train(MIXED))
+        run.stage(INNOCENT.name, lambda: run.train(INNOCENT))
+        run.stage(FULL.name, lambda: run.train(FULL))
+        run.stage("served-2", lambda: run.sample_log(serve.SERVED_MORE))
         run.stage("outputs-base", lambda: run.ask("served-model", "base"))
         for student in (FULL, INNOCENT, MIXED):
             run.stage(f"outputs-{student.name}", partial(run.ask, student.name, student.name))

@@ -6,7 +6,7 @@ Needs what `python -m benchmarks.smollm` has made so far; suspects that are not 
 The suspects read `fresh.jsonl`, marked responses to prompts that none of them was trained on; the
 reference is the served model itself, from which all of them were fine-tuned. The published tests
 see the same positions and coins: of the global slot, which favours them. Writes
-benchmarks/results/smollm.json.
+benchmarks/results/smollm.json, one run per keyring: those of other work folders are kept.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 WORK = Path(__file__).parent / "work"
 RESULTS = Path(__file__).parents[1] / "results/smollm.json"
 SUSPECTS = ("student-full", "student-mixed", "student-innocent", "served-model")
+COMMAND = "python -m benchmarks.smollm && python -m benchmarks.smollm.evaluate"
 GLOBAL = ("global", "")
 
 
@@ -199,13 +200,17 @@ def main() -> None:
                 }
             )
             print(json.dumps(records[-1]), flush=True)
-    facts = {"command": "python -m benchmarks.smollm && python -m benchmarks.smollm.evaluate"}
-    facts["machine"] = f"{platform.machine()}, Python {platform.python_version()}, one thread"
-    made = read_json(arguments.work / "facts.json")
-    versions = {package: version(package) for package in ("torch", "transformers", "numpy")}
-    seconds = round(time.perf_counter() - started)
-    result = {**facts, "versions": versions, "seconds": seconds, "made": made, "records": records}
-    write_json(RESULTS, result)
+    run = {
+        "keyring": laboratory.public.id,
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, one thread",
+        "versions": {package: version(package) for package in ("torch", "transformers", "numpy")},
+        "seconds": round(time.perf_counter() - started),
+        "made": read_json(arguments.work / "facts.json"),
+        "records": records,
+    }
+    earlier = read_json(RESULTS)["runs"] if RESULTS.exists() else []
+    runs = [kept for kept in earlier if kept["keyring"] != run["keyring"]] + [run]
+    write_json(RESULTS, {"command": COMMAND, "runs": runs})
 
 
 if __name__ == "__main__":
