@@ -252,9 +252,9 @@ def tasks() -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
     return [
         (make_innocent, (innocent_frontier,)),
         *((make_world, (world,)) for world in first),
+        *((make_world, (world,)) for world in rest),
         (make_innocent, (innocent_power,)),
         (make_world, (default,)),
-        *((make_world, (world,)) for world in rest),
         (make_world, (green,)),
     ]
 
