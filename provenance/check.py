@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from provenance.controls import (
     control_innocents,
@@ -25,20 +26,39 @@ from provenance.errors import UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule, key_name
+from provenance.plan import Plan
 from provenance.schemes import Scheme, make_scheme
-from provenance.scoring import Weighing, score, weigh_observations
+from provenance.scoring import Weighing, open_scores, weigh_observations
 from provenance.served.index import Index
 from provenance.stats.families import fieller_shares, weighted_holm
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.suspect.observations import Observations
-from provenance.verdict import Conclusion, Control, HypothesisResult, Share, Verdict
+from provenance.verdict import (
+    Conclusion,
+    Control,
+    HypothesisResult,
+    PlanReference,
+    Share,
+    Verdict,
+)
 from provenance.weigh import DEFAULT_RULE, RULES
 
-__all__ = ["CheckSettings", "check_outputs", "try_keys"]
+__all__ = [
+    "CheckSettings",
+    "Examination",
+    "attribute_shares",
+    "check_outputs",
+    "conclude",
+    "examine_outputs",
+    "list_unserved",
+    "run_placebos",
+    "try_keys",
+]
 
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
+_KeyPair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,12 +87,29 @@ class CheckSettings:
             )
 
 
+@dataclass(frozen=True)
+class Examination:
+    """A verdict beside what it was computed from, for evidence that can be recomputed.
+
+    Attributes
+    ----------
+    verdict : the result
+    weighing : all weighted pairs
+    scores : int64 [n] per (slot, value), in the order of `weighing.hypotheses[slot, value]`
+    """
+
+    verdict: Verdict
+    weighing: Weighing
+    scores: Mapping[_KeyPair, NDArray[np.int64]]
+
+
 def check_outputs(
     observations: Observations,
     index: Index,
     keyring: UnlockedKeyring,
     settings: CheckSettings = CheckSettings(),
     innocents: Mapping[str, Observations] | None = None,
+    plan: Plan | None = None,
 ) -> Verdict:
     """Was the model behind these outputs trained on the marked responses of this index?
 
@@ -84,34 +121,55 @@ def check_outputs(
     keyring : unlocked
     settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
     innocents : outputs of models that cannot have been trained on the log, by name
+    plan : the analysis plan; without one the verdict is exploratory
 
     Returns
     -------
     Verdict. H0 of each key: the suspect's choices are independent of the key's coins, given the
     weights. Exact with fixed weights; see docs/validity.md for the index's first-occurrence counts.
 
+    Raises
+    ------
+    ConfigurationMismatchError (78), before any key is opened, if the check is not the planned one.
+
     Notes
     -----
     Cost: about 45 ns per pair and key, times the placebo keys twice; memory about 100 bytes a pair.
     """
+    return examine_outputs(observations, index, keyring, settings, innocents, plan).verdict
+
+
+def examine_outputs(
+    observations: Observations,
+    index: Index,
+    keyring: UnlockedKeyring,
+    settings: CheckSettings = CheckSettings(),
+    innocents: Mapping[str, Observations] | None = None,
+    plan: Plan | None = None,
+) -> Examination:
+    """`check_outputs`, with the weighted pairs and their scores beside the verdict."""
     innocents = innocents or {}
     scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
     weighing = weigh_observations(observations, index, keyring, settings.rule)
-    tables = _score_all(weighing, keyring, scheme)
-    hypotheses = try_keys(tables, settings.alpha)
     inputs = _describe_inputs(observations, index, innocents, settings)
-    controls = _control_all(weighing, tables, hypotheses, keyring, scheme, inputs, settings)
+    if plan is not None:
+        plan.require(keyring.public, list(weighing.hypotheses), inputs)
+    scores = _open_all(weighing, keyring, scheme)
+    tables = _tabulate(weighing, scores, scheme)
+    hypotheses = try_keys(tables, settings.alpha)
+    controls = run_placebos(weighing, hypotheses, scheme, inputs, keyring.public.id)
+    controls += _control_keys(weighing, keyring, scheme)
     controls += control_innocents(
         list(innocents),
         lambda i: _smallest_adjusted(list(innocents.values())[i], index, keyring, scheme, settings),
     )
-    conclusion = _conclude(hypotheses, controls)
-    return Verdict(
+    conclusion = conclude(hypotheses, controls)
+    verdict = Verdict(
         conclusion=conclusion,
         alpha=settings.alpha,
         hypotheses=hypotheses,
         controls=tuple(controls),
-        shares=_attribute(hypotheses, keyring) if conclusion == "evidence" else (),
+        shares=attribute_shares(hypotheses, keyring.schedule, conclusion),
         keyring_id=keyring.public.id,
         scheme=keyring.public.scheme.to_json(),
         weight_rule=settings.rule,
@@ -121,16 +179,27 @@ def check_outputs(
         },
         inputs=inputs,
         versions=_describe_versions(),
+        plan=PlanReference(plan.sha256, plan.timestamp) if plan is not None else None,
     )
+    return Examination(verdict, weighing, scores)
 
 
-def _score_all(
+def _open_all(
     weighing: Weighing, keyring: UnlockedKeyring, scheme: Scheme
-) -> dict[tuple[str, str], ClassTable]:
+) -> dict[_KeyPair, NDArray[np.int64]]:
     """Only here are the keys opened."""
     return {
-        (slot, value): score(pairs, keyring.key(slot, value), scheme)
-        for (slot, value), pairs in weighing.hypotheses.items()
+        pair: open_scores(pairs, keyring.key(*pair), scheme)
+        for pair, pairs in weighing.hypotheses.items()
+    }
+
+
+def _tabulate(
+    weighing: Weighing, scores: Mapping[_KeyPair, NDArray[np.int64]], scheme: Scheme
+) -> dict[_KeyPair, ClassTable]:
+    return {
+        pair: ClassTable.from_scores(pairs.weights, scores[pair], scheme.null_law)
+        for pair, pairs in weighing.hypotheses.items()
     }
 
 
@@ -170,50 +239,63 @@ def _smallest_adjusted(
 ) -> float:
     """log10 p of the whole check on other outputs, without controls."""
     weighing = weigh_observations(observations, index, keyring, settings.rule)
-    results = try_keys(_score_all(weighing, keyring, scheme), settings.alpha)
+    tables = _tabulate(weighing, _open_all(weighing, keyring, scheme), scheme)
+    results = try_keys(tables, settings.alpha)
     return min((result.log10_adjusted for result in results), default=0.0)
 
 
-def _control_all(
+def run_placebos(
     weighing: Weighing,
-    tables: Mapping[tuple[str, str], ClassTable],
     hypotheses: Sequence[HypothesisResult],
-    keyring: UnlockedKeyring,
     scheme: Scheme,
     inputs: Mapping[str, Any],
-    settings: CheckSettings,
+    keyring_id: str,
 ) -> list[Control]:
-    """Placebo keys on the global key's pairs and on the headline's; then the keyed controls."""
-    seed = hashlib.sha256(canonical_json([dict(inputs), keyring.public.id])).digest()
+    """Placebo keys on the global key's pairs and on the headline's.
+
+    The keys are a function of `inputs`, so whoever has the pairs repeats this control exactly.
+    """
+    seed = hashlib.sha256(canonical_json([dict(inputs), keyring_id])).digest()
     headline = min(hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
-    chosen = [pair for pair in [_GLOBAL_KEY] if pair in tables]
+    found = {(h.slot, h.value): h for h in hypotheses}
+    chosen = [pair for pair in [_GLOBAL_KEY] if pair in found]
     if headline and (headline.slot, headline.value) not in chosen:
         chosen.append((headline.slot, headline.value))
-    names = {(h.slot, h.value): h.name for h in hypotheses}
-    controls = [
+    return [
         control_placebo(
             weighing.hypotheses[pair],
-            names[pair],
-            tables[pair],
+            found[pair].name,
+            found[pair].table,
             scheme,
-            settings.placebo_keys,
+            int(inputs["settings"]["placebo_keys"]),
             seed,
         )
         for pair in chosen
     ]
-    served = [keyring.key(*pair) for pair in tables]
-    unserved = [
-        keyring.key(slot.name, value)
-        for slot in keyring.schedule.slots[2:]
-        for value in slot.values
-        if (slot.name, value) not in tables
+
+
+def _control_keys(weighing: Weighing, keyring: UnlockedKeyring, scheme: Scheme) -> list[Control]:
+    """The controls that need keys: the control slot, and keys that never marked a response."""
+    served = list(weighing.hypotheses)
+    unserved = list_unserved(keyring.schedule, served)
+    return [
+        control_slot(weighing.control, [keyring.key(*pair) for pair in served], scheme),
+        control_unserved(weighing.pooled, [keyring.key(*pair) for pair in unserved], scheme),
     ]
-    controls.append(control_slot(weighing.control, served, scheme))
-    controls.append(control_unserved(weighing.pooled, unserved, scheme))
-    return controls
 
 
-def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:
+def list_unserved(schedule: Schedule, served: Sequence[_KeyPair]) -> list[_KeyPair]:
+    """(slot, value) of the attribute keys that are not among the served ones, in their order."""
+    return [
+        (slot.name, value)
+        for slot in schedule.slots[2:]
+        for value in slot.values
+        if (slot.name, value) not in set(served)
+    ]
+
+
+def conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:
+    """What follows from the adjusted p-values and the controls; see `provenance.verdict`."""
     if not any(result.tail.coins for result in hypotheses):
         return "nothing scored"
     if not all(control.passed for control in controls):
@@ -221,15 +303,18 @@ def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control
     return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
 
 
-def _attribute(
-    hypotheses: Sequence[HypothesisResult], keyring: UnlockedKeyring
+def attribute_shares(
+    hypotheses: Sequence[HypothesisResult], schedule: Schedule, conclusion: Conclusion
 ) -> tuple[Share, ...]:
-    """Shares of each attribute's values in the absorbed evidence, against the global key."""
+    """Shares of each attribute's values in the absorbed evidence, against the global key.
+
+    Empty unless there is evidence and the global key was tested.
+    """
     reference = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
-    if reference is None:
+    if reference is None or conclusion != "evidence":
         return ()
     shares: list[Share] = []
-    for slot in keyring.schedule.slots[2:]:
+    for slot in schedule.slots[2:]:
         own = [h for h in hypotheses if h.slot == slot.name]
         if not own:
             continue
@@ -237,7 +322,7 @@ def _attribute(
             np.array([h.tail.z for h in own]),
             reference.tail.z,
             slot.share,
-            keyring.schedule.slot(GLOBAL).share,
+            schedule.slot(GLOBAL).share,
         )
         shares += [
             Share(slot.name, h.value, *map(float, row))

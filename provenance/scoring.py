@@ -23,7 +23,7 @@ from provenance.stats.tables import ClassTable
 from provenance.suspect.observations import Observations
 from provenance.weigh import REFERENCE_RULE, Choices, weigh
 
-__all__ = ["Weighing", "WeightedPairs", "score", "weigh_observations"]
+__all__ = ["Weighing", "WeightedPairs", "open_scores", "score", "weigh_observations"]
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,12 @@ def weigh_observations(
 
 def score(pairs: WeightedPairs, key: Key, scheme: Scheme) -> ClassTable:
     """Open one key: the class table of these pairs. Cost: one coin a pair."""
-    words = key.words(pairs.contexts, pairs.tokens)
-    return ClassTable.from_scores(pairs.weights, scheme.score(words), scheme.null_law)
+    return ClassTable.from_scores(pairs.weights, open_scores(pairs, key, scheme), scheme.null_law)
+
+
+def open_scores(pairs: WeightedPairs, key: Key, scheme: Scheme) -> NDArray[np.int64]:
+    """Open one key: the score of each pair, int64 [n]. Cost: one coin a pair."""
+    return scheme.score(key.words(pairs.contexts, pairs.tokens))
 
 
 def _expand(

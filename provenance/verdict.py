@@ -26,6 +26,7 @@ __all__ = [
     "Conclusion",
     "Control",
     "HypothesisResult",
+    "PlanReference",
     "Share",
     "TwinsResult",
     "Verdict",
@@ -133,10 +134,22 @@ class TwinsResult:
 
 
 @dataclass(frozen=True)
+class PlanReference:
+    """The plan that a check followed: hex SHA-256 of its file, and when an authority saw that hash.
+
+    `timestamp` is RFC 3339 in UTC, or None if the plan was not timestamped.
+    """
+
+    sha256: str
+    timestamp: str | None
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What `check` returns; see the module docstring for `conclusion`.
 
-    `alpha` is that of all keys together; the twins, if any, have their own.
+    `alpha` is that of all keys together; the twins, if any, have their own. `plan` is the analysis
+    plan that the check followed, if there was one.
     """
 
     conclusion: Conclusion
@@ -151,6 +164,15 @@ class Verdict:
     inputs: Mapping[str, Any]
     versions: Mapping[str, str]
     twins: TwinsResult | None = None
+    plan: PlanReference | None = None
+
+    @property
+    def exploratory(self) -> bool:
+        """True if no plan fixed the check before it was made: its p-value is no evidence by itself.
+
+        Whoever tries several outputs, rules or thresholds and keeps the best one finds something.
+        """
+        return self.plan is None
 
     @property
     def found_evidence(self) -> bool:
@@ -232,4 +254,6 @@ class Verdict:
             "inputs": dict(self.inputs),
             "versions": dict(self.versions),
             "twins": self.twins.to_json() if self.twins else None,
+            "exploratory": self.exploratory,
+            "plan": asdict(self.plan) if self.plan else None,
         }

@@ -29,14 +29,17 @@ ROWS = [
     "weigh",
     "scoring",
     "verdict",
+    "plan",
     "twins",
     "controls",
     "check",
     "detect",
+    "evidence",
     "commands",
 ]
 TORCH = {"embed/torch_coins.py", "embed/transformers.py", "suspect/language_model.py"}
 OPTIONAL = {"torch": TORCH, "vllm": set(), "openai": set(), "pyspark": set()}
+OPTIONAL["rfc3161_client"] = {"evidence/timestamp.py"}
 TRANSFORMERS = {*TORCH, "commands/generate.py"}
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
 
