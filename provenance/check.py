@@ -25,9 +25,9 @@ from provenance.errors import UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
-from provenance.schemes import Scheme, make_scheme
-from provenance.scoring import Weighing, score, weigh_observations
+from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE, key_name
+from provenance.marks import Mark, as_mark
+from provenance.scoring import Weighing, tabulate, weigh_observations
 from provenance.served.index import Index
 from provenance.stats.families import fieller_shares, weighted_holm
 from provenance.stats.tables import ClassTable
@@ -70,7 +70,7 @@ class CheckSettings:
 def check_outputs(
     observations: Observations,
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: UnlockedKeyring | Mark,
     settings: CheckSettings = CheckSettings(),
     innocents: Mapping[str, Observations] | None = None,
 ) -> Verdict:
@@ -81,7 +81,7 @@ def check_outputs(
     observations : of the suspect's outputs (`provenance.suspect.outputs`), or of its weights or
         logprobs (`provenance.suspect.probabilities`)
     index : the marked responses, opened with the same keyring
-    keyring : unlocked
+    keyring : unlocked, or another mark (`provenance.schemes.foreign.mark`)
     settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
     innocents : outputs of models that cannot have been trained on the log, by name
 
@@ -95,15 +95,17 @@ def check_outputs(
     Cost: about 45 ns per pair and key, times the placebo keys twice; memory about 100 bytes a pair.
     """
     innocents = innocents or {}
-    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
-    weighing = weigh_observations(observations, index, keyring, settings.rule)
-    tables = _score_all(weighing, keyring, scheme)
+    mark = as_mark(keyring)
+    if mark.shares_coins:
+        index = index.evened()
+    weighing = weigh_observations(observations, index, mark, settings.rule)
+    tables = _score_all(weighing, mark)
     hypotheses = try_keys(tables, settings.alpha)
     inputs = _describe_inputs(observations, index, innocents, settings)
-    controls = _control_all(weighing, tables, hypotheses, keyring, scheme, inputs, settings)
+    controls = _control_all(weighing, tables, hypotheses, mark, inputs, settings)
     controls += control_innocents(
         list(innocents),
-        lambda i: _smallest_adjusted(list(innocents.values())[i], index, keyring, scheme, settings),
+        lambda i: _smallest_adjusted(list(innocents.values())[i], index, mark, settings),
     )
     conclusion = _conclude(hypotheses, controls)
     return Verdict(
@@ -111,25 +113,24 @@ def check_outputs(
         alpha=settings.alpha,
         hypotheses=hypotheses,
         controls=tuple(controls),
-        shares=_attribute(hypotheses, keyring) if conclusion == "evidence" else (),
-        keyring_id=keyring.public.id,
-        scheme=keyring.public.scheme.to_json(),
+        shares=_attribute(hypotheses, mark) if conclusion == "evidence" else (),
+        keyring_id=mark.public.id,
+        scheme=mark.public.scheme.to_json(),
         weight_rule=settings.rule,
         commitments={
             key_name(*pair): commitment.sha256
-            for pair, commitment in keyring.public.commitments.items()
+            for pair, commitment in mark.public.commitments.items()
         },
         inputs=inputs,
         versions=_describe_versions(),
+        caveat=mark.caveat,
     )
 
 
-def _score_all(
-    weighing: Weighing, keyring: UnlockedKeyring, scheme: Scheme
-) -> dict[tuple[str, str], ClassTable]:
+def _score_all(weighing: Weighing, mark: Mark) -> dict[tuple[str, str], ClassTable]:
     """Only here are the keys opened."""
     return {
-        (slot, value): score(pairs, keyring.key(slot, value), scheme)
+        (slot, value): tabulate(pairs, mark.open(slot, value), mark.null_law)
         for (slot, value), pairs in weighing.hypotheses.items()
     }
 
@@ -164,13 +165,12 @@ def try_keys(
 def _smallest_adjusted(
     observations: Observations,
     index: Index,
-    keyring: UnlockedKeyring,
-    scheme: Scheme,
+    mark: Mark,
     settings: CheckSettings,
 ) -> float:
     """log10 p of the whole check on other outputs, without controls."""
-    weighing = weigh_observations(observations, index, keyring, settings.rule)
-    results = try_keys(_score_all(weighing, keyring, scheme), settings.alpha)
+    weighing = weigh_observations(observations, index, mark, settings.rule)
+    results = try_keys(_score_all(weighing, mark), settings.alpha)
     return min((result.log10_adjusted for result in results), default=0.0)
 
 
@@ -178,13 +178,12 @@ def _control_all(
     weighing: Weighing,
     tables: Mapping[tuple[str, str], ClassTable],
     hypotheses: Sequence[HypothesisResult],
-    keyring: UnlockedKeyring,
-    scheme: Scheme,
+    mark: Mark,
     inputs: Mapping[str, Any],
     settings: CheckSettings,
 ) -> list[Control]:
     """Placebo keys on the global key's pairs and on the headline's; then the keyed controls."""
-    seed = hashlib.sha256(canonical_json([dict(inputs), keyring.public.id])).digest()
+    seed = hashlib.sha256(canonical_json([dict(inputs), mark.public.id])).digest()
     headline = min(hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
     chosen = [pair for pair in [_GLOBAL_KEY] if pair in tables]
     if headline and (headline.slot, headline.value) not in chosen:
@@ -195,21 +194,23 @@ def _control_all(
             weighing.hypotheses[pair],
             names[pair],
             tables[pair],
-            scheme,
+            mark,
             settings.placebo_keys,
             seed,
         )
         for pair in chosen
     ]
-    served = [keyring.key(*pair) for pair in tables]
+    if not mark.schedule.slot(CONTROL).share_words:
+        return controls
+    served = [mark.open(*pair) for pair in tables]
     unserved = [
-        keyring.key(slot.name, value)
-        for slot in keyring.schedule.slots[2:]
+        mark.open(slot.name, value)
+        for slot in mark.schedule.slots[2:]
         for value in slot.values
         if (slot.name, value) not in tables
     ]
-    controls.append(control_slot(weighing.control, served, scheme))
-    controls.append(control_unserved(weighing.pooled, unserved, scheme))
+    controls.append(control_slot(weighing.control, served, mark))
+    controls.append(control_unserved(weighing.pooled, unserved, mark))
     return controls
 
 
@@ -221,15 +222,13 @@ def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control
     return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
 
 
-def _attribute(
-    hypotheses: Sequence[HypothesisResult], keyring: UnlockedKeyring
-) -> tuple[Share, ...]:
+def _attribute(hypotheses: Sequence[HypothesisResult], mark: Mark) -> tuple[Share, ...]:
     """Shares of each attribute's values in the absorbed evidence, against the global key."""
     reference = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
     if reference is None:
         return ()
     shares: list[Share] = []
-    for slot in keyring.schedule.slots[2:]:
+    for slot in mark.schedule.slots[2:]:
         own = [h for h in hypotheses if h.slot == slot.name]
         if not own:
             continue
@@ -237,7 +236,7 @@ def _attribute(
             np.array([h.tail.z for h in own]),
             reference.tail.z,
             slot.share,
-            keyring.schedule.slot(GLOBAL).share,
+            mark.schedule.slot(GLOBAL).share,
         )
         shares += [
             Share(slot.name, h.value, *map(float, row))

@@ -136,7 +136,8 @@ class TwinsResult:
 class Verdict:
     """What `check` returns; see the module docstring for `conclusion`.
 
-    `alpha` is that of all keys together; the twins, if any, have their own.
+    `alpha` is that of all keys together; the twins, if any, have their own. `caveat` says what
+    makes the test of this mark weaker than its law says, and which controls it cannot have, or "".
     """
 
     conclusion: Conclusion
@@ -151,6 +152,7 @@ class Verdict:
     inputs: Mapping[str, Any]
     versions: Mapping[str, str]
     twins: TwinsResult | None = None
+    caveat: str = ""
 
     @property
     def found_evidence(self) -> bool:
@@ -232,4 +234,5 @@ class Verdict:
             "inputs": dict(self.inputs),
             "versions": dict(self.versions),
             "twins": self.twins.to_json() if self.twins else None,
+            "caveat": self.caveat,
         }
