@@ -26,10 +26,10 @@ from provenance.errors import UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule, key_name
+from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE, Schedule, key_name
+from provenance.marks import Mark, Placebos, as_mark
 from provenance.plan import Plan
-from provenance.schemes import Scheme, make_scheme
-from provenance.scoring import Weighing, open_scores, weigh_observations
+from provenance.scoring import Coins, Weighing, open_coins, weigh_observations
 from provenance.served.index import Index
 from provenance.stats.families import fieller_shares, weighted_holm
 from provenance.stats.tables import ClassTable
@@ -95,18 +95,29 @@ class Examination:
     ----------
     verdict : the result
     weighing : all weighted pairs
-    scores : int64 [n] per (slot, value), in the order of `weighing.hypotheses[slot, value]`
+    coins : weight and score of every coin per (slot, value)
     """
 
     verdict: Verdict
     weighing: Weighing
-    scores: Mapping[_KeyPair, NDArray[np.int64]]
+    coins: Mapping[_KeyPair, Coins]
+
+    @property
+    def scores(self) -> Mapping[_KeyPair, NDArray[np.int64]]:
+        """int64 [n] per (slot, value), in the order of `weighing.hypotheses[slot, value]`.
+
+        Empty for a mark in which several pairs share a coin: its coins are not those of pairs.
+        """
+        pairs = self.weighing.hypotheses
+        if any(found.weights is not pairs[key].weights for key, found in self.coins.items()):
+            return {}
+        return {key: found.scores for key, found in self.coins.items()}
 
 
 def check_outputs(
     observations: Observations,
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: UnlockedKeyring | Mark,
     settings: CheckSettings = CheckSettings(),
     innocents: Mapping[str, Observations] | None = None,
     plan: Plan | None = None,
@@ -118,7 +129,7 @@ def check_outputs(
     observations : of the suspect's outputs (`provenance.suspect.outputs`), or of its weights or
         logprobs (`provenance.suspect.probabilities`)
     index : the marked responses, opened with the same keyring
-    keyring : unlocked
+    keyring : unlocked, or another mark (`provenance.schemes.foreign.mark`)
     settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
     innocents : outputs of models that cannot have been trained on the log, by name
     plan : the analysis plan; without one the verdict is exploratory
@@ -142,26 +153,27 @@ def check_outputs(
 def examine_outputs(
     observations: Observations,
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: UnlockedKeyring | Mark,
     settings: CheckSettings = CheckSettings(),
     innocents: Mapping[str, Observations] | None = None,
     plan: Plan | None = None,
 ) -> Examination:
     """`check_outputs`, with the weighted pairs and their scores beside the verdict."""
     innocents = innocents or {}
-    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
-    weighing = weigh_observations(observations, index, keyring, settings.rule)
+    mark = as_mark(keyring)
+    if mark.shares_coins:
+        index = index.evened()
+    weighing = weigh_observations(observations, index, mark, settings.rule)
     inputs = _describe_inputs(observations, index, innocents, settings)
     if plan is not None:
-        plan.require(keyring.public, list(weighing.hypotheses), inputs)
-    scores = _open_all(weighing, keyring, scheme)
-    tables = _tabulate(weighing, scores, scheme)
-    hypotheses = try_keys(tables, settings.alpha)
-    controls = run_placebos(weighing, hypotheses, scheme, inputs, keyring.public.id)
-    controls += _control_keys(weighing, keyring, scheme)
+        plan.require(mark.public, list(weighing.hypotheses), inputs)
+    coins = _open_all(weighing, mark)
+    hypotheses = try_keys(_tabulate(coins, mark), settings.alpha)
+    controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
+    controls += _control_keys(weighing, mark)
     controls += control_innocents(
         list(innocents),
-        lambda i: _smallest_adjusted(list(innocents.values())[i], index, keyring, scheme, settings),
+        lambda i: _smallest_adjusted(list(innocents.values())[i], index, mark, settings),
     )
     conclusion = conclude(hypotheses, controls)
     verdict = Verdict(
@@ -169,37 +181,33 @@ def examine_outputs(
         alpha=settings.alpha,
         hypotheses=hypotheses,
         controls=tuple(controls),
-        shares=attribute_shares(hypotheses, keyring.schedule, conclusion),
-        keyring_id=keyring.public.id,
-        scheme=keyring.public.scheme.to_json(),
+        shares=attribute_shares(hypotheses, mark.schedule, conclusion),
+        keyring_id=mark.public.id,
+        scheme=mark.public.scheme.to_json(),
         weight_rule=settings.rule,
         commitments={
             key_name(*pair): commitment.sha256
-            for pair, commitment in keyring.public.commitments.items()
+            for pair, commitment in mark.public.commitments.items()
         },
         inputs=inputs,
         versions=_describe_versions(),
         plan=PlanReference(plan.sha256, plan.timestamp) if plan is not None else None,
+        caveat=mark.caveat,
     )
-    return Examination(verdict, weighing, scores)
+    return Examination(verdict, weighing, coins)
 
 
-def _open_all(
-    weighing: Weighing, keyring: UnlockedKeyring, scheme: Scheme
-) -> dict[_KeyPair, NDArray[np.int64]]:
+def _open_all(weighing: Weighing, mark: Mark) -> dict[_KeyPair, Coins]:
     """Only here are the keys opened."""
     return {
-        pair: open_scores(pairs, keyring.key(*pair), scheme)
-        for pair, pairs in weighing.hypotheses.items()
+        pair: open_coins(pairs, mark.open(*pair)) for pair, pairs in weighing.hypotheses.items()
     }
 
 
-def _tabulate(
-    weighing: Weighing, scores: Mapping[_KeyPair, NDArray[np.int64]], scheme: Scheme
-) -> dict[_KeyPair, ClassTable]:
+def _tabulate(coins: Mapping[_KeyPair, Coins], mark: Mark) -> dict[_KeyPair, ClassTable]:
     return {
-        pair: ClassTable.from_scores(pairs.weights, scores[pair], scheme.null_law)
-        for pair, pairs in weighing.hypotheses.items()
+        pair: ClassTable.from_scores(found.weights, found.scores, mark.null_law)
+        for pair, found in coins.items()
     }
 
 
@@ -233,21 +241,19 @@ def try_keys(
 def _smallest_adjusted(
     observations: Observations,
     index: Index,
-    keyring: UnlockedKeyring,
-    scheme: Scheme,
+    mark: Mark,
     settings: CheckSettings,
 ) -> float:
     """log10 p of the whole check on other outputs, without controls."""
-    weighing = weigh_observations(observations, index, keyring, settings.rule)
-    tables = _tabulate(weighing, _open_all(weighing, keyring, scheme), scheme)
-    results = try_keys(tables, settings.alpha)
+    weighing = weigh_observations(observations, index, mark, settings.rule)
+    results = try_keys(_tabulate(_open_all(weighing, mark), mark), settings.alpha)
     return min((result.log10_adjusted for result in results), default=0.0)
 
 
 def run_placebos(
     weighing: Weighing,
     hypotheses: Sequence[HypothesisResult],
-    scheme: Scheme,
+    mark: Placebos,
     inputs: Mapping[str, Any],
     keyring_id: str,
 ) -> list[Control]:
@@ -266,7 +272,7 @@ def run_placebos(
             weighing.hypotheses[pair],
             found[pair].name,
             found[pair].table,
-            scheme,
+            mark,
             int(inputs["settings"]["placebo_keys"]),
             seed,
         )
@@ -274,13 +280,18 @@ def run_placebos(
     ]
 
 
-def _control_keys(weighing: Weighing, keyring: UnlockedKeyring, scheme: Scheme) -> list[Control]:
-    """The controls that need keys: the control slot, and keys that never marked a response."""
+def _control_keys(weighing: Weighing, mark: Mark) -> list[Control]:
+    """The controls that need keys: the control slot, and keys that never marked a response.
+
+    None for a mark without a control slot: others' schemes mark every context under one key.
+    """
+    if not mark.schedule.slot(CONTROL).share_words:
+        return []
     served = list(weighing.hypotheses)
-    unserved = list_unserved(keyring.schedule, served)
+    unserved = list_unserved(mark.schedule, served)
     return [
-        control_slot(weighing.control, [keyring.key(*pair) for pair in served], scheme),
-        control_unserved(weighing.pooled, [keyring.key(*pair) for pair in unserved], scheme),
+        control_slot(weighing.control, [mark.open(*pair) for pair in served], mark),
+        control_unserved(weighing.pooled, [mark.open(*pair) for pair in unserved], mark),
     ]
 
 

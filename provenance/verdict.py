@@ -149,7 +149,8 @@ class Verdict:
     """What `check` returns; see the module docstring for `conclusion`.
 
     `alpha` is that of all keys together; the twins, if any, have their own. `plan` is the analysis
-    plan that the check followed, if there was one.
+    plan that the check followed, if there was one. `caveat` says what makes the test of this mark
+    weaker than its law says, and which controls it cannot have, or "".
     """
 
     conclusion: Conclusion
@@ -165,6 +166,7 @@ class Verdict:
     versions: Mapping[str, str]
     twins: TwinsResult | None = None
     plan: PlanReference | None = None
+    caveat: str = ""
 
     @property
     def exploratory(self) -> bool:
@@ -256,4 +258,5 @@ class Verdict:
             "twins": self.twins.to_json() if self.twins else None,
             "exploratory": self.exploratory,
             "plan": asdict(self.plan) if self.plan else None,
+            "caveat": self.caveat,
         }

@@ -23,6 +23,7 @@ ROWS = [
     "tokenizer",
     "families",
     "schemes",
+    "marks",
     "embed",
     "served",
     "suspect",

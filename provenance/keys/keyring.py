@@ -28,13 +28,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from provenance import coins
-from provenance.contexts import MAXIMUM_VOCABULARY
-from provenance.errors import (
-    ConfigurationMismatchError,
-    DataError,
-    StorageError,
-    UsageError,
-)
+from provenance.contexts import MAXIMUM_VOCABULARY, unpack
+from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from provenance.files import (
     canonical_json,
     lock_folder,
@@ -263,6 +258,10 @@ class UnlockedKeyring:
         """
         words = self._selector.words(contexts, np.zeros(contexts.shape[0], dtype=np.uint32))
         return self.schedule.assign(words)
+
+    def slots_of_names(self, names: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """`slots_of` for packed contexts: int64 [n] -> uint8 [n]."""
+        return self.slots_of(unpack(names, self.context_width))
 
 
 def create_keyring(

@@ -34,7 +34,7 @@ __all__ = [
     "merge_indexes",
 ]
 
-_CONTROL_SLOT = 0
+_CONTROL_SLOT, _GLOBAL_SLOT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,14 @@ class Index:
         by_query = np.argsort(query, kind="stable")
         return Matches(query[by_query], value[by_query], responses[by_query])
 
+    def evened(self) -> Index:
+        """The same index, as if every context had been served once under the global key.
+
+        For marks whose coins are shared by many contexts: there the counts are not independent of
+        the coins, and none may weigh anything.
+        """
+        return _EvenIndex(self.folder, self.manifest, self._groups)
+
     def control(self, contexts: NDArray[np.int64]) -> Matches:
         """`lookup` in the control slot: contexts of marked responses that never carry a mark."""
         return self.lookup(_CONTROL_SLOT, contexts)
@@ -202,3 +210,15 @@ class Index:
             raise kind(f"{path}: must stay readable; got: {reason}. Open it again.") from error
         columns = (table.column(name).to_numpy() for name in ("context", "value", "responses"))
         return tuple(columns)
+
+
+class _EvenIndex(Index):
+    """See `Index.evened`."""
+
+    def lookup(self, slot: int, contexts: NDArray[np.int64]) -> Matches:
+        """Every context once in the slot `global`, none elsewhere; looks nothing up."""
+        self._check_slot(slot)
+        count = contexts.shape[0] if slot == _GLOBAL_SLOT else 0
+        return Matches(
+            np.arange(count), np.zeros(count, dtype=np.uint32), np.ones(count, dtype=np.int32)
+        )

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.contexts import hash_columns
 from provenance.errors import UsageError
 from provenance.stats.laws import NullLaw
 
@@ -25,8 +26,6 @@ __all__ = ["ForeignScheme", "Secret", "Tokens", "check_pairs", "hash_units", "pa
 Tokens = NDArray[np.uint32]
 Secret = int | Sequence[int] | None
 """A key as its own library takes it: one integer, or one a layer; None = it is in the config."""
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @runtime_checkable
@@ -159,10 +158,4 @@ def hash_units(contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
     with probability below 3e-4; the cost of such an accident is one pair not counted.
     Cost: a few nanoseconds a token.
     """
-    state = np.full(tokens.shape, _GOLDEN, dtype=np.uint64)
-    for column in (*contexts.T, tokens):
-        state = (state ^ column.astype(np.uint64)) * np.uint64(0xBF58476D1CE4E5B9)
-        state ^= state >> np.uint64(29)
-        state = (state + _GOLDEN) * np.uint64(0x94D049BB133111EB)
-        state ^= state >> np.uint64(32)
-    return state.view(np.int64)
+    return hash_columns(*contexts.T, tokens).view(np.int64)
