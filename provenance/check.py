@@ -26,6 +26,7 @@ from provenance.families import family_weights
 from provenance.files import canonical_json
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.power import Power, Setting, state_power
 from provenance.schemes import Scheme, make_scheme
 from provenance.scoring import Weighing, score, weigh_observations
 from provenance.served.index import Index
@@ -121,6 +122,9 @@ def check_outputs(
         },
         inputs=inputs,
         versions=_describe_versions(),
+        power=_state_power(hypotheses, observations, keyring, settings)
+        if conclusion == "no evidence"
+        else None,
     )
 
 
@@ -219,6 +223,26 @@ def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control
     if not all(control.passed for control in controls):
         return "invalid"
     return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
+
+
+def _state_power(
+    hypotheses: Sequence[HypothesisResult],
+    observations: Observations,
+    keyring: UnlockedKeyring,
+    settings: CheckSettings,
+) -> Power | None:
+    """What the global key's test would have found; it is the one that every suspect takes."""
+    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
+    if found is None or not found.tail.coins:
+        return None
+    setting = Setting(
+        scheme=keyring.public.scheme.name,
+        context_width=keyring.context_width,
+        access=str(observations.source.get("access", "outputs")),
+        weight_rule=settings.rule,
+        reference=str(observations.reference.get("kind", "none")),
+    )
+    return state_power(found.table, found.name, settings.alpha * found.family_weight, setting)
 
 
 def _attribute(

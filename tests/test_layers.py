@@ -13,6 +13,7 @@ ROOT = Path(provenance.__file__).parent
 # package from anywhere in the package.
 ROWS = [
     "errors",
+    "printable",
     "files",
     "engine",
     "lines",
@@ -28,10 +29,13 @@ ROWS = [
     "suspect",
     "weigh",
     "scoring",
+    "power",
     "verdict",
     "twins",
     "controls",
     "check",
+    "trajectory",
+    "evidence",
     "detect",
     "commands",
 ]
