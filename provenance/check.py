@@ -7,10 +7,8 @@ inputs give the same bytes.
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
@@ -25,10 +23,12 @@ from provenance.controls import (
 from provenance.errors import UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json
-from provenance.keys.keyring import UnlockedKeyring
+from provenance.inputs import describe_inputs, describe_versions
+from provenance.keys.keyring import Keyring, UnlockedKeyring
 from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE, Schedule, key_name
 from provenance.marks import Mark, Placebos, as_mark
 from provenance.plan import Plan
+from provenance.power import Power, Setting, state_power
 from provenance.scoring import Coins, Weighing, open_coins, weigh_observations
 from provenance.served.index import Index
 from provenance.stats.families import fieller_shares, weighted_holm
@@ -164,7 +164,7 @@ def examine_outputs(
     if mark.shares_coins:
         index = index.evened()
     weighing = weigh_observations(observations, index, mark, settings.rule)
-    inputs = _describe_inputs(observations, index, innocents, settings)
+    inputs = describe_inputs(observations, index, innocents, asdict(settings))
     if plan is not None:
         plan.require(mark.public, list(weighing.hypotheses), inputs)
     coins = _open_all(weighing, mark)
@@ -190,9 +190,12 @@ def examine_outputs(
             for pair, commitment in mark.public.commitments.items()
         },
         inputs=inputs,
-        versions=_describe_versions(),
+        versions=describe_versions(),
         plan=PlanReference(plan.sha256, plan.timestamp) if plan is not None else None,
         caveat=mark.caveat,
+        power=_state_power(hypotheses, observations, mark.public, settings)
+        if conclusion == "no evidence"
+        else None,
     )
     return Examination(verdict, weighing, coins)
 
@@ -314,6 +317,26 @@ def conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]
     return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
 
 
+def _state_power(
+    hypotheses: Sequence[HypothesisResult],
+    observations: Observations,
+    public: Keyring,
+    settings: CheckSettings,
+) -> Power | None:
+    """What the global key's test would have found; it is the one that every suspect takes."""
+    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
+    if found is None or not found.tail.coins:
+        return None
+    setting = Setting(
+        scheme=public.scheme.name,
+        context_width=public.context_width,
+        access=str(observations.source.get("access", "outputs")),
+        weight_rule=settings.rule,
+        reference=str(observations.reference.get("kind", "none")),
+    )
+    return state_power(found.table, found.name, settings.alpha * found.family_weight, setting)
+
+
 def attribute_shares(
     hypotheses: Sequence[HypothesisResult], schedule: Schedule, conclusion: Conclusion
 ) -> tuple[Share, ...]:
@@ -340,39 +363,3 @@ def attribute_shares(
             for h, *row in zip(own, found.estimate, found.lower, found.upper, strict=True)
         ]
     return tuple(shares)
-
-
-def _describe_inputs(
-    observations: Observations,
-    index: Index,
-    innocents: Mapping[str, Observations],
-    settings: CheckSettings,
-) -> dict[str, Any]:
-    return {
-        "outputs": _describe(observations),
-        "index_sha256": index.manifest.content_sha256,
-        "index_responses": index.manifest.marked_responses,
-        "tokenizer_sha256": index.manifest.tokenizer_sha256,
-        "innocents": {name: _describe(found) for name, found in innocents.items()},
-        "settings": asdict(settings),
-    }
-
-
-def _describe(observations: Observations) -> dict[str, Any]:
-    return {
-        "sha256": dict(observations.sha256),
-        "outputs": observations.outputs,
-        "tokens": observations.tokens_read,
-        "short_outputs": observations.short_outputs,
-        "positions": observations.positions,
-        "pairs": int(observations.masses.shape[0]),
-        "repeated": observations.repeated,
-        "prompted": observations.prompted,
-        "source": dict(observations.source),
-        "reference": dict(observations.reference),
-    }
-
-
-def _describe_versions() -> dict[str, str]:
-    packages = ("provenance", "numpy", "scipy", "numba", "tokenizers", "cryptography")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

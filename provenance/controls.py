@@ -92,6 +92,7 @@ def control_placebo(
         min(0.0, math.log10(smallest)) if smallest > 0 else -300.0,
         f"{keys} keys: mean z {result.mean:+.3f}, sd {result.standard_deviation:.3f}, "
         f"KS p {result.ks_p:.2g}; true key ranks p {result.rank_p:.3g}",
+        tuple(z.round(3).tolist()),
     )
 
 

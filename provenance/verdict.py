@@ -3,7 +3,7 @@
 A verdict says one of four things:
 
 - `evidence`: an adjusted p-value is at or below alpha and every control passed;
-- `no evidence`: none is; `detectable_shift` says what the test could have seen;
+- `no evidence`: none is; `power` says what the test would have found;
 - `nothing scored`: no context of the outputs was served marked, so nothing was tested;
 - `invalid`: a control failed, so no p-value of this check may be called evidence.
 
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from provenance.keys.schedule import key_name
+from provenance.power import Power
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
 
@@ -72,12 +73,16 @@ class HypothesisResult:
 
 @dataclass(frozen=True)
 class Control:
-    """A check of the check. `log10_p` is corrected for the looks inside this control."""
+    """A check of the check. `log10_p` is corrected for the looks inside this control.
+
+    `placebo_z` holds z of every placebo key to three digits, for the picture; empty elsewhere.
+    """
 
     name: str
     passed: bool
     log10_p: float | None
     detail: str
+    placebo_z: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,8 @@ class Verdict:
 
     `alpha` is that of all keys together; the twins, if any, have their own. `plan` is the analysis
     plan that the check followed, if there was one. `caveat` says what makes the test of this mark
-    weaker than its law says, and which controls it cannot have, or "".
+    weaker than its law says, and which controls it cannot have, or "". `power` goes with `no
+    evidence`, if anything was scored under the global key.
     """
 
     conclusion: Conclusion
@@ -167,6 +173,7 @@ class Verdict:
     twins: TwinsResult | None = None
     plan: PlanReference | None = None
     caveat: str = ""
+    power: Power | None = None
 
     @property
     def exploratory(self) -> bool:
@@ -207,19 +214,6 @@ class Verdict:
                     found.setdefault(result.slot, []).append(result.value)
         return found
 
-    @property
-    def detectable_shift(self) -> float | None:
-        """Mean shift of the global key's scores that this check finds half of the time.
-
-        In standard deviations of one score: sqrt(-2 ln(alpha / 2)) / sqrt(effective coins), the
-        Chernoff radius at half of alpha. None if nothing was scored under the global key.
-        """
-        for result in self.hypotheses:
-            if not result.value and result.tail.coins:
-                radius = math.sqrt(-2 * math.log(self.alpha / 2))
-                return radius / math.sqrt(result.tail.effective_coins)
-        return None
-
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the schema version and every class table; holds no key."""
         headline = self.headline
@@ -232,7 +226,6 @@ class Verdict:
             "headline": headline.name if headline else None,
             "controls_passed": self.controls_passed,
             "attributed": self.attributed,
-            "detectable_shift": self.detectable_shift,
             "hypotheses": [
                 {
                     "slot": result.slot,
@@ -259,4 +252,5 @@ class Verdict:
             "exploratory": self.exploratory,
             "plan": asdict(self.plan) if self.plan else None,
             "caveat": self.caveat,
+            "power": self.power.to_json() if self.power else None,
         }

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from provenance.power import say_power
+from provenance.printable import clean
 from provenance.verdict import TwinsResult, Verdict
 
 __all__ = [
@@ -36,11 +38,6 @@ _NUMBERS = {
 
 words = Console(stderr=True)
 results = Console()
-
-
-def clean(text: str) -> str:
-    """One printable line: no terminal escapes, no line breaks."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def parse_labels(labels: Iterable[str]) -> dict[str, str]:
@@ -146,11 +143,8 @@ def _say_twins(twins: TwinsResult) -> str:
 
 
 def _caveat(verdict: Verdict) -> str:
-    if verdict.conclusion == "no evidence" and verdict.detectable_shift:
-        return (
-            "Absence of evidence is not evidence of absence: this check could see a mean shift "
-            f"of {verdict.detectable_shift:.3f} standard deviations per coin of the global key."
-        )
+    if verdict.conclusion == "no evidence" and verdict.power:
+        return f"Absence of evidence is not evidence of absence. {say_power(verdict.power)}"
     return (
         "What this does not show: intent, or the route. Quotation and echo of marked text in "
         "other training data leave the same trace."

@@ -154,6 +154,22 @@ class Observer:
             )
         return add_expectations(observations, expected)
 
+    def observe_in_batches(self, access: Access, batches: int) -> list[Observations]:
+        """The same outputs once more, in batches for `provenance.trajectory`.
+
+        Empty for other ways of access, and with a model as reference, which would read everything
+        a second time.
+        """
+        from provenance.suspect.outputs import count_positions
+        from provenance.suspect.positions import split_positions
+
+        if access.kind != "outputs" or self._model is not None:
+            return []
+        positions = self._read(list(access.paths))
+        size = -(-len(positions.outputs) // batches)
+        parts = split_positions(positions, size)
+        return [self._add_ngrams(count_positions(part)) for part in parts]
+
     def observe_weights(self, folder: Path, logs: list[Path], limit: int | None) -> Observations:
         """The suspect's own probabilities over documents."""
         from provenance.suspect.documents import Documents
