@@ -20,6 +20,7 @@ from provenance.controls import (
     control_placebo,
     control_slot,
     control_unserved,
+    list_unserved,
 )
 from provenance.errors import UsageError
 from provenance.families import family_weights
@@ -36,7 +37,13 @@ from provenance.suspect.observations import Observations
 from provenance.verdict import Conclusion, Control, HypothesisResult, Share, Verdict
 from provenance.weigh import DEFAULT_RULE, RULES
 
-__all__ = ["CheckSettings", "check_outputs", "try_keys"]
+__all__ = [
+    "CheckSettings",
+    "check_outputs",
+    "describe_observations",
+    "describe_versions",
+    "try_keys",
+]
 
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 
@@ -47,14 +54,16 @@ class CheckSettings:
 
     Attributes
     ----------
-    alpha : family-wise error rate over all keys of the check
+    alpha : family-wise error rate over all keys of the check (of this look, if there are several)
     rule : weight rule, a name of `provenance.weigh.RULES`
     placebo_keys : number of random keys of the placebo control
+    look : "I/K" if this is the I-th of K planned looks, whose alphas are added up
     """
 
     alpha: float = 1e-4
     rule: str = DEFAULT_RULE
     placebo_keys: int = 400
+    look: str = "1/1"
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 0.05:
@@ -120,7 +129,7 @@ def check_outputs(
             for pair, commitment in keyring.public.commitments.items()
         },
         inputs=inputs,
-        versions=_describe_versions(),
+        versions=describe_versions(),
     )
 
 
@@ -202,12 +211,7 @@ def _control_all(
         for pair in chosen
     ]
     served = [keyring.key(*pair) for pair in tables]
-    unserved = [
-        keyring.key(slot.name, value)
-        for slot in keyring.schedule.slots[2:]
-        for value in slot.values
-        if (slot.name, value) not in tables
-    ]
+    unserved = [keyring.key(*pair) for pair in list_unserved(keyring.schedule, tables)]
     controls.append(control_slot(weighing.control, served, scheme))
     controls.append(control_unserved(weighing.pooled, unserved, scheme))
     return controls
@@ -253,16 +257,17 @@ def _describe_inputs(
     settings: CheckSettings,
 ) -> dict[str, Any]:
     return {
-        "outputs": _describe(observations),
+        "outputs": describe_observations(observations),
         "index_sha256": index.manifest.content_sha256,
         "index_responses": index.manifest.marked_responses,
         "tokenizer_sha256": index.manifest.tokenizer_sha256,
-        "innocents": {name: _describe(found) for name, found in innocents.items()},
+        "innocents": {name: describe_observations(found) for name, found in innocents.items()},
         "settings": asdict(settings),
     }
 
 
-def _describe(observations: Observations) -> dict[str, Any]:
+def describe_observations(observations: Observations) -> dict[str, Any]:
+    """What was read, for a verdict: hashes and counts."""
     return {
         "sha256": dict(observations.sha256),
         "outputs": observations.outputs,
@@ -277,6 +282,7 @@ def _describe(observations: Observations) -> dict[str, Any]:
     }
 
 
-def _describe_versions() -> dict[str, str]:
+def describe_versions() -> dict[str, str]:
+    """Versions that a verdict's figures come from."""
     packages = ("provenance", "numpy", "scipy", "numba", "tokenizers", "cryptography")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -32,6 +32,7 @@ ROWS = [
     "twins",
     "controls",
     "check",
+    "sequential",
     "detect",
     "commands",
 ]
