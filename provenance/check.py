@@ -19,6 +19,7 @@ from provenance.controls import (
     control_placebo,
     control_slot,
     control_unserved,
+    list_unserved,
 )
 from provenance.errors import UsageError
 from provenance.families import family_weights
@@ -52,7 +53,6 @@ __all__ = [
     "check_outputs",
     "conclude",
     "examine_outputs",
-    "list_unserved",
     "run_placebos",
     "try_keys",
 ]
@@ -67,14 +67,16 @@ class CheckSettings:
 
     Attributes
     ----------
-    alpha : family-wise error rate over all keys of the check
+    alpha : family-wise error rate over all keys of the check (of this look, if there are several)
     rule : weight rule, a name of `provenance.weigh.RULES`
     placebo_keys : number of random keys of the placebo control
+    look : "I/K" if this is the I-th of K planned looks, whose alphas are added up
     """
 
     alpha: float = 1e-4
     rule: str = DEFAULT_RULE
     placebo_keys: int = 400
+    look: str = "1/1"
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 0.05:
@@ -295,16 +297,6 @@ def _control_keys(weighing: Weighing, mark: Mark) -> list[Control]:
     return [
         control_slot(weighing.control, [mark.open(*pair) for pair in served], mark),
         control_unserved(weighing.pooled, [mark.open(*pair) for pair in unserved], mark),
-    ]
-
-
-def list_unserved(schedule: Schedule, served: Sequence[_KeyPair]) -> list[_KeyPair]:
-    """(slot, value) of the attribute keys that are not among the served ones, in their order."""
-    return [
-        (slot.name, value)
-        for slot in schedule.slots[2:]
-        for value in slot.values
-        if (slot.name, value) not in set(served)
     ]
 
 

@@ -16,13 +16,13 @@ Other people's schemes mark every context under one key: they have the first and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.keys.schedule import key_name
+from provenance.keys.schedule import Schedule, key_name
 from provenance.marks import OpenKey, Placebos
 from provenance.scoring import WeightedPairs, tabulate
 from provenance.stats.laws import NullLaw
@@ -38,13 +38,20 @@ __all__ = [
     "control_placebo",
     "control_slot",
     "control_unserved",
+    "list_unserved",
 ]
 
 LEVEL: Final = 1e-3
 
 
 def control_placebo(
-    pairs: WeightedPairs, name: str, true_table: ClassTable, mark: Placebos, keys: int, seed: bytes
+    pairs: WeightedPairs,
+    name: str,
+    true_table: ClassTable,
+    mark: Placebos,
+    keys: int,
+    seed: bytes,
+    share: float = 1.0,
 ) -> Control:
     """Score the same weighted pairs under random keys and test that their z behave as under H0.
 
@@ -54,6 +61,7 @@ def control_placebo(
     mark : draws the placebo keys, and knows the law of a score
     keys : number of placebo keys
     seed : makes the keys; a hash of the inputs, so that a check is a function of its inputs
+    share : share of LEVEL that this look may spend, if the control is repeated after every batch
 
     Notes
     -----
@@ -83,9 +91,9 @@ def control_placebo(
         z,
         shares,
         true_table.z,
-        level=LEVEL,
+        level=LEVEL * share,
     )
-    smallest = 3 * min(result.chi_square_p, result.mean_p, result.ks_p)
+    smallest = 3 * min(result.chi_square_p, result.mean_p, result.ks_p) / share
     return Control(
         title,
         result.passed,
@@ -111,6 +119,16 @@ def control_unserved(
     if not tests:
         return Control("unserved values", True, None, "the keyring has no unserved value")
     return _smallest("unserved values", tests, mark)
+
+
+def list_unserved(schedule: Schedule, served: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(slot, value) of every attribute value that has a key but is not among the served ones."""
+    return [
+        (slot.name, value)
+        for slot in schedule.slots[2:]
+        for value in slot.values
+        if (slot.name, value) not in served
+    ]
 
 
 def control_innocents(names: Sequence[str], log10_p: Callable[[int], float]) -> list[Control]:

@@ -10,7 +10,7 @@ from typing import Any
 from provenance.served.index import Index
 from provenance.suspect.observations import Observations
 
-__all__ = ["describe_inputs", "describe_versions"]
+__all__ = ["describe_inputs", "describe_observations", "describe_versions"]
 
 
 def describe_inputs(
@@ -24,16 +24,17 @@ def describe_inputs(
     JSON-able; holds no path of a folder and no key.
     """
     return {
-        "outputs": _describe(observations),
+        "outputs": describe_observations(observations),
         "index_sha256": index.manifest.content_sha256,
         "index_responses": index.manifest.marked_responses,
         "tokenizer_sha256": index.manifest.tokenizer_sha256,
-        "innocents": {name: _describe(found) for name, found in innocents.items()},
+        "innocents": {name: describe_observations(found) for name, found in innocents.items()},
         "settings": dict(settings),
     }
 
 
-def _describe(observations: Observations) -> dict[str, Any]:
+def describe_observations(observations: Observations) -> dict[str, Any]:
+    """What was read of one model: hashes and counts."""
     return {
         "sha256": dict(observations.sha256),
         "outputs": observations.outputs,

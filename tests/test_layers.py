@@ -38,7 +38,7 @@ ROWS = [
     "controls",
     "check",
     "trajectory",
-    "evidence",
+    "sequential",
     "detect",
     "evidence",
     "commands",
