@@ -87,7 +87,8 @@ def check_plan(state: State) -> str:
         raise NotPossibleError("the check followed no plan: it is exploratory")
     if PLAN_FILE not in names:
         raise StepFailedError(PLAN_FILE, "must be in the bundle, since the verdict states a plan")
-    plan = Plan.load(state.folder / PLAN_FILE)
+    # whether the stated time is true is the next step's business
+    plan = Plan.load(state.folder / PLAN_FILE, stated["timestamp"])
     if plan.sha256 != stated["sha256"]:
         raise StepFailedError(
             PLAN_FILE, f"must have SHA-256 {stated['sha256']}; it has {plan.sha256}"
@@ -126,7 +127,6 @@ def check_timestamp(state: State) -> str:
         raise StepFailedError(
             RESPONSE_FILE, f"says {found.time}, after the check {state.whole.created}"
         )
-    state.plan = Plan(plan.document, plan.content, found.time)
     if not found.authority_checked:
         raise NotPossibleError(
             f"names {found.time} and this plan; its signature was not looked at: give the "
