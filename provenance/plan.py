@@ -102,10 +102,22 @@ class Plan:
         """The commitment: hex SHA-256 of the file."""
         return hashlib.sha256(self.content).hexdigest()
 
-    @property
-    def settings_alpha(self) -> float:
-        """Alpha of the keys: that of the plan, or half of it if the twins take the other half."""
-        return float(self.document["alpha"]) / (2 if self.document["twins"] else 1)
+    def alpha_at(self, outputs: int) -> float:
+        """Alpha of the keys at so many outputs.
+
+        That of the plan, or half of it if the twins take the other half; of planned looks, the
+        share of this look. Raises ConfigurationMismatchError if no look is planned there.
+        """
+        alpha = float(self.document["alpha"]) / (2 if self.document["twins"] else 1)
+        stopping = self.document["stopping"]
+        if stopping["rule"] != "looks":
+            return alpha
+        if outputs not in stopping["outputs"]:
+            raise ConfigurationMismatchError(
+                f"stopping.outputs: expected one of {stopping['outputs']} by the plan "
+                f"{self.sha256[:16]}..., found {outputs}. Look when it was planned."
+            )
+        return alpha * float(stopping["shares"][stopping["outputs"].index(outputs)])
 
     def require(
         self,
@@ -167,16 +179,14 @@ class Plan:
         self, outputs: int, alpha: float, sequential: bool
     ) -> list[tuple[str, Any, Any]]:
         """Number of outputs and alpha, which planned looks share out."""
-        stopping, planned = self.document["stopping"], self.settings_alpha
+        stopping = self.document["stopping"]
         rule = stopping["rule"]
         if (rule == "sequential") != sequential:
             return [("stopping.rule", rule, "sequential" if sequential else "fixed")]
-        if rule == "looks":
-            if outputs not in stopping["outputs"]:
-                return [("stopping.outputs", stopping["outputs"], outputs)]
-            planned *= stopping["shares"][stopping["outputs"].index(outputs)]
-        if rule == "fixed" and outputs != stopping["outputs"]:
+        planned_outputs = {"fixed": [stopping.get("outputs")], "looks": stopping.get("outputs")}
+        if outputs not in planned_outputs.get(rule, [outputs]):
             return [("stopping.outputs", stopping["outputs"], outputs)]
+        planned = self.alpha_at(outputs)
         return [] if math.isclose(planned, alpha, rel_tol=1e-12) else [("alpha", planned, alpha)]
 
 

@@ -43,8 +43,18 @@ def check(
         typer.Option(help="Like the suspect, of a model that cannot be guilty; repeat."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for verdict.json.")
+        Path | None, typer.Option("-o", "--output", help="Folder for the evidence bundle.")
     ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Follow this plan, or stop; without one: exploratory.")
+    ] = None,
+    disclose: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="With -o: all, selector, global or SLOT=VALUE; repeat."),
+    ] = None,
+    without_pairs: Annotated[
+        bool, typer.Option("--without-pairs", help="With -o: leave the confidential pairs out.")
+    ] = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
     ] = None,
@@ -60,21 +70,26 @@ def check(
     cache: Annotated[
         Path | None, typer.Option(help="Keep what models said here, to go on after a stop.")
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Family-wise error rate over all keys.")] = 1e-4,
+    alpha: Annotated[
+        float | None, typer.Option(help="Family-wise error rate over all keys; default 1e-4.")
+    ] = None,
     rule: Annotated[
         str | None,
         typer.Option(help="presence, log-sqrt (default) or residual (default with a reference)."),
     ] = None,
-    placebo_keys: Annotated[int, typer.Option(help="Keys of the placebo control.")] = 400,
+    placebo_keys: Annotated[
+        int | None, typer.Option(help="Keys of the placebo control; default 400.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The verdict on stdout.")] = False,
 ) -> None:
     """Check a suspect: its outputs, its weights or its logprobs.
 
     Exit 1: evidence; 0: none, or a control failed.
     """
-    from provenance.check import CheckSettings, check_outputs
+    from provenance.check import examine_outputs
     from provenance.commands.observing import Access, Observer, Reference
-    from provenance.files import lock_folder, write_json
+    from provenance.commands.planning import choose_settings
+    from provenance.evidence.bundle import Contents, gather_plan, write_bundle
     from provenance.keys.keyring import TOKENIZER_FILE, Keyring
     from provenance.served.index import Index
     from provenance.tokenizer import load_tokenizer
@@ -82,12 +97,13 @@ def check(
     access = Access.choose(outputs, weights, logprobs, read, documents)
     if twins and access.kind != "weights":
         raise UsageError("--twins must come with --weights; it did not. Give the model's folder.")
+    if (disclose or without_pairs) and output is None:
+        raise UsageError("--disclose and --without-pairs must come with -o. Name a folder.")
+    contents = gather_plan(plan) if plan else Contents()
     from_text = access.kind == "outputs" and reference == "none"
-    settings = CheckSettings(
-        alpha=alpha / 2 if twins else alpha,
-        rule=rule or (DEFAULT_RULE if from_text else REFERENCE_RULE),
-        placebo_keys=placebo_keys,
-    )
+    default = DEFAULT_RULE if from_text else REFERENCE_RULE
+    # refuses nonsense before the suspect is read, which may take hours
+    choose_settings(contents.plan, None, alpha, rule, default, placebo_keys, bool(twins))
     public = Keyring.load(keys)
     loaded = load_tokenizer(tokenizer or keys / TOKENIZER_FILE, public)
     opened = Index.open(index, public)
@@ -97,13 +113,19 @@ def check(
     pairs = observer.read_twins(twins or [])
     observations = observer.observe(access)
     innocents = {str(path): observer.observe(access.of(path)) for path in innocent or []}
+    settings = choose_settings(
+        contents.plan, observations.outputs, alpha, rule, default, placebo_keys, bool(twins)
+    )
     with words.status("Checking"):
-        verdict = check_outputs(observations, opened, unlocked, settings, innocents)
+        examination = examine_outputs(
+            observations, opened, unlocked, settings, innocents, contents.plan
+        )
+    verdict = examination.verdict
     if pairs is not None and weights is not None:
         verdict = replace(verdict, twins=observer.check_twins(pairs, weights, settings.alpha))
     if output is not None:
-        with lock_folder(output):
-            write_json(output / "verdict.json", verdict.to_json())
+        contents = replace(contents, disclosed=disclose or (), pairs=not without_pairs)
+        write_bundle(output, replace(examination, verdict=verdict), unlocked, contents)
     if as_json:
         print_json(verdict.to_json())
     else:

@@ -75,6 +75,7 @@ def print_verdict(verdict: Verdict) -> None:
     """The readable report of a check, for 80 columns."""
     headline = verdict.headline
     results.print(Text(_say(verdict), style="bold"))
+    results.print(Text(_say_plan(verdict)))
     if verdict.found_evidence and verdict.conclusion != "evidence":
         results.print(Text("EVIDENCE from the twins, a second line: see below.", style="bold"))
     results.print(
@@ -131,6 +132,13 @@ def _say(verdict: Verdict) -> str:
     if verdict.conclusion == "nothing scored":
         return "NOTHING SCORED: no context of these outputs was served marked."
     return "NO EVIDENCE of training on marked responses."
+
+
+def _say_plan(verdict: Verdict) -> str:
+    if verdict.plan is None:
+        return "Exploratory: no plan fixed this check before it was made."
+    seen = f", timestamped {verdict.plan.timestamp}" if verdict.plan.timestamp else ""
+    return f"Planned: {verdict.plan.sha256}{seen}."
 
 
 def _say_twins(twins: TwinsResult) -> str:

@@ -1,0 +1,1 @@
+"""Evidence: a verdict with all that is needed to recompute it, signed, verified and reported."""

@@ -1,0 +1,231 @@
+"""Write a bundle: a verdict with all that is needed to recompute it.
+
+::
+
+    verdict.json           the result with its class tables
+    keyring.json           public: schedule and commitments
+    plan.json, .tsq, .tsr  the plan, the request and the answer of a time-stamp authority
+    pairs/                 scored pairs of every key, and those of the controls; confidential
+    disclosed/             keys, if the user says so; whoever holds one can forge its mark
+    report.html            the readable report
+    manifest.json          every file with its SHA-256; written last
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from provenance.check import Examination, list_unserved
+from provenance.errors import StorageError, UsageError
+from provenance.evidence.manifest import (
+    MANIFEST_FILE,
+    PUBLIC_KEY_FILE,
+    SIGNATURE_FILE,
+    write_manifest,
+)
+from provenance.evidence.pairs import write_pairs
+from provenance.evidence.timestamp import read_timestamp
+from provenance.files import lock_folder, read_bytes, write_atomically, write_json
+from provenance.keys.keyring import KEYRING_FILE, SELECTOR, UnlockedKeyring, disclose
+from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
+from provenance.plan import Plan
+
+__all__ = [
+    "CONTROL_PAIRS",
+    "DISCLOSED_FOLDER",
+    "PAIRS_FOLDER",
+    "PLAN_FILE",
+    "REPORT_FILE",
+    "REQUEST_FILE",
+    "RESPONSE_FILE",
+    "VERDICT_FILE",
+    "Contents",
+    "choose_disclosed",
+    "gather_plan",
+    "name_pairs",
+    "name_pooled",
+    "pooled_slots",
+    "render_report",
+    "write_bundle",
+]
+
+VERDICT_FILE: Final = "verdict.json"
+PLAN_FILE: Final = "plan.json"
+REQUEST_FILE: Final = "plan.tsq"
+RESPONSE_FILE: Final = "plan.tsr"
+REPORT_FILE: Final = "report.html"
+PAIRS_FOLDER: Final = "pairs"
+DISCLOSED_FOLDER: Final = "disclosed"
+CONTROL_PAIRS: Final = f"{PAIRS_FOLDER}/control"
+_REPORT_MODULE: Final = "provenance.evidence.report"
+_OWN_FILES: Final = frozenset(
+    {
+        MANIFEST_FILE,
+        PUBLIC_KEY_FILE,
+        SIGNATURE_FILE,
+        VERDICT_FILE,
+        KEYRING_FILE,
+        PLAN_FILE,
+        REQUEST_FILE,
+        RESPONSE_FILE,
+        REPORT_FILE,
+    }
+)
+_OWN_FOLDERS: Final = frozenset({PAIRS_FOLDER, DISCLOSED_FOLDER})
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle beside verdict and keyring.
+
+    Attributes
+    ----------
+    plan : the plan that was followed, if any
+    request, response : bytes of its timestamp request and response, if any
+    disclosed : names of keys to reveal; see `choose_disclosed`
+    pairs : write the scored pairs
+    """
+
+    plan: Plan | None = None
+    request: bytes | None = None
+    response: bytes | None = None
+    disclosed: Sequence[str] = ()
+    pairs: bool = True
+
+
+def gather_plan(path: Path) -> Contents:
+    """A plan with the request and the response that lie beside it (PLAN.tsq, PLAN.tsr).
+
+    The response must be for this plan; whether its authority is trusted is asked by `verify`.
+    Raises StorageError, DataError, MissingExtraError.
+    """
+    plan = Plan.load(path)
+    request, response = (
+        read_bytes(path.with_suffix(suffix)) if path.with_suffix(suffix).exists() else None
+        for suffix in (".tsq", ".tsr")
+    )
+    if response is not None:
+        origin = str(path.with_suffix(".tsr"))
+        timestamp = read_timestamp(response, plan.content, (), origin)
+        plan = Plan(plan.document, plan.content, timestamp.time)
+    return Contents(plan=plan, request=request, response=response)
+
+
+def write_bundle(
+    folder: Path, examination: Examination, keyring: UnlockedKeyring, contents: Contents
+) -> None:
+    """Write a bundle into `folder`, in place of an earlier one.
+
+    Raises
+    ------
+    StorageError if the folder holds anything but a bundle; UsageError for a key that the keyring
+    has not; LockedError.
+
+    Notes
+    -----
+    Cost: one sort per key. A killed run leaves a folder without a manifest, which nothing accepts.
+    """
+    disclosed = choose_disclosed(contents.disclosed, examination, keyring)
+    with lock_folder(folder):
+        _clear(folder)
+        document = examination.verdict.to_json()
+        write_json(folder / VERDICT_FILE, document)
+        write_json(folder / KEYRING_FILE, keyring.public.to_json())
+        plan = contents.plan
+        for name, content in (
+            (PLAN_FILE, plan.content if plan else None),
+            (REQUEST_FILE, contents.request),
+            (RESPONSE_FILE, contents.response),
+            (REPORT_FILE, render_report(document, plan.document if plan else None)),
+        ):
+            if content is not None:
+                write_atomically(folder / name, content)
+        if contents.pairs:
+            _write_all_pairs(folder, examination, keyring)
+        for number, pair in enumerate(disclosed):
+            path = folder / DISCLOSED_FOLDER / f"{number:03d}.json"
+            write_json(path, disclose(keyring, *pair), mode=0o600)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        write_manifest(folder, now, pairs=contents.pairs)
+
+
+def choose_disclosed(
+    names: Sequence[str], examination: Examination, keyring: UnlockedKeyring
+) -> list[tuple[str, str]]:
+    """(slot, value) of the named keys: `global`, `week=2026-W17`, `selector`, or `all`.
+
+    `all` is the selector and every key that the check used. Raises UsageError.
+    """
+    served = list(examination.weighing.hypotheses)
+    used = [(SELECTOR, SINGLE_VALUE), *served, *list_unserved(keyring.schedule, served)]
+    if "all" in names:
+        return used
+    known = {key_name(*pair): pair for pair in used}
+    if unknown := sorted(set(names) - set(known)):
+        raise UsageError(
+            f"--disclose must name keys of this check; got {', '.join(unknown)}. Use `all`, or "
+            f"some of: {', '.join(known)}"
+        )
+    return [pair for name, pair in known.items() if name in names]
+
+
+def name_pairs(number: int) -> str:
+    """Name of the pairs of hypothesis `number` of the verdict, without suffix."""
+    return f"{PAIRS_FOLDER}/{number:03d}"
+
+
+def name_pooled(number: int) -> str:
+    """Name of the pairs of slot `number` of the schedule, all its values together."""
+    return f"{PAIRS_FOLDER}/pooled-{number:03d}"
+
+
+def pooled_slots(schedule: Schedule, served: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Slots whose pooled pairs the control of unserved values needs, with their numbers."""
+    needed = {slot for slot, _ in list_unserved(schedule, served)}
+    return {name: number for number, name in enumerate(schedule.names) if name in needed}
+
+
+def render_report(
+    verdict: Mapping[str, Any], plan: Mapping[str, Any] | None = None
+) -> bytes | None:
+    """report.html of a verdict; None if this installation cannot render it."""
+    if importlib.util.find_spec(_REPORT_MODULE) is None:
+        return None
+    module = importlib.import_module(_REPORT_MODULE)
+    return str(module.render_report(verdict, plan=plan)).encode("utf-8")
+
+
+def _write_all_pairs(folder: Path, examination: Examination, keyring: UnlockedKeyring) -> None:
+    weighing = examination.weighing
+    for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
+        write_pairs(folder, name_pairs(number), pairs, examination.scores[pair])
+    write_pairs(folder, CONTROL_PAIRS, weighing.control, None)
+    for slot, number in pooled_slots(keyring.schedule, list(weighing.hypotheses)).items():
+        write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier bundle, its manifest first; refuse a folder that holds anything else."""
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    own: list[Path] = []
+    other: list[Path] = []
+    for path in found:
+        parts = path.relative_to(folder).parts
+        is_own = (len(parts) == 1 and parts[0] in _OWN_FILES) or (
+            len(parts) == 2 and parts[0] in _OWN_FOLDERS
+        )
+        (own if is_own else other).append(path)
+    other = [path for path in other if path != folder / ".lock"]
+    if other:
+        raise StorageError(
+            f"{folder}: must be empty or hold an earlier bundle; it holds {other[0].name}. "
+            "Choose another folder."
+        )
+    for path in sorted(own, key=lambda path: path.name != MANIFEST_FILE):
+        path.unlink()
