@@ -81,7 +81,7 @@ def check_outputs(
     observations : of the suspect's outputs (`provenance.suspect.outputs`), or of its weights or
         logprobs (`provenance.suspect.probabilities`)
     index : the marked responses, opened with the same keyring
-    keyring : unlocked, or another mark (`provenance.schemes.foreign.mark`)
+    keyring : unlocked, or another mark (`provenance.marks.foreign`)
     settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
     innocents : outputs of models that cannot have been trained on the log, by name
 
@@ -123,7 +123,7 @@ def check_outputs(
         },
         inputs=inputs,
         versions=_describe_versions(),
-        caveat=mark.caveat,
+        caveat=_caveat(mark),
     )
 
 
@@ -212,6 +212,14 @@ def _control_all(
     controls.append(control_slot(weighing.control, served, mark))
     controls.append(control_unserved(weighing.pooled, unserved, mark))
     return controls
+
+
+def _caveat(mark: Mark) -> str:
+    """The mark's own, and which controls there cannot be."""
+    said = [mark.caveat] if mark.caveat else []
+    if not mark.schedule.slot(CONTROL).share_words:
+        said.append("the mark has no control slot and no unserved values to control the check with")
+    return "; ".join(said)
 
 
 def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:

@@ -9,6 +9,16 @@ from typing import Annotated
 import typer
 
 from provenance.commands.console import print_json, print_verdict, words
+from provenance.commands.marks import (
+    Keys,
+    MarkChoice,
+    SchemeConfig,
+    SchemeKeyCommand,
+    SchemeKeyFile,
+    SchemeName,
+    TokenizerFile,
+    VocabularySize,
+)
 from provenance.errors import UsageError
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
@@ -16,11 +26,16 @@ __all__ = ["check"]
 
 
 def check(
-    keys: Annotated[Path, typer.Option(help="Folder of the keyring.")],
     index: Annotated[Path, typer.Option(help="Folder of the index.")],
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="JSONL, gz, zst.")
     ] = None,
+    keys: Keys = None,
+    scheme: SchemeName = None,
+    scheme_config: SchemeConfig = None,
+    scheme_key_file: SchemeKeyFile = None,
+    scheme_key_command: SchemeKeyCommand = None,
+    vocabulary_size: VocabularySize = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
     ] = None,
@@ -45,9 +60,7 @@ def check(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for verdict.json.")
     ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
-    ] = None,
+    tokenizer: TokenizerFile = None,
     reference: Annotated[str, typer.Option(help="none, ngram, or a model's folder.")] = "none",
     reference_text: Annotated[
         list[Path] | None,
@@ -75,9 +88,8 @@ def check(
     from provenance.check import CheckSettings, check_outputs
     from provenance.commands.observing import Access, Observer, Reference
     from provenance.files import lock_folder, write_json
-    from provenance.keys.keyring import TOKENIZER_FILE, Keyring
-    from provenance.served.index import Index
-    from provenance.tokenizer import load_tokenizer
+    from provenance.marks import as_mark
+    from provenance.served.index import Index, IndexManifest
 
     access = Access.choose(outputs, weights, logprobs, read, documents)
     if twins and access.kind != "weights":
@@ -88,17 +100,27 @@ def check(
         rule=rule or (DEFAULT_RULE if from_text else REFERENCE_RULE),
         placebo_keys=placebo_keys,
     )
-    public = Keyring.load(keys)
-    loaded = load_tokenizer(tokenizer or keys / TOKENIZER_FILE, public)
-    opened = Index.open(index, public)
-    unlocked = public.unlock(keys)
+    choice = MarkChoice(
+        keys,
+        scheme,
+        scheme_config,
+        scheme_key_file,
+        scheme_key_command,
+        tokenizer,
+        vocabulary_size,
+    )
+    mark = as_mark(choice.open(IndexManifest.load(index).vocabulary_size))
+    loaded = choice.load_tokenizer(mark)
+    opened = Index.open(index, mark.public)
+    if mark.shares_coins:
+        opened = opened.evened()
     expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
-    observer = Observer(expected, loaded, unlocked, opened)
+    observer = Observer(expected, loaded, mark, opened)
     pairs = observer.read_twins(twins or [])
     observations = observer.observe(access)
     innocents = {str(path): observer.observe(access.of(path)) for path in innocent or []}
     with words.status("Checking"):
-        verdict = check_outputs(observations, opened, unlocked, settings, innocents)
+        verdict = check_outputs(observations, opened, mark, settings, innocents)
     if pairs is not None and weights is not None:
         verdict = replace(verdict, twins=observer.check_twins(pairs, weights, settings.alpha))
     if output is not None:

@@ -15,7 +15,13 @@ from pathlib import Path
 from provenance.coins import KEY_BYTES
 from provenance.errors import DataError, KeyPermissionError, StorageError, UsageError
 
-__all__ = ["COMMAND_VARIABLE", "FILE_VARIABLE", "read_master_secret"]
+__all__ = [
+    "COMMAND_VARIABLE",
+    "FILE_VARIABLE",
+    "read_master_secret",
+    "read_private_file",
+    "run_key_command",
+]
 
 FILE_VARIABLE = "PROVENANCE_KEY_FILE"
 COMMAND_VARIABLE = "PROVENANCE_KEY_CMD"
@@ -40,11 +46,23 @@ def read_master_secret(default: Path) -> bytes:
             f"only one of {COMMAND_VARIABLE} and {FILE_VARIABLE} may be set; both are. Unset one."
         )
     if command:
-        return _read_from_command(command)
-    return _read_from_file(Path(file) if file else default)
+        return _parse_printed(run_key_command(command, COMMAND_VARIABLE))
+    path = Path(file) if file else default
+    secret = read_private_file(path, KEY_BYTES)
+    if len(secret) != KEY_BYTES:
+        raise DataError(
+            f"{path}: key file must hold exactly {KEY_BYTES} bytes; it does not. "
+            "Restore it from your backup."
+        )
+    return secret
 
 
-def _read_from_file(path: Path) -> bytes:
+def read_private_file(path: Path, limit: int) -> bytes:
+    """The bytes of a file that only its owner, the current user, can read; one more than `limit`
+    if it is longer.
+
+    Raises KeyPermissionError (77) or StorageError.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -55,19 +73,14 @@ def _read_from_file(path: Path) -> bytes:
             ) from error
         raise StorageError(
             f"{path}: key file must be readable; got: {error.strerror}. "
-            f"Pass the keyring's folder or set {FILE_VARIABLE}."
+            f"Pass the folder or file of the key, or set {FILE_VARIABLE}."
         ) from error
     try:
         _check_private(path, os.fstat(descriptor))
-        secret = os.read(descriptor, KEY_BYTES + 1)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(limit + 1)
     finally:
         os.close(descriptor)
-    if len(secret) != KEY_BYTES:
-        raise DataError(
-            f"{path}: key file must hold exactly {KEY_BYTES} bytes; it does not. "
-            "Restore it from your backup."
-        )
-    return secret
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
@@ -87,7 +100,8 @@ def _check_private(path: Path, status: os.stat_result) -> None:
         )
 
 
-def _read_from_command(command: str) -> bytes:
+def run_key_command(command: str, name: str) -> bytes:
+    """What the command prints; `name` says in errors where it came from. Raises StorageError."""
     try:
         finished = subprocess.run(
             shlex.split(command),
@@ -99,18 +113,21 @@ def _read_from_command(command: str) -> bytes:
         )
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise StorageError(
-            f"{COMMAND_VARIABLE}: the command must run and end within {_COMMAND_SECONDS} s; "
+            f"{name}: the command must run and end within {_COMMAND_SECONDS} s; "
             f"got {type(error).__name__}. Run it by hand."
         ) from None
     if finished.returncode != 0:
         raise StorageError(
-            f"{COMMAND_VARIABLE}: the command must exit 0; it exited {finished.returncode}. "
-            "Run it by hand."
+            f"{name}: the command must exit 0; it exited {finished.returncode}. Run it by hand."
         )
-    if len(finished.stdout) == KEY_BYTES:
-        return finished.stdout
+    return finished.stdout
+
+
+def _parse_printed(printed: bytes) -> bytes:
+    if len(printed) == KEY_BYTES:
+        return printed
     try:
-        secret = bytes.fromhex(finished.stdout.decode("ascii").strip())
+        secret = bytes.fromhex(printed.decode("ascii").strip())
     except ValueError:
         secret = b""
     if len(secret) != KEY_BYTES:

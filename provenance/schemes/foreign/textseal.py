@@ -135,7 +135,9 @@ class _TextSeal:
     key: int = field(repr=False)
     ngram: int = 1
     name: ClassVar[str]
+    key_field: ClassVar[str] = "secret_key"
     self_salted: ClassVar[bool] = False
+    shares_coins: ClassVar[bool] = False
     padding: ClassVar[int | None] = None
 
     @property
