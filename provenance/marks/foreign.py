@@ -75,12 +75,19 @@ class ForeignMark:
     scheme : holds the key
     vocabulary_size : ids must be below it
     tokenizer_sha256 : hex digest of the served model's tokenizer.json
+
+    Raises ConfigurationMismatchError (78) where no valid test of the scheme exists.
     """
 
     def __init__(self, scheme: ForeignScheme, vocabulary_size: int, tokenizer_sha256: str) -> None:
         if not 2 <= vocabulary_size <= MAXIMUM_VOCABULARY:
             raise UsageError(
                 f"vocabulary size must be 2 .. {MAXIMUM_VOCABULARY}; got {vocabulary_size}."
+            )
+        if scheme.refusal:
+            raise ConfigurationMismatchError(
+                f"a scheme must have a valid test; {scheme.name} has none: {scheme.refusal}. "
+                "Nothing to do."
             )
         self.scheme = scheme
         self.public = _describe(scheme, vocabulary_size, tokenizer_sha256)

@@ -39,6 +39,7 @@ class ForeignScheme(Protocol):
     padding : what stands before the first token of a response when the original seeds its first
         coins, as uint32; None where the original leaves those positions unmarked or lets them see
         the prompt, so that they cannot be scored from the response alone
+    refusal : why no valid test exists; empty if one does
     shares_coins : whether one coin serves many contexts by design, as where only the smallest hash
         of a window counts; accidents of a hash do not make it so
     caveat : one sentence about what makes the test weaker than the law says, for the report;
@@ -47,6 +48,7 @@ class ForeignScheme(Protocol):
 
     name: ClassVar[str]
     key_field: ClassVar[str]
+    refusal: ClassVar[str]
 
     @property
     def width(self) -> int:

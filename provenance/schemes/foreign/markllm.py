@@ -166,6 +166,7 @@ class MarkLlmUnigram:
     width: ClassVar[int] = 0
     self_salted: ClassVar[bool] = False
     shares_coins: ClassVar[bool] = True
+    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = None
 
     @property

@@ -42,6 +42,7 @@ class Seeded(ABC):
     vocabulary_size: int
     name: ClassVar[str]
     key_field: ClassVar[str]
+    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = None
     self_salted: bool = field(default=False, init=False)
 

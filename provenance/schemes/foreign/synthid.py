@@ -87,6 +87,7 @@ class SynthID:
     key_field: ClassVar[str] = "keys"
     self_salted: ClassVar[bool] = False
     shares_coins: ClassVar[bool] = False
+    refusal: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         size = self.sampling_table_size

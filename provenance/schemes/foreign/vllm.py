@@ -116,6 +116,7 @@ class VllmGumbel:
     key_field: ClassVar[str] = "key"
     self_salted: ClassVar[bool] = False
     shares_coins: ClassVar[bool] = False
+    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = _MISSING
 
     @property
