@@ -53,6 +53,8 @@ __all__ = [
     "check_outputs",
     "conclude",
     "examine_outputs",
+    "find_power",
+    "has_control_slot",
     "run_placebos",
     "try_keys",
 ]
@@ -131,7 +133,7 @@ def check_outputs(
     observations : of the suspect's outputs (`provenance.suspect.outputs`), or of its weights or
         logprobs (`provenance.suspect.probabilities`)
     index : the marked responses, opened with the same keyring
-    keyring : unlocked, or another mark (`provenance.schemes.foreign.mark`)
+    keyring : unlocked, or another mark (`provenance.marks.foreign`)
     settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
     innocents : outputs of models that cannot have been trained on the log, by name
     plan : the analysis plan; without one the verdict is exploratory
@@ -194,10 +196,8 @@ def examine_outputs(
         inputs=inputs,
         versions=describe_versions(),
         plan=PlanReference(plan.sha256, plan.timestamp) if plan is not None else None,
-        caveat=mark.caveat,
-        power=_state_power(hypotheses, observations, mark.public, settings)
-        if conclusion == "no evidence"
-        else None,
+        caveat=_say_caveat(mark),
+        power=find_power(hypotheses, inputs, mark.public) if conclusion == "no evidence" else None,
     )
     return Examination(verdict, weighing, coins)
 
@@ -290,7 +290,7 @@ def _control_keys(weighing: Weighing, mark: Mark) -> list[Control]:
 
     None for a mark without a control slot: others' schemes mark every context under one key.
     """
-    if not mark.schedule.slot(CONTROL).share_words:
+    if not has_control_slot(mark.schedule):
         return []
     served = list(weighing.hypotheses)
     unserved = list_unserved(mark.schedule, served)
@@ -298,6 +298,14 @@ def _control_keys(weighing: Weighing, mark: Mark) -> list[Control]:
         control_slot(weighing.control, [mark.open(*pair) for pair in served], mark),
         control_unserved(weighing.pooled, [mark.open(*pair) for pair in unserved], mark),
     ]
+
+
+def _say_caveat(mark: Mark) -> str:
+    """The mark's own, and which controls there cannot be."""
+    said = [mark.caveat] if mark.caveat else []
+    if not has_control_slot(mark.schedule):
+        said.append("the mark has no control slot and no unserved values to control the check with")
+    return "; ".join(said)
 
 
 def conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:
@@ -309,24 +317,30 @@ def conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]
     return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
 
 
-def _state_power(
-    hypotheses: Sequence[HypothesisResult],
-    observations: Observations,
-    public: Keyring,
-    settings: CheckSettings,
+def find_power(
+    hypotheses: Sequence[HypothesisResult], inputs: Mapping[str, Any], public: Keyring
 ) -> Power | None:
-    """What the global key's test would have found; it is the one that every suspect takes."""
+    """What the global key's test would have found; it is the one that every suspect takes.
+
+    A function of what a verdict states, so whoever has the verdict repeats it exactly.
+    """
     found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
     if found is None or not found.tail.coins:
         return None
+    outputs, settings = inputs["outputs"], inputs["settings"]
     setting = Setting(
         scheme=public.scheme.name,
         context_width=public.context_width,
-        access=str(observations.source.get("access", "outputs")),
-        weight_rule=settings.rule,
-        reference=str(observations.reference.get("kind", "none")),
+        access=str(outputs["source"].get("access", "outputs")),
+        weight_rule=settings["rule"],
+        reference=str(outputs["reference"].get("kind", "none")),
     )
-    return state_power(found.table, found.name, settings.alpha * found.family_weight, setting)
+    return state_power(found.table, found.name, settings["alpha"] * found.family_weight, setting)
+
+
+def has_control_slot(schedule: Schedule) -> bool:
+    """False for other people's schemes, which mark every context under one key."""
+    return schedule.slot(CONTROL).share_words > 0
 
 
 def attribute_shares(

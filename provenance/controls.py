@@ -68,7 +68,7 @@ def control_placebo(
     Cost: keys * pairs coins (400 keys on 100 k pairs: about 2 s on one core).
     """
     title = f"placebo keys ({name})"
-    if not len(pairs):
+    if not true_table.coins:
         return Control(title, True, None, "nothing scored")
     uniforms = np.random.default_rng(np.frombuffer(seed, dtype=np.uint64)).random(keys)
     z, statistics = np.empty(keys), np.empty(keys, dtype=np.int64)
@@ -149,6 +149,8 @@ def control_innocents(names: Sequence[str], log10_p: Callable[[int], float]) -> 
 
 def _z(weights: NDArray[np.int64], scores: NDArray[np.int64], law: NullLaw) -> float:
     deviation = math.sqrt(law.variance * float(weights @ weights))
+    if deviation == 0:  # all of the pairs are the same under every key
+        return 0.0
     return (int(weights @ scores) - law.mean * float(weights.sum())) / deviation
 
 

@@ -115,7 +115,7 @@ def detect_mark(
     Parameters
     ----------
     token_ids : uint32 [n], ids of the served tokenizer
-    keyring : unlocked, or another mark (`provenance.schemes.foreign.mark`)
+    keyring : unlocked, or another mark (`provenance.marks.foreign`)
     alpha : level of `Detection.marked`, after correction for windows and keys
 
     Returns

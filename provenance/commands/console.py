@@ -119,6 +119,8 @@ def print_verdict(verdict: Verdict) -> None:
         results.print()
         results.print(Text(_say_twins(verdict.twins)))
     results.print()
+    if verdict.caveat:
+        results.print(Text(f"Caveat of this mark: {verdict.caveat}."))
     results.print(Text(_caveat(verdict), style="dim"))
 
 

@@ -14,7 +14,7 @@ from provenance.errors import UsageError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from provenance.keys.keyring import UnlockedKeyring
+    from provenance.marks import Served
     from provenance.served.index import Index
     from provenance.suspect.language_model import LanguageModel
     from provenance.suspect.ngram import NgramReference
@@ -102,7 +102,7 @@ class Observer:
     """Observes suspects, always with the same reference, tokenizer, keyring and index."""
 
     def __init__(
-        self, reference: Reference, tokenizer: Tokenizer, keyring: UnlockedKeyring, index: Index
+        self, reference: Reference, tokenizer: Tokenizer, keyring: Served, index: Index
     ) -> None:
         self._reference, self._tokenizer = reference, tokenizer
         self._keyring, self._index = keyring, index

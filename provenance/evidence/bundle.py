@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from provenance.check import Examination, list_unserved
+from provenance.check import Examination
+from provenance.controls import list_unserved
 from provenance.errors import StorageError, UsageError
 from provenance.evidence.manifest import (
     MANIFEST_FILE,
@@ -34,6 +35,7 @@ from provenance.evidence.timestamp import read_timestamp
 from provenance.files import lock_folder, read_bytes, write_atomically, write_json
 from provenance.keys.keyring import KEYRING_FILE, SELECTOR, UnlockedKeyring, disclose
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
+from provenance.marks import Mark
 from provenance.plan import Plan
 
 __all__ = [
@@ -118,9 +120,11 @@ def gather_plan(path: Path) -> Contents:
 
 
 def write_bundle(
-    folder: Path, examination: Examination, keyring: UnlockedKeyring, contents: Contents
+    folder: Path, examination: Examination, keyring: UnlockedKeyring | Mark, contents: Contents
 ) -> None:
     """Write a bundle into `folder`, in place of an earlier one.
+
+    Without pairs where several pairs share a coin (other people's schemes): see `Examination`.
 
     Raises
     ------
@@ -131,7 +135,8 @@ def write_bundle(
     -----
     Cost: one sort per key. A killed run leaves a folder without a manifest, which nothing accepts.
     """
-    disclosed = choose_disclosed(contents.disclosed, examination, keyring)
+    keys = choose_disclosed(contents.disclosed, examination, keyring)
+    with_pairs = contents.pairs and bool(examination.scores)
     with lock_folder(folder):
         _clear(folder)
         document = examination.verdict.to_json()
@@ -146,33 +151,40 @@ def write_bundle(
         ):
             if content is not None:
                 write_atomically(folder / name, content)
-        if contents.pairs:
-            _write_all_pairs(folder, examination, keyring)
-        for number, pair in enumerate(disclosed):
-            path = folder / DISCLOSED_FOLDER / f"{number:03d}.json"
-            write_json(path, disclose(keyring, *pair), mode=0o600)
+        if with_pairs:
+            _write_all_pairs(folder, examination, keyring.schedule)
+        for number, key in enumerate(keys):
+            write_json(folder / DISCLOSED_FOLDER / f"{number:03d}.json", key, mode=0o600)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        write_manifest(folder, now, pairs=contents.pairs)
+        write_manifest(folder, now, pairs=with_pairs)
 
 
 def choose_disclosed(
-    names: Sequence[str], examination: Examination, keyring: UnlockedKeyring
-) -> list[tuple[str, str]]:
-    """(slot, value) of the named keys: `global`, `week=2026-W17`, `selector`, or `all`.
+    names: Sequence[str], examination: Examination, keyring: UnlockedKeyring | Mark
+) -> list[dict[str, Any]]:
+    """The named keys, disclosed: `global`, `week=2026-W17`, `selector`, or `all`.
 
-    `all` is the selector and every key that the check used. Raises UsageError.
+    `all` is the selector and every key that the check used. Raises UsageError, also for a key that
+    is not of our own keyring.
     """
+    if not names:
+        return []
+    if not isinstance(keyring, UnlockedKeyring):
+        raise UsageError(
+            "--disclose must come with a keyring's check; this scheme has a key of its own. "
+            "Hand that key over by hand."
+        )
     served = list(examination.weighing.hypotheses)
     used = [(SELECTOR, SINGLE_VALUE), *served, *list_unserved(keyring.schedule, served)]
     if "all" in names:
-        return used
+        return [disclose(keyring, *pair) for pair in used]
     known = {key_name(*pair): pair for pair in used}
     if unknown := sorted(set(names) - set(known)):
         raise UsageError(
             f"--disclose must name keys of this check; got {', '.join(unknown)}. Use `all`, or "
             f"some of: {', '.join(known)}"
         )
-    return [pair for name, pair in known.items() if name in names]
+    return [disclose(keyring, *pair) for name, pair in known.items() if name in names]
 
 
 def name_pairs(number: int) -> str:
@@ -201,12 +213,12 @@ def render_report(
     return str(module.render_report(verdict, plan=plan)).encode("utf-8")
 
 
-def _write_all_pairs(folder: Path, examination: Examination, keyring: UnlockedKeyring) -> None:
+def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule) -> None:
     weighing = examination.weighing
     for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
         write_pairs(folder, name_pairs(number), pairs, examination.scores[pair])
     write_pairs(folder, CONTROL_PAIRS, weighing.control, None)
-    for slot, number in pooled_slots(keyring.schedule, list(weighing.hypotheses)).items():
+    for slot, number in pooled_slots(schedule, list(weighing.hypotheses)).items():
         write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)
 
 

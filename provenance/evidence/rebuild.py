@@ -18,15 +18,17 @@ from provenance.check import (
     CheckSettings,
     attribute_shares,
     conclude,
-    list_unserved,
+    find_power,
+    has_control_slot,
     run_placebos,
 )
-from provenance.controls import LEVEL, control_slot, control_unserved
+from provenance.controls import LEVEL, control_slot, control_unserved, list_unserved
 from provenance.files import canonical_json
 from provenance.keys.keyring import Key, Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.marks import SchemeKey, SchemePlacebos
 from provenance.plan import Plan
-from provenance.schemes import Scheme
+from provenance.schemes import SCHEMES, Scheme
 from provenance.scoring import Weighing
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
@@ -107,11 +109,13 @@ def rebuild_controls(
     found: list[Control | None] = []
     names = _name_placebos(hypotheses)
     if weighing is not None and scheme is not None:
-        found += run_placebos(weighing, hypotheses, scheme, document["inputs"], keyring.id)
+        mark = SchemePlacebos(scheme)
+        found += run_placebos(weighing, hypotheses, mark, document["inputs"], keyring.id)
     else:
         found += [None] * len(names)
-    names += ["control slot", "unserved values"]
-    found += _rebuild_keyed(served, keyring, weighing, keys, scheme)
+    if has_control_slot(keyring.schedule):
+        names += ["control slot", "unserved values"]
+        found += _rebuild_keyed(served, keyring, weighing, keys, scheme)
     innocents = [f"innocent {name}" for name in document["inputs"]["innocents"]]
     given = [control.name for control in stated]
     # innocents stand in the order of the command line, which sorted JSON does not keep
@@ -142,11 +146,13 @@ def _rebuild_keyed(
     unserved = list_unserved(keyring.schedule, served)
     has_served = len(weighing.control) == 0 or set(served) <= set(keys)
     has_unserved = set(unserved) <= set(keys)
+    mark = SchemePlacebos(scheme)
+    opened = {pair: SchemeKey(key, scheme) for pair, key in keys.items()}
     return [
-        control_slot(weighing.control, [keys[pair] for pair in served if pair in keys], scheme)
+        control_slot(weighing.control, [opened[pair] for pair in served if pair in keys], mark)
         if has_served
         else None,
-        control_unserved(weighing.pooled, [keys[pair] for pair in unserved], scheme)
+        control_unserved(weighing.pooled, [opened[pair] for pair in unserved], mark)
         if has_unserved
         else None,
     ]
@@ -217,6 +223,10 @@ def rebuild_verdict(
         versions=document["versions"],
         twins=twins,
         plan=PlanReference(plan.sha256, plan.timestamp) if plan else None,
+        caveat="" if keyring.scheme.name in SCHEMES else str(document["caveat"]),
+        power=find_power(hypotheses, document["inputs"], keyring)
+        if conclusion == "no evidence"
+        else None,
     )
 
 

@@ -25,7 +25,9 @@ __all__ = [
     "SIGNING",
     "SecretSource",
     "read_master_secret",
+    "read_private_file",
     "read_secret",
+    "run_key_command",
 ]
 
 FILE_VARIABLE = "PROVENANCE_KEY_FILE"
@@ -73,16 +75,30 @@ def read_secret(default: Path | None, source: SecretSource) -> bytes:
             "are. Unset one."
         )
     if command:
-        return _read_from_command(command, source.command_variable)
+        return _parse_printed(
+            run_key_command(command, source.command_variable), source.command_variable
+        )
     path = Path(file) if file else default
     if path is None:
         raise UsageError(
             f"a key must be named; none is. {source.advice} or set {source.file_variable}."
         )
-    return _read_from_file(path, source)
+    secret = read_private_file(path, KEY_BYTES, f"{source.advice} or set {source.file_variable}.")
+    if len(secret) != KEY_BYTES:
+        raise DataError(
+            f"{path}: key file must hold exactly {KEY_BYTES} bytes; it does not. "
+            "Restore it from your backup."
+        )
+    return secret
 
 
-def _read_from_file(path: Path, source: SecretSource) -> bytes:
+def read_private_file(path: Path, limit: int, advice: str = "Name the file of the key.") -> bytes:
+    """The bytes of a file that only its owner, the current user, can read; one more than `limit`
+    if it is longer.
+
+    `advice` is what to do if the file cannot be read. Raises KeyPermissionError (77) or
+    StorageError.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -92,20 +108,14 @@ def _read_from_file(path: Path, source: SecretSource) -> bytes:
                 "Name the file itself."
             ) from error
         raise StorageError(
-            f"{path}: key file must be readable; got: {error.strerror}. "
-            f"{source.advice} or set {source.file_variable}."
+            f"{path}: key file must be readable; got: {error.strerror}. {advice}"
         ) from error
     try:
         _check_private(path, os.fstat(descriptor))
-        secret = os.read(descriptor, KEY_BYTES + 1)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(limit + 1)
     finally:
         os.close(descriptor)
-    if len(secret) != KEY_BYTES:
-        raise DataError(
-            f"{path}: key file must hold exactly {KEY_BYTES} bytes; it does not. "
-            "Restore it from your backup."
-        )
-    return secret
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
@@ -125,7 +135,8 @@ def _check_private(path: Path, status: os.stat_result) -> None:
         )
 
 
-def _read_from_command(command: str, variable: str) -> bytes:
+def run_key_command(command: str, name: str) -> bytes:
+    """What the command prints; `name` says in errors where it came from. Raises StorageError."""
     try:
         finished = subprocess.run(
             shlex.split(command),
@@ -137,22 +148,26 @@ def _read_from_command(command: str, variable: str) -> bytes:
         )
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise StorageError(
-            f"{variable}: the command must run and end within {_COMMAND_SECONDS} s; "
+            f"{name}: the command must run and end within {_COMMAND_SECONDS} s; "
             f"got {type(error).__name__}. Run it by hand."
         ) from None
     if finished.returncode != 0:
         raise StorageError(
-            f"{variable}: the command must exit 0; it exited {finished.returncode}. Run it by hand."
+            f"{name}: the command must exit 0; it exited {finished.returncode}. Run it by hand."
         )
-    if len(finished.stdout) == KEY_BYTES:
-        return finished.stdout
+    return finished.stdout
+
+
+def _parse_printed(printed: bytes, name: str) -> bytes:
+    if len(printed) == KEY_BYTES:
+        return printed
     try:
-        secret = bytes.fromhex(finished.stdout.decode("ascii").strip())
+        secret = bytes.fromhex(printed.decode("ascii").strip())
     except ValueError:
         secret = b""
     if len(secret) != KEY_BYTES:
         raise DataError(
-            f"{variable}: the command must print {KEY_BYTES} raw bytes or "
+            f"{name}: the command must print {KEY_BYTES} raw bytes or "
             f"{2 * KEY_BYTES} hex digits; it did not. Check its output."
         )
     return secret

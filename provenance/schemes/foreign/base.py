@@ -33,20 +33,26 @@ class ForeignScheme(Protocol):
     """The protocol. Instances are immutable; their repr and parameters never show the key.
 
     name : name in the registry
+    key_field : field of the original's configuration that holds the key
     width : tokens before the scored one that its coin depends on; 0 if none
     self_salted : whether the scored token is part of the seed of its own list (self-hash)
     padding : what stands before the first token of a response when the original seeds its first
         coins, as uint32; None where the original leaves those positions unmarked or lets them see
         the prompt, so that they cannot be scored from the response alone
+    refusal : why no valid test exists; empty if one does
+    shares_coins : whether one coin serves many contexts by design, as where only the smallest hash
+        of a window counts; accidents of a hash do not make it so
     caveat : one sentence about what makes the test weaker than the law says, for the report;
         empty if nothing does
     """
 
     name: ClassVar[str]
+    key_field: ClassVar[str]
+    refusal: ClassVar[str]
 
     @property
     def width(self) -> int:
-        """See above; so the next three."""
+        """See above; so the next four."""
         ...
 
     @property
@@ -56,6 +62,11 @@ class ForeignScheme(Protocol):
 
     @property
     def padding(self) -> int | None:
+        """See above."""
+        ...
+
+    @property
+    def shares_coins(self) -> bool:
         """See above."""
         ...
 

@@ -113,7 +113,10 @@ class VllmGumbel:
     key: int = field(repr=False)
     context_width: int = 4
     name: ClassVar[str] = "vllm-gumbel"
+    key_field: ClassVar[str] = "key"
     self_salted: ClassVar[bool] = False
+    shares_coins: ClassVar[bool] = False
+    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = _MISSING
 
     @property
