@@ -23,8 +23,9 @@ ROWS = [
     "tokenizer",
     "families",
     "schemes",
-    "embed",
+    "detect",
     "served",
+    "embed",
     "suspect",
     "weigh",
     "scoring",
@@ -32,7 +33,6 @@ ROWS = [
     "twins",
     "controls",
     "check",
-    "detect",
     "commands",
 ]
 TORCH = {"embed/torch_coins.py", "embed/transformers.py", "suspect/language_model.py"}

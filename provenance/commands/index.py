@@ -20,7 +20,9 @@ Keys = Annotated[Path, typer.Option(help="Folder of the keyring.")]
 
 @app.command("build")
 def build(
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet.")],
+    logs: Annotated[
+        list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet, folders.")
+    ],
     keys: Keys,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the index.")],
     tokenizer: Annotated[
