@@ -16,10 +16,10 @@ from provenance.schemes.compiled import GUMBEL, PLAIN, choose, choose_by_race
 
 __all__ = ["MANY", "NOTHING", "draw_among_few", "find_keys"]
 
-MANY: Final = -1
-"""In place of a token: this row has too many candidates for `draw_among_few`."""
-NOTHING: Final = -2
+NOTHING: Final = -1
 """In place of a token: no score of this row is a number above minus infinity."""
+MANY: Final = -2
+"""In place of a token: this row has too many candidates for `draw_among_few`."""
 _MASKED: Final = np.int32(np.float32(-np.inf).view(np.int32))
 _BLOCK: Final = 64
 
@@ -69,42 +69,48 @@ def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
     bits int32 [V], the scores' bits: comparing integers lets the compiler use vectors.
     """
     found = 0
-    size = bits.shape[0]
-    for start in range(0, size, _BLOCK):
-        end = min(start + _BLOCK, size)
-        count = 0
-        for i in range(start, end):
-            count += bits[i] != _MASKED
-        if not count:
-            continue
-        if found + count > limit:
-            return limit + 1
-        for i in range(start, end):
-            if bits[i] != _MASKED:
-                candidates[found] = i
+    for start in range(0, bits.shape[0], _BLOCK):
+        block = bits[start : start + _BLOCK]
+        if block.shape[0] == _BLOCK:
+            different = np.int32(0)
+            for i in range(_BLOCK):  # a fixed count: the compiler uses vectors
+                different |= block[i] ^ _MASKED
+            if not different:
+                continue
+        for i in range(block.shape[0]):
+            if block[i] != _MASKED:
+                if found == limit:
+                    return limit + 1
+                candidates[found] = start + i
                 found += 1
     return found
 
 
 @njit(nogil=True, cache=True)
 def draw_among_few(  # type: ignore[no-untyped-def]
-    scores, bits, ids, lengths, width, keys, table, code, uniforms, limit
+    scores, bits, ids, width, selector, ends, numbers, table, kind, first, second, uniforms, limit
 ):
-    """The token of each row, where a row has at most `limit` candidates; else MANY or NOTHING.
+    """Key and token of each row, where a row has at most `limit` candidates; else MANY or NOTHING.
 
     scores float32 [rows, V], unnormalised log-probabilities, minus infinity for what is no
-    candidate; bits, the same memory as int32; ids and lengths as for `find_keys`; keys int64
-    [rows], numbers of rows of table uint32 [keys, 8], -1: ordinary draw; code, of the scheme;
-    uniforms float64 [rows]. Returns int64 [rows]. Cost: one pass over the scores, 35 ns a
-    candidate of a marked row.
+    candidate; bits, the same memory as int32; ids uint32 [rows, n]; width, selector, ends, numbers
+    as for `find_keys`; table uint32 [keys, 8], the keys; kind, first, second, the scheme's `Code`;
+    uniforms float64 [rows].
+
+    Returns int64 [rows] keys (-1: ordinary draw), int64 [rows] tokens, the smallest of the tokens,
+    and the largest that was drawn with a key. Cost: one pass over the scores, and 35 ns a candidate
+    of a marked row.
     """
     rows = scores.shape[0]
+    lengths = np.full(rows, ids.shape[1], np.int64)
+    keys = find_keys(ids, lengths, width, selector, ends, numbers)
     tokens = np.empty(rows, np.int64)
     candidates = np.empty(limit, np.uint32)
     kept = np.empty(limit, np.float32)
     p = np.empty(limit, np.float64)
     words = np.empty(limit, np.uint32)
     contexts = np.empty((limit, width), np.uint32)
+    largest = -1
     for r in range(rows):
         m = _list_candidates(bits[r], limit, candidates)
         if m > limit:
@@ -117,17 +123,19 @@ def draw_among_few(  # type: ignore[no-untyped-def]
         if m == 0 or not np.isfinite(top):
             tokens[r] = NOTHING
             continue
-        kind = PLAIN
+        steered = PLAIN
         if keys[r] >= 0:
-            kind = code.kind
+            steered = kind
             for j in range(width):
-                contexts[:m, j] = ids[r, lengths[r] - width + j]
+                contexts[:m, j] = ids[r, ids.shape[1] - width + j]
             fill_words(table[keys[r]], CONSTANTS, contexts[:m], candidates[:m], words[:m])
-        if kind == GUMBEL:
+        if steered == GUMBEL:
             drawn = choose_by_race(kept[:m], words[:m])
         else:
             for i in range(m):
                 p[i] = np.exp(np.float64(kept[i]) - np.float64(top))
-            drawn = choose(kind, code.first, code.second, p[:m], words[:m], uniforms[r])
+            drawn = choose(steered, first, second, p[:m], words[:m], uniforms[r])
         tokens[r] = candidates[drawn] if drawn >= 0 else NOTHING
-    return tokens
+        if keys[r] >= 0:
+            largest = max(largest, tokens[r])
+    return keys, tokens, tokens.min(), largest

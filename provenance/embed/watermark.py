@@ -69,6 +69,7 @@ class Watermark:
         specification = keyring.public.scheme
         self.scheme: Scheme = make_scheme(specification.name, specification.parameters)
         self._generator = generator if generator is not None else np.random.default_rng()
+        self._code = self.scheme.code
         self._size = keyring.public.vocabulary_size
         shares = [slot.share_words for slot in keyring.schedule.slots]
         self._ends = np.cumsum(np.array(shares, dtype=np.uint64))
@@ -187,39 +188,37 @@ class Watermark:
         which needs no softmax. Cost: one pass over the scores where few candidates are left; else
         two, and a row of coins.
         """
-        rows, size = scores.shape
-        responses = np.ascontiguousarray(responses, dtype=np.uint32)
-        scores = np.ascontiguousarray(scores)
-        lengths = np.full(rows, responses.shape[1], dtype=np.int64)
-        width, code = self.keyring.context_width, self.scheme.code
-        keys = find_keys(responses, lengths, width, self._selector, self._ends, numbers)
-        uniforms: NDArray[np.float64] = self._generator.random((rows,))
-        limit = size // _SCATTERED + _FEW
-        tokens: NDArray[np.int64] = draw_among_few(
+        if responses.dtype != np.uint32 or not responses.flags.c_contiguous:
+            responses = np.ascontiguousarray(responses, dtype=np.uint32)
+        if not scores.flags.c_contiguous:
+            scores = np.ascontiguousarray(scores)
+        uniforms = self._generator.random(scores.shape[:1])
+        keys, tokens, smallest, largest = draw_among_few(
             scores,
             scores.view(np.int32),
             responses,
-            lengths,
-            width,
-            keys,
+            self.keyring.context_width,
+            self._selector,
+            self._ends,
+            numbers,
             self._table,
-            code,
+            *self._code,
             uniforms,
-            limit,
+            scores.shape[1] // _SCATTERED + _FEW,
         )
-        for row in np.flatnonzero(tokens == MANY):
-            tokens[row] = self._draw_among_many(
-                int(keys[row]), responses[row], scores[row], float(uniforms[row])
-            )
-        if int(tokens.min()) < 0:
+        if smallest == MANY:
+            for row in np.flatnonzero(tokens == MANY):
+                tokens[row] = self._draw_among_many(
+                    int(keys[row]), responses[row], scores[row], float(uniforms[row])
+                )
+            smallest, largest = tokens.min(), tokens[keys >= 0].max(initial=-1)
+        if smallest < 0:
             raise UsageError(
                 "scores must leave every row a candidate and be numbers; they do not. "
                 "Pass the model's final logits."
             )
-        marked = keys >= 0
-        if marked.any():
-            self._check_size(int(tokens[marked].max()))
-        return tokens
+        self._check_size(int(largest))
+        return np.asarray(tokens)
 
     def marked_positions(self, labels: Labels, response: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Which tokens of a finished response were drawn under a key (replayed from its ids).
@@ -301,7 +300,7 @@ class Watermark:
         uniform: float,
     ) -> int:
         """One row with a whole row of coins; -1 if a score is not a number."""
-        size, code = scores.shape[0], self.scheme.code
+        size, code = scores.shape[0], self._code
         if number < 0:
             once = row_of_coins(self._generator.bytes(KEY_BYTES), np.zeros(1, np.uint32), size)
             return int(choose_by_race(scores, once))

@@ -28,7 +28,7 @@ GUMBEL: Final = 1
 GREEN: Final = 2
 TOURNAMENT: Final = 3
 
-_BLOCK: Final = 64
+_BLOCK: Final = 128
 _RARE: Final = np.uint32(0xFFFFFFFF - (1 << 22) + 1)
 """Words from here on have 1 - u <= 2**-10."""
 _BONUS: Final = 10 * np.log(2) + 1e-4
@@ -129,21 +129,21 @@ def choose_by_race(scores, words):  # type: ignore[no-untyped-def]
     """
     best, drawn = -np.inf, -1
     floor = np.float32(-np.inf)
-    m = scores.shape[0]
-    for start in range(0, m, _BLOCK):
-        end = min(start + _BLOCK, m)
-        hopeful = 0
-        for i in range(start, end):
-            hopeful += not (scores[i] < floor) or words[i] >= _RARE
-        if not hopeful:
-            continue
-        for i in range(start, end):
-            if scores[i] < floor and words[i] < _RARE:
+    for start in range(0, scores.shape[0], _BLOCK):
+        block, coins = scores[start : start + _BLOCK], words[start : start + _BLOCK]
+        if block.shape[0] == _BLOCK:
+            hopeful = np.int32(0)
+            for i in range(_BLOCK):  # a fixed count: the compiler uses vectors
+                hopeful |= np.int32(not block[i] < floor) | np.int32(coins[i] >= _RARE)
+            if not hopeful:
                 continue
-            if np.isnan(scores[i]):
+        for i in range(block.shape[0]):
+            if block[i] < floor and coins[i] < _RARE:
+                continue
+            if np.isnan(block[i]):
                 return -1
-            value = scores[i] - np.log(-np.log((words[i] + 0.5) / 4294967296.0))
+            value = block[i] - np.log(-np.log((coins[i] + 0.5) / 4294967296.0))
             if value > best:
-                best, drawn = value, i
+                best, drawn = value, start + i
                 floor = np.float32(best - _BONUS)
     return drawn
