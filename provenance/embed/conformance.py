@@ -1,7 +1,7 @@
 """Does an adapter of a serving stack put the mark in as `Watermark` does? One public check for all.
 
     report = check(adapter, folder)
-    assert report.passed, report
+    assert report.passed, str(report)
 
 An adapter's test says how to serve requests and what the model's final probabilities are
 (`Adapter`); the check makes a keyring, serves requests through the whole stack, and compares what

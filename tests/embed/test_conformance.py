@@ -145,7 +145,7 @@ def test_a_right_adapter_passes_and_the_report_has_a_line_for_each_rule(
     tokenizer_path, keyring, tmp_path
 ):
     report = _check(ToyAdapter, tokenizer_path, keyring, tmp_path)
-    assert report.passed, report
+    assert report.passed, str(report)
     assert [line.name for line in report.lines] == [
         *(SAME, NEIGHBOURS, OVER_KEYS, ORDINARY, REPLAY, REPEATS),
         *(PROMPT, END, FOUND, OTHERS, OWN, GLOBALS),
@@ -177,7 +177,7 @@ def test_a_right_adapter_passes_and_the_report_has_a_line_for_each_rule(
 )
 def test_every_wrong_adapter_is_seen(adapter_class, seen, tokenizer_path, keyring, tmp_path):
     report = _check(adapter_class, tokenizer_path, keyring, tmp_path)
-    assert seen <= set(report.failed()), report
+    assert seen <= set(report.failed()), str(report)
 
 
 def test_a_line_without_enough_to_judge_by_fails_and_says_so(tokenizer_path, keyring, tmp_path):
