@@ -74,7 +74,7 @@ class Watermark:
         shares = [slot.share_words for slot in keyring.schedule.slots]
         self._ends = np.cumsum(np.array(shares, dtype=np.uint64))
         self._selector = read_key(keyring.key(SELECTOR, SINGLE_VALUE).reveal())
-        self._keys: list[Key] = []
+        self._known: list[Key] = []
         self._table = np.empty((0, KEY_BYTES // 4), dtype=np.uint32)
         self._numbers: dict[tuple[str | None, ...], NDArray[np.int64]] = {}
 
@@ -115,8 +115,8 @@ class Watermark:
         -----
         Cost: one coin a candidate where the context is marked; else one uniform.
         """
-        key = self._find_keys(self.key_numbers([labels]), [response])[0]
-        return self._draw(int(key), response, candidates, probabilities, self._generator.random())
+        (key,) = self._keys([labels], [response])
+        return self._draw(key, response, candidates, probabilities, self._generator.random())
 
     def draw_batch(
         self,
@@ -139,9 +139,9 @@ class Watermark:
             )
         uniforms = self._generator.random(len(labels))
         draws = []
-        for row, key in enumerate(self._find_keys(self.key_numbers(labels), responses)):
+        for row, key in enumerate(self._keys(labels, responses)):
             p, uniform = probabilities[row], float(uniforms[row])
-            if key < 0:
+            if key is None:
                 draws.append(Draw(draw_unmarked(p, uniform), None))
                 continue
             candidates = np.flatnonzero(p).astype(np.uint32)
@@ -151,7 +151,7 @@ class Watermark:
                 self._check_size(int(candidates[-1]))
                 candidates = np.arange(min(p.shape[0], self._size), dtype=np.uint32)
                 p = p[: self._size]
-            draws.append(self._draw(int(key), responses[row], candidates, p, uniform))
+            draws.append(self._draw(key, responses[row], candidates, p, uniform))
         return draws
 
     def key_numbers(self, labels: Sequence[Labels]) -> NDArray[np.int64]:
@@ -160,7 +160,8 @@ class Watermark:
         Returns int64 [rows, slots]: the number of the row's key in each slot, -1 for none. Raises
         ConfigurationMismatchError if a label has no key.
         """
-        return np.stack([self._numbers_of(mapping) for mapping in labels])
+        rows = [self._numbers_of(mapping) for mapping in labels]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._ends))
 
     def draw_scores(
         self,
@@ -255,36 +256,35 @@ class Watermark:
         return self._numbers[values]
 
     def _number_of(self, key: Key) -> int:
-        if key not in self._keys:
-            self._keys.append(key)
+        if key not in self._known:
+            self._known.append(key)
             self._table = np.concatenate([self._table, read_key(key.reveal())[np.newaxis]])
-        return self._keys.index(key)
+        return self._known.index(key)
 
-    def _find_keys(
-        self, numbers: NDArray[np.int64], responses: Sequence[NDArray[np.uint32]]
-    ) -> NDArray[np.int64]:
-        """Rules 1 to 3 for the next token of each row: int64 [rows], -1 for an ordinary draw."""
+    def _keys(
+        self, labels: Sequence[Labels], responses: Sequence[NDArray[np.uint32]]
+    ) -> list[Key | None]:
+        """Rules 1 to 3 for the next token of each row; None for an ordinary draw."""
         lengths = np.array([ids.shape[0] for ids in responses], dtype=np.int64)
         padded = np.zeros((len(responses), int(lengths.max(initial=0))), dtype=np.uint32)
         for row, ids in enumerate(responses):
             padded[row, : ids.shape[0]] = ids
+        numbers = self.key_numbers(labels)
         width = self.keyring.context_width
-        found: NDArray[np.int64] = find_keys(
-            padded, lengths, width, self._selector, self._ends, numbers
-        )
-        return found
+        found = find_keys(padded, lengths, width, self._selector, self._ends, numbers)
+        return [None if number < 0 else self._known[number] for number in found]
 
     def _draw(
         self,
-        number: int,
+        key: Key | None,
         response: NDArray[np.uint32],
         candidates: NDArray[np.uint32],
         probabilities: NDArray[np.float64],
         uniform: float,
     ) -> Draw:
-        if number < 0:
+        if key is None:
             return Draw(int(candidates[draw_unmarked(probabilities, uniform)]), None)
-        key, context = self._keys[number], response[-self.keyring.context_width :]
+        context = response[-self.keyring.context_width :]
         self._check_size(int(candidates.max()))
         if self._is_scattered(candidates.shape[0]):
             words = key.words(np.tile(context, (candidates.shape[0], 1)), candidates)
@@ -304,7 +304,7 @@ class Watermark:
         if number < 0:
             once = row_of_coins(self._generator.bytes(KEY_BYTES), np.zeros(1, np.uint32), size)
             return int(choose_by_race(scores, once))
-        words = self._keys[number].row(response[-self.keyring.context_width :], size)
+        words = self._known[number].row(response[-self.keyring.context_width :], size)
         if code.kind == GUMBEL:
             return int(choose_by_race(scores, words))
         top = float(scores.max())
