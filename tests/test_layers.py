@@ -25,8 +25,9 @@ ROWS = [
     "families",
     "schemes",
     "marks",
-    "embed",
+    "detect",
     "served",
+    "embed",
     "suspect",
     "inputs",
     "weigh",
@@ -39,7 +40,6 @@ ROWS = [
     "check",
     "trajectory",
     "sequential",
-    "detect",
     "evidence",
     "commands",
 ]

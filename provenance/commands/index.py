@@ -28,7 +28,9 @@ app = typer.Typer(
 
 @app.command("build")
 def build(
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet.")],
+    logs: Annotated[
+        list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet, folders.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the index.")],
     keys: Keys = None,
     scheme: SchemeName = None,
