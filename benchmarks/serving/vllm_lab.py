@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,10 @@ def make_model(folder: Path, tokenizer: Path, vocabulary_size: int, seed: int = 
     LlamaForCausalLM(config).save_pretrained(folder)
     torch.set_rng_state(state)
     PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer), pad_token="<pad>", eos_token="<end>"
+        tokenizer_file=str(tokenizer),
+        pad_token="<pad>",
+        eos_token="<end>",
+        chat_template="{% for message in messages %}{{ message.content }}{% endfor %}",
     ).save_pretrained(folder)
     return folder
 
@@ -78,7 +81,12 @@ class Server:
 
 @contextmanager
 def run_server(
-    model: Path, keys: Path, log: Path, *, processor: str | None = PROCESSOR, options: tuple = ()
+    model: Path,
+    keys: Path,
+    log: Path,
+    *,
+    processor: str | None = PROCESSOR,
+    options: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Start the OpenAI-compatible server, wait until it answers, stop it and its workers at last.
 
