@@ -43,8 +43,15 @@ ROWS = [
     "evidence",
     "commands",
 ]
-TORCH = {"embed/torch_coins.py", "embed/transformers.py", "suspect/language_model.py"}
-OPTIONAL = {"torch": TORCH, "vllm": set(), "openai": set(), "pyspark": set()}
+VLLM = {"embed/vllm_v1.py", "embed/vllm_v2.py"}
+TORCH = {
+    "embed/torch_coins.py",
+    "embed/torch_step.py",
+    "embed/transformers.py",
+    "suspect/language_model.py",
+    *VLLM,
+}
+OPTIONAL = {"torch": TORCH, "vllm": VLLM, "openai": set(), "pyspark": set()}
 OPTIONAL["rfc3161_client"] = {"evidence/timestamp.py"}
 TRANSFORMERS = {*TORCH, "commands/generate.py"}
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
