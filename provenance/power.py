@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from typing import Any, Final, Literal
 
@@ -22,7 +22,16 @@ from provenance.files import parse_json
 from provenance.stats.power import DetectableShift, detectable_shift, invert_response
 from provenance.stats.tables import ClassTable
 
-__all__ = ["MARGIN", "POWER", "Power", "Setting", "find_curve", "say_power", "state_power"]
+__all__ = [
+    "MARGIN",
+    "POWER",
+    "Power",
+    "Setting",
+    "find_curve",
+    "say_power",
+    "say_power_json",
+    "state_power",
+]
 
 POWER: Final = 0.9
 MARGIN: Final = 1.645
@@ -145,6 +154,11 @@ def say_power(power: Power) -> str:
         f"{effect}: that of a suspect with {_round_up(power.share)} % of marked responses in its "
         f"fine-tuning data. {like}"
     )
+
+
+def say_power_json(power: Mapping[str, Any]) -> str:
+    """The same from the JSON form, as verdict.json has it."""
+    return say_power(Power(**{field.name: power[field.name] for field in fields(Power)}))
 
 
 def _round_up(share: float) -> str:

@@ -43,7 +43,7 @@ def check(
         typer.Option(help="Like the suspect, of a model that cannot be guilty; repeat."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for verdict.json.")
+        Path | None, typer.Option("-o", "--output", help="Folder for verdict.json and report.html.")
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
@@ -74,10 +74,12 @@ def check(
     """
     from provenance.check import CheckSettings, check_outputs
     from provenance.commands.observing import Access, Observer, Reference
-    from provenance.files import lock_folder, write_json
+    from provenance.evidence.report import render_report
+    from provenance.files import lock_folder, write_atomically, write_json
     from provenance.keys.keyring import TOKENIZER_FILE, Keyring
     from provenance.served.index import Index
     from provenance.tokenizer import load_tokenizer
+    from provenance.trajectory import BATCHES, trace_evidence
 
     access = Access.choose(outputs, weights, logprobs, read, documents)
     if twins and access.kind != "weights":
@@ -102,8 +104,13 @@ def check(
     if pairs is not None and weights is not None:
         verdict = replace(verdict, twins=observer.check_twins(pairs, weights, settings.alpha))
     if output is not None:
+        with words.status("Writing the report"):
+            batches = observer.observe_in_batches(access, BATCHES)
+            trajectory = trace_evidence(batches, opened, unlocked, settings.rule)
+            page = render_report(verdict.to_json(), trajectory.to_json())
         with lock_folder(output):
             write_json(output / "verdict.json", verdict.to_json())
+            write_atomically(output / "report.html", page.encode("utf-8"))
     if as_json:
         print_json(verdict.to_json())
     else:
