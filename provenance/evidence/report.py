@@ -30,7 +30,7 @@ from provenance.evidence.wording import (
 )
 from provenance.keys.schedule import key_name
 from provenance.power import say_power_json
-from provenance.printable import clean
+from provenance.printable import clean, shorten
 
 __all__ = ["PALETTE", "render_report"]
 
@@ -55,6 +55,7 @@ _COLOURS: Final[Mapping[Standing, str]] = {
 _MOST_ROWS: Final = 60
 _MOST_CONTROLS: Final = 30
 _MOST_FILES: Final = 25
+_LONGEST: Final = 1500
 
 
 def render_report(
@@ -124,8 +125,8 @@ def render_report(
 
 
 def _clean_text(value: Any) -> Any:
-    """Applied by the template to whatever it prints: no control characters."""
-    return clean(value) if type(value) is str else value
+    """Applied by the template to whatever it prints: no control characters, no endless text."""
+    return shorten(clean(value), _LONGEST) if type(value) is str else value
 
 
 def _signed(number: float) -> str:

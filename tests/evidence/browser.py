@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -30,6 +31,14 @@ FLAGS = (
     "--hide-scrollbars",
 )
 _SECONDS = 60
+_MOVE = """
+import os, sys
+high = [os.dup2(int(number), 100 + i) for i, number in enumerate(sys.argv[1:3])]
+for i, end in enumerate(high):
+    os.dup2(end, 3 + i)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Moves the two pipes to the descriptors 3 and 4 that Chromium listens on, then becomes it."""
 
 
 class Browser:
@@ -41,6 +50,14 @@ class Browser:
     """
 
     def __enter__(self) -> Browser:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _start(self) -> None:
         assert CHROMIUM is not None
         self.events: list[dict[str, Any]] = []
         self._number, self._buffer = 0, b""
@@ -52,10 +69,8 @@ class Browser:
         self._from, their_output = os.pipe()
         for descriptor in (self._to, self._from):
             self._stack.callback(os.close, descriptor)
-        # a shell moves the two pipes to the descriptors 3 and 4 that Chromium listens on
-        script = f'exec "$@" 3<&{their_input} 4>&{their_output}'
         command = [
-            *("sh", "-c", script, "sh", CHROMIUM, *FLAGS),
+            *(sys.executable, "-c", _MOVE, str(their_input), str(their_output), CHROMIUM, *FLAGS),
             *("--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"),
         ]
         self._process = subprocess.Popen(
@@ -70,13 +85,12 @@ class Browser:
             os.close(descriptor)
         os.set_blocking(self._from, False)
         targets = self._call("Target.getTargets", session=False)["targetInfos"]
-        page = next(t["targetId"] for t in targets if t["type"] == "page")
+        (page, *_) = [target["targetId"] for target in targets if target["type"] == "page"]
         self._session = self._call(
             "Target.attachToTarget", session=False, targetId=page, flatten=True
         )["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self._call(f"{domain}.enable")
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
