@@ -131,28 +131,26 @@ def say_power(power: Power) -> str:
     if power.outcome == "cannot reject":
         return "This check had too few coins to find anything, however strong the trace."
     effect = (
-        f"With probability {power.power:g} this check finds a mean shift of {power.shift:.3f} "
-        f"standard deviations per coin of the {power.key} key (alpha {power.alpha:.3g})"
+        f"a mean shift of {power.shift:.3f} standard deviations per coin of the {power.key} key, at "
+        f"level {power.alpha:.2g}" + ("" if power.exact else ", by a normal approximation")
     )
-    if not power.exact:
-        effect += ", by a normal approximation"
     if power.curve is None:
         return (
-            f"{effect}. What share of marked training data that means was not measured for this "
-            "scheme, access and weight rule."
+            f"With probability {power.power:g} this check finds {effect}. What share of marked "
+            "training data that means was not measured for this scheme, access and weight rule."
         )
     like = (
-        f"It rests on students measured in the lab ({power.curve['students']}) and holds for "
-        "suspects like these, trained this way; another one may absorb less."
+        f"Measured on such students in the lab: {power.curve['students']}. It holds for suspects "
+        "like these, trained this way; another one may absorb less."
     )
     if power.share is None:
         return (
-            f"{effect}. Even a suspect trained on marked responses alone need not have been found "
-            f"by so few coins. {like}"
+            "Even a suspect trained on marked responses alone need not have been found with these "
+            f"coins: with probability {power.power:g} they find {effect}. {like}"
         )
     return (
-        f"{effect}: that of a suspect with {_round_up(power.share)} % of marked responses in its "
-        f"fine-tuning data. {like}"
+        f"A suspect with at least {_round_up(power.share)} % of marked responses in its fine-tuning "
+        f"data would have been found with probability {power.power:g} ({effect}). {like}"
     )
 
 

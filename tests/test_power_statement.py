@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import provenance.power as statement
-from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
+from benchmarks.calibration.world import innocent, learn, write_outputs
 from benchmarks.power.response import CURVES, RESULTS, make_curves
 from provenance.check import CheckSettings, check_outputs
 from provenance.families import family_weights
@@ -31,14 +31,14 @@ ALPHA = 5e-5
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("power"), Teacher.draw(0), 1)
+def world(synthetic_world):
+    return synthetic_world
 
 
 @pytest.fixture(scope="module")
 def negative(world):
     outputs, prompts = innocent("ordinary", world, np.random.default_rng(1))
-    path = write_outputs(world.folder / "innocent.jsonl", outputs, prompts)
+    path = write_outputs(world.folder / "power-innocent.jsonl", outputs, prompts)
     seen = observe([path], world.tokenizer, world.keyring.public)
     return check_outputs(seen, world.index, world.keyring, FAST)
 
@@ -58,7 +58,7 @@ def test_a_negative_verdict_states_its_power_and_a_positive_one_does_not(world, 
     assert power.outcome in ("share", "no share")
     assert power.curve is not None
     outputs = learn(world, np.random.default_rng(5), 200, 80)
-    path = write_outputs(world.folder / "guilty.jsonl", outputs)
+    path = write_outputs(world.folder / "power-guilty.jsonl", outputs)
     seen = observe([path], world.tokenizer, world.keyring.public)
     found = check_outputs(seen, world.index, world.keyring, FAST)
     assert found.conclusion == "evidence"
@@ -200,5 +200,5 @@ def test_the_json_form_says_the_same_and_the_curve_travels_with_it(negative):
 @given(st.floats(1e-4, 1.0))
 def test_the_percentage_is_never_below_the_share(share):
     power = Power("global", ALPHA, POWER, 0.1, 5.0, True, "share", share, {"students": "s"})
-    _, stated = say_power(power).split("suspect with ")
+    _, stated = say_power(power).split("suspect with at least ")
     assert float(stated.split(" %")[0]) >= 100 * share - 1e-6

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
+from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check import CheckSettings, check_outputs
 from provenance.keys.keyring import Key
 from provenance.suspect.observations import merge_observations
@@ -19,14 +19,14 @@ from provenance.weigh import MAXIMAL_WEIGHTS, Choices, weigh
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("trajectory"), Teacher.draw(0), 1)
+def world(synthetic_world):
+    return synthetic_world
 
 
 @pytest.fixture(scope="module")
 def guilty(world):
     outputs = learn(world, np.random.default_rng(5), 200, 80)
-    return write_outputs(world.folder / "guilty.jsonl", outputs)
+    return write_outputs(world.folder / "traced-guilty.jsonl", outputs)
 
 
 def batches(world, path, count):
@@ -67,7 +67,7 @@ def test_an_e_process_over_one_batch_costs_a_few_orders_against_p(world, guilty)
 def test_under_chance_both_curves_keep_their_promise(world, monkeypatch):
     """Random coins, many times: each p by itself, the e-process at any time."""
     outputs, prompts = innocent("repeats", world, np.random.default_rng(2))
-    path = write_outputs(world.folder / "innocent.jsonl", outputs, prompts)
+    path = write_outputs(world.folder / "traced-innocent.jsonl", outputs, prompts)
     parts = batches(world, path, 3)
     rng = np.random.default_rng(11)
     memory: dict[tuple[int, ...], int] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
+from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check import CheckSettings, check_outputs
 from provenance.suspect.outputs import count_positions, observe, read_positions
 from provenance.suspect.positions import split_positions
@@ -19,13 +19,13 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def cases(tmp_path_factory) -> dict[str, tuple[Json, Json | None, Json | None]]:
+def cases(synthetic_world, tmp_path_factory) -> dict[str, tuple[Json, Json | None, Json | None]]:
     """verdict, trajectory and plan of each kind, as JSON gives them back."""
-    world = make_world(tmp_path_factory.mktemp("report"), Teacher.draw(0), 1)
+    world, folder = synthetic_world, tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(5)
-    guilty = write_outputs(world.folder / "guilty.jsonl", learn(world, rng, 200, 80))
+    guilty = write_outputs(folder / "guilty.jsonl", learn(world, rng, 200, 80))
     outputs, prompts = innocent("ordinary", world, rng)
-    clean = write_outputs(world.folder / "innocent.jsonl", outputs, prompts)
+    clean = write_outputs(folder / "innocent.jsonl", outputs, prompts)
     settings = CheckSettings(placebo_keys=80)
 
     def check(path, innocents=None):
