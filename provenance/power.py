@@ -131,8 +131,8 @@ def say_power(power: Power) -> str:
     if power.outcome == "cannot reject":
         return "This check had too few coins to find anything, however strong the trace."
     effect = (
-        f"a mean shift of {power.shift:.3f} standard deviations per coin of the {power.key} key, at "
-        f"level {power.alpha:.2g}" + ("" if power.exact else ", by a normal approximation")
+        f"a mean shift of {power.shift:.3f} standard deviations per coin of the {power.key} key, "
+        f"at level {power.alpha:.2g}" + ("" if power.exact else ", by a normal approximation")
     )
     if power.curve is None:
         return (
@@ -149,8 +149,8 @@ def say_power(power: Power) -> str:
             f"coins: with probability {power.power:g} they find {effect}. {like}"
         )
     return (
-        f"A suspect with at least {_round_up(power.share)} % of marked responses in its fine-tuning "
-        f"data would have been found with probability {power.power:g} ({effect}). {like}"
+        f"A suspect with at least {_round_up(power.share)} % of marked responses in its "
+        f"fine-tuning data would have been found with probability {power.power:g} ({effect}). {like}"
     )
 
 
