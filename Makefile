@@ -39,6 +39,7 @@ bench-power: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.power.produce
 	$(BIN)/python -m benchmarks.power
 	$(BIN)/python -m benchmarks.power.rules
+	$(BIN)/python -m benchmarks.power.response
 
 # Hours, resumable: SmolLM2-135M-Instruct serves, students are fine-tuned, both are read.
 bench-smollm: $(VENV)/.dev

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from typing import Any, Final, Literal
 
@@ -22,7 +22,16 @@ from provenance.files import parse_json
 from provenance.stats.power import DetectableShift, detectable_shift, invert_response
 from provenance.stats.tables import ClassTable
 
-__all__ = ["MARGIN", "POWER", "Power", "Setting", "find_curve", "say_power", "state_power"]
+__all__ = [
+    "MARGIN",
+    "POWER",
+    "Power",
+    "Setting",
+    "find_curve",
+    "say_power",
+    "say_power_json",
+    "state_power",
+]
 
 POWER: Final = 0.9
 MARGIN: Final = 1.645
@@ -122,29 +131,32 @@ def say_power(power: Power) -> str:
     if power.outcome == "cannot reject":
         return "This check had too few coins to find anything, however strong the trace."
     effect = (
-        f"With probability {power.power:g} this check finds a mean shift of {power.shift:.3f} "
-        f"standard deviations per coin of the {power.key} key (alpha {power.alpha:.3g})"
+        f"a mean shift of {power.shift:.3f} standard deviations per coin of the {power.key} key, "
+        f"at level {power.alpha:.2g}" + ("" if power.exact else ", by a normal approximation")
     )
-    if not power.exact:
-        effect += ", by a normal approximation"
     if power.curve is None:
         return (
-            f"{effect}. What share of marked training data that means was not measured for this "
-            "scheme, access and weight rule."
+            f"With probability {power.power:g} this check finds {effect}. What share of marked "
+            "training data that means was not measured for this scheme, access and weight rule."
         )
     like = (
-        f"It rests on students measured in the lab ({power.curve['students']}) and holds for "
-        "suspects like these, trained this way; another one may absorb less."
+        f"Measured on such students in the lab: {power.curve['students']}. It holds for suspects "
+        "like these, trained this way; another one may absorb less."
     )
     if power.share is None:
         return (
-            f"{effect}. Even a suspect trained on marked responses alone need not have been found "
-            f"by so few coins. {like}"
+            "Even a suspect trained on marked responses alone need not have been found with these "
+            f"coins: with probability {power.power:g} they find {effect}. {like}"
         )
     return (
-        f"{effect}: that of a suspect with {_round_up(power.share)} % of marked responses in its "
-        f"fine-tuning data. {like}"
+        f"A suspect with at least {_round_up(power.share)} % of marked responses in its "
+        f"fine-tuning data would have been found with probability {power.power:g} ({effect}). {like}"
     )
+
+
+def say_power_json(power: Mapping[str, Any]) -> str:
+    """The same from the JSON form, as verdict.json has it."""
+    return say_power(Power(**{field.name: power[field.name] for field in fields(Power)}))
 
 
 def _round_up(share: float) -> str:
