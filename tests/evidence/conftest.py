@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.authority import Authority
 from benchmarks.calibration.world import Teacher, World, innocent, learn, make_world, write_outputs
 from provenance.check import CheckSettings, Examination, examine_outputs
 from provenance.evidence.bundle import gather_plan, write_bundle
@@ -19,7 +20,6 @@ from provenance.evidence.timestamp import make_request
 from provenance.plan import CONTROLS, Plan, describe_commitments, fingerprint_reference, write_plan
 from provenance.suspect.outputs import observe
 from tests.commands.conftest import run
-from tests.evidence.authority import Authority
 
 __all__ = ["run"]
 
