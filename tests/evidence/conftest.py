@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.authority import Authority
 from benchmarks.calibration.world import Teacher, World, innocent, learn, make_world, write_outputs
 from provenance.check import CheckSettings, Examination, check_outputs, examine_outputs
 from provenance.evidence.bundle import gather_plan, write_bundle
@@ -24,7 +25,6 @@ from provenance.suspect.outputs import count_positions, observe, read_positions
 from provenance.suspect.positions import split_positions
 from provenance.trajectory import trace_evidence
 from tests.commands.conftest import run
-from tests.evidence.authority import Authority
 
 __all__ = ["run"]
 

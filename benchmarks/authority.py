@@ -36,7 +36,7 @@ class Authority:
 
     def __init__(self, folder: Path, name: str = "demo authority") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.roots = folder, folder / "roots.pem"
+        self.folder, self.roots = folder.resolve(), folder.resolve() / "roots.pem"
         root_key, root = _certify(f"{name} root", None, None)
         key, signer = _certify(name, root_key, root)
         self.roots.write_bytes(root.public_bytes(serialization.Encoding.PEM))
@@ -49,10 +49,10 @@ class Authority:
             )
         )
         (folder / "serial").write_text("01\n")
-        (folder / "tsa.cnf").write_text(CONFIGURATION.format(folder=folder))
+        (folder / "tsa.cnf").write_text(CONFIGURATION.format(folder=self.folder))
 
     def answer(self, request: Path, response: Path) -> Path:
-        """Sign a request with the time of now."""
+        """Sign a request with the time of now, by the openssl command."""
         subprocess.run(
             [*TS, self.folder / "tsa.cnf", "-queryfile", request, "-out", response],
             check=True,
