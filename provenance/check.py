@@ -20,13 +20,12 @@ from provenance.controls import (
     control_placebo,
     control_slot,
     control_unserved,
-    list_unserved,
 )
 from provenance.errors import UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule, key_name
 from provenance.schemes import Scheme, make_scheme
 from provenance.scoring import Weighing, score, weigh_observations
 from provenance.served.index import Index
@@ -42,9 +41,11 @@ __all__ = [
     "check_outputs",
     "describe_observations",
     "describe_versions",
+    "list_unserved",
     "try_keys",
 ]
 
+_KeyPair = tuple[str, str]
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 
 
@@ -211,10 +212,20 @@ def _control_all(
         for pair in chosen
     ]
     served = [keyring.key(*pair) for pair in tables]
-    unserved = [keyring.key(*pair) for pair in list_unserved(keyring.schedule, tables)]
+    unserved = [keyring.key(*pair) for pair in list_unserved(keyring.schedule, list(tables))]
     controls.append(control_slot(weighing.control, served, scheme))
     controls.append(control_unserved(weighing.pooled, unserved, scheme))
     return controls
+
+
+def list_unserved(schedule: Schedule, served: Sequence[_KeyPair]) -> list[_KeyPair]:
+    """(slot, value) of the attribute keys that are not among the served ones, in their order."""
+    return [
+        (slot.name, value)
+        for slot in schedule.slots[2:]
+        for value in slot.values
+        if (slot.name, value) not in set(served)
+    ]
 
 
 def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:

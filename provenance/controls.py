@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from provenance import coins
 from provenance.keys.keyring import Key
-from provenance.keys.schedule import Schedule, key_name
+from provenance.keys.schedule import key_name
 from provenance.schemes import Scheme
 from provenance.scoring import WeightedPairs, score
 from provenance.stats.null_distribution import NullDistribution
@@ -37,7 +37,6 @@ __all__ = [
     "control_placebo",
     "control_slot",
     "control_unserved",
-    "list_unserved",
 ]
 
 LEVEL: Final = 1e-3
@@ -109,16 +108,6 @@ def control_unserved(
     if not tests:
         return Control("unserved values", True, None, "the keyring has no unserved value")
     return _smallest("unserved values", tests, scheme)
-
-
-def list_unserved(schedule: Schedule, served: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(slot, value) of every attribute value that has a key but is not among the served ones."""
-    return [
-        (slot.name, value)
-        for slot in schedule.slots[2:]
-        for value in slot.values
-        if (slot.name, value) not in served
-    ]
 
 
 def control_innocents(names: Sequence[str], log10_p: Callable[[int], float]) -> list[Control]:

@@ -33,6 +33,7 @@ ROWS = [
     "controls",
     "check",
     "sequential",
+    "suspects",
     "detect",
     "commands",
 ]

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from provenance.commands import check, demo, detect, generate, index, keys
+from provenance.commands import check, demo, detect, generate, index, keys, plan_enough, suspects
 from provenance.commands.console import clean, words
 from provenance.errors import ProvenanceError, StorageError
 
@@ -29,6 +29,10 @@ app.command("generate")(generate.generate)
 app.add_typer(index.app, name="index")
 app.command("check")(check.check)
 app.command("detect")(detect.detect)
+app.command("suspects")(suspects.suspects)
+plan = typer.Typer(help="Before a check: what to collect.", no_args_is_help=True)
+plan.command("enough")(plan_enough.enough)
+app.add_typer(plan, name="plan")
 
 
 def main() -> NoReturn:

@@ -66,6 +66,13 @@ def check(
         typer.Option(help="presence, log-sqrt (default) or residual (default with a reference)."),
     ] = None,
     placebo_keys: Annotated[int, typer.Option(help="Keys of the placebo control.")] = 400,
+    sequential: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a check that goes on: OUTPUTS are its next batch."),
+    ] = None,
+    look: Annotated[
+        str, typer.Option(help="I/K: the I-th of K planned looks at all outputs so far.")
+    ] = "1/1",
     as_json: Annotated[bool, typer.Option("--json", help="The verdict on stdout.")] = False,
 ) -> None:
     """Check a suspect: its outputs, its weights or its logprobs.
@@ -74,19 +81,34 @@ def check(
     """
     from provenance.check import CheckSettings, check_outputs
     from provenance.commands.observing import Access, Observer, Reference
+    from provenance.commands.sequential import (
+        continue_sequentially,
+        print_look,
+        refuse_with_sequential,
+    )
     from provenance.files import lock_folder, write_json
     from provenance.keys.keyring import TOKENIZER_FILE, Keyring
     from provenance.served.index import Index
+    from provenance.stats.looks import read_look
     from provenance.tokenizer import load_tokenizer
 
-    access = Access.choose(outputs, weights, logprobs, read, documents)
+    looks = read_look(look)[1]
+    if sequential is not None:
+        refuse_with_sequential(
+            weights=weights, logprobs=logprobs, twins=twins, innocent=innocent, look=looks > 1
+        )
+    if sequential is not None and not outputs:
+        access = Access("outputs", ())
+    else:
+        access = Access.choose(outputs, weights, logprobs, read, documents)
     if twins and access.kind != "weights":
         raise UsageError("--twins must come with --weights; it did not. Give the model's folder.")
     from_text = access.kind == "outputs" and reference == "none"
     settings = CheckSettings(
-        alpha=alpha / 2 if twins else alpha,
+        alpha=(alpha / 2 if twins else alpha) / looks,
         rule=rule or (DEFAULT_RULE if from_text else REFERENCE_RULE),
         placebo_keys=placebo_keys,
+        look=look,
     )
     public = Keyring.load(keys)
     loaded = load_tokenizer(tokenizer or keys / TOKENIZER_FILE, public)
@@ -95,6 +117,12 @@ def check(
     expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
     observer = Observer(expected, loaded, unlocked, opened)
     pairs = observer.read_twins(twins or [])
+    if sequential is not None:
+        batch = observer.observe(access) if access.paths else None
+        found = continue_sequentially(
+            sequential, batch, opened, unlocked, settings, output, as_json
+        )
+        raise typer.Exit(1 if found else 0)
     observations = observer.observe(access)
     innocents = {str(path): observer.observe(access.of(path)) for path in innocent or []}
     with words.status("Checking"):
@@ -104,6 +132,7 @@ def check(
     if output is not None:
         with lock_folder(output):
             write_json(output / "verdict.json", verdict.to_json())
+    print_look(look, verdict.log10_p)
     if as_json:
         print_json(verdict.to_json())
     else:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.check import CheckSettings, describe_observations
-from provenance.controls import list_unserved
+from provenance.check import CheckSettings, describe_observations, list_unserved
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.files import canonical_json
 from provenance.keys.keyring import Key, UnlockedKeyring
