@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provenance.check import CheckSettings
-from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.files import (
     canonical_json,
     lock_folder,
@@ -254,7 +254,7 @@ def _write_pairs(batch: Batch, check: SequentialCheck) -> bytes:
         ),
     }
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
+    pq.write_table(pa.table(columns, _schema(check.width)), sink, compression="zstd")
     return sink.getvalue()
 
 
@@ -265,31 +265,43 @@ def _read_pairs(path: Path, sha256: str, check: SequentialCheck) -> tuple[Reveal
             f"{path}: must have the hash that {STATE_FILE} names; it has another. "
             "Restore the file as it was written."
         )
-    names = ["sheet", *(f"c{i + 1}" for i in range(check.width)), "token", "weight", "scores"]
+    schema = _schema(check.width)
     try:
-        table = pq.read_table(io.BytesIO(content), columns=names).combine_chunks()
+        table = pq.read_table(io.BytesIO(content)).combine_chunks()
+        if not table.schema.equals(schema) or any(column.null_count for column in table.columns):
+            raise ValueError(f"other columns than {schema.names}, or missing values")
         sheet = table["sheet"].to_numpy()
-        contexts = np.column_stack([table[name].to_numpy() for name in names[1:-3]])
-        tokens, weights = table["token"].to_numpy(), table["weight"].to_numpy()
-        scores = [
-            table["scores"].filter(pa.array(sheet == number)).combine_chunks().flatten().to_numpy()
-            for number in range(len(check.sheets))
-        ]
-        return tuple(
-            Revealed(
-                WeightedPairs(
-                    contexts[sheet == number].astype(np.uint32),
-                    tokens[sheet == number].astype(np.uint32),
-                    weights[sheet == number].astype(np.int64),
-                ),
-                scores[number].reshape(-1, len(own.keys)).astype(np.int64),
-            )
-            for number, own in enumerate(check.sheets)
-        )
-    except (pa.ArrowException, KeyError, ValueError) as error:
+        scores = table["scores"].combine_chunks()
+        widths = np.array([len(own.keys) for own in check.sheets])
+        if not np.array_equal(np.diff(scores.offsets.to_numpy()), widths[sheet]):
+            raise ValueError("another number of scores than keys")
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         reason = str(error).split("\n")[0]
         raise DataError(
             f"{path}: must hold the pairs of a batch; got: {reason}. Restore the file."
         ) from error
-    except OSError as error:  # pragma: no cover - pyarrow reports some damage as OSError
-        raise StorageError(f"{path}: must be readable; got: {error}. Restore the file.") from error
+    contexts = np.column_stack([table[name].to_numpy() for name in schema.names[1:-3]])
+    tokens, weights = table["token"].to_numpy(), table["weight"].to_numpy()
+    flat, owner = scores.flatten().to_numpy().astype(np.int64), np.repeat(sheet, widths[sheet])
+    return tuple(
+        Revealed(
+            WeightedPairs(
+                contexts[sheet == number], tokens[sheet == number], weights[sheet == number]
+            ),
+            flat[owner == number].reshape(-1, widths[number]),
+        )
+        for number in range(len(check.sheets))
+    )
+
+
+def _schema(width: int) -> Any:
+    """Columns of a pairs file."""
+    return pa.schema(
+        [
+            ("sheet", pa.uint16()),
+            *((f"c{i + 1}", pa.uint32()) for i in range(width)),
+            ("token", pa.uint32()),
+            ("weight", pa.int64()),
+            ("scores", pa.large_list(pa.int32())),
+        ]
+    )
