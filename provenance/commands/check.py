@@ -95,7 +95,12 @@ def check(
     looks = read_look(look)[1]
     if sequential is not None:
         refuse_with_sequential(
-            weights=weights, logprobs=logprobs, twins=twins, innocent=innocent, look=looks > 1
+            weights=weights,
+            read=read,
+            logprobs=logprobs,
+            twins=twins,
+            innocent=innocent,
+            look=looks > 1,
         )
     if sequential is not None and not outputs:
         access = Access("outputs", ())
