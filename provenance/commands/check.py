@@ -94,14 +94,7 @@ def check(
 
     looks = read_look(look)[1]
     if sequential is not None:
-        refuse_with_sequential(
-            weights=weights,
-            read=read,
-            logprobs=logprobs,
-            twins=twins,
-            innocent=innocent,
-            look=looks > 1,
-        )
+        refuse_with_sequential([weights, read, logprobs, twins, innocent, looks > 1])
     if sequential is not None and not outputs:
         access = Access("outputs", ())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +23,14 @@ __all__ = ["REPORT_FILE", "continue_sequentially", "print_look", "refuse_with_se
 REPORT_FILE = "sequential.json"
 
 
-def refuse_with_sequential(**options: object) -> None:
+def refuse_with_sequential(options: Sequence[object]) -> None:
     """UsageError if an option is set that opens coins early, or has nothing to do with batches."""
-    for name, value in options.items():
-        if value:
-            raise UsageError(
-                f"--sequential must not come with --{name}; it does. It takes outputs in batches; "
-                "do the other check on its own, when collecting has ended."
-            )
+    if any(options):
+        raise UsageError(
+            "--sequential must come with OUTPUTS only, and without --weights, --read, --logprobs, "
+            "--twins, --innocent and --look; one is given. Do the other check on its own, when "
+            "collecting has ended."
+        )
 
 
 def print_look(look: str, log10_p: float) -> None:

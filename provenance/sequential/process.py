@@ -9,7 +9,7 @@ no function that weighs a revealed coin again, and none that takes a batch under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +26,12 @@ from provenance.scoring import WeightedPairs, weigh_observations
 from provenance.sequential.controls import control_placebos
 from provenance.sequential.sheets import Batch, Role, SequentialCheck, Sheet, extend_sheet
 from provenance.served.index import Index
+from provenance.stats.sequential import Reveal
 from provenance.stats.sequential import start as start_process
 from provenance.suspect.observations import Observations
 from provenance.weigh import MAXIMAL_WEIGHTS
 
-__all__ = ["add_outputs", "start"]
+__all__ = ["add_outputs", "list_reveals", "start"]
 
 
 def start(index: Index, keyring: UnlockedKeyring, settings: CheckSettings) -> SequentialCheck:
@@ -114,11 +115,8 @@ def add_outputs(
     sheets, revealed, known = [], [], []
     for sheet in check.sheets:
         pairs = sheet.pick(weighing)
-        keys = [keyring.key(*key) for key in sheet.keys]
         # only here are keys opened, on the new pairs, when add_batch has their weights
-        extended, own, ignored = extend_sheet(
-            sheet, pairs, [_opener(pairs, key, scheme) for key in keys]
-        )
+        extended, own, ignored = extend_sheet(sheet, pairs, list_reveals(sheet, pairs, keyring))
         sheets.append(extended)
         revealed.append(own)
         known.append(ignored)
@@ -128,7 +126,13 @@ def add_outputs(
     return replace(grown, batches=(*check.batches, batch))
 
 
-def _opener(pairs: WeightedPairs, key: Key, scheme: Scheme) -> Callable[..., NDArray[np.int64]]:
+def list_reveals(sheet: Sheet, pairs: WeightedPairs, keyring: UnlockedKeyring) -> list[Reveal]:
+    """Callbacks that open coins of these pairs, one per key of the sheet; none is opened here."""
+    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
+    return [_opener(pairs, keyring.key(*key), scheme) for key in sheet.keys]
+
+
+def _opener(pairs: WeightedPairs, key: Key, scheme: Scheme) -> Reveal:
     def reveal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return scheme.score(key.words(pairs.contexts[rows], pairs.tokens[rows]))
 

@@ -7,13 +7,16 @@
         0001.parquet     what batch 1 revealed: sheet, context, token, weight, one score per key
         0002.parquet     ...
 
-state.json holds what the check is bound to and, per batch, the hashes of its outputs and of its
-Parquet file. E-processes are not stored: loading replays every batch through the rules of
-`provenance.stats.sequential`, so a file that breaks one of them is refused. What a crash left
-behind is overwritten, since state.json does not name it.
+state.json holds what the check is bound to, a checksum of itself and, per batch, the hashes of its
+outputs and of its Parquet file. E-processes are not stored: loading replays every batch through the
+rules of `provenance.stats.sequential` and compares slots and scores with those of the keyring, so a
+file that breaks a rule is refused. What a crash left behind is overwritten, since state.json does
+not name it.
 
-What cannot be noticed: an older copy of the whole folder. `sha256` of the state names its content;
-write it down after every batch. The files are as confidential as the index, mode 0600.
+What cannot be noticed: an older copy of the whole folder, or weights that were changed together
+with the hash. The SHA-256 of state.json covers both; write it down after every batch. Whoever has
+the outputs repeats the batches into an empty folder and gets the same bytes. The files are as
+confidential as the index, mode 0600.
 """
 
 from __future__ import annotations
@@ -40,10 +43,9 @@ from provenance.files import (
 )
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.scoring import WeightedPairs
-from provenance.sequential.process import add_outputs, start
+from provenance.sequential.process import add_outputs, list_reveals, start
 from provenance.sequential.sheets import Batch, Revealed, SequentialCheck, extend_sheet
 from provenance.served.index import Index
-from provenance.stats.sequential import Reveal
 from provenance.suspect.observations import Observations
 from provenance.verdict import Control
 
@@ -97,14 +99,16 @@ def continue_check(
     `process.add_outputs`.
     """
     with lock_folder(folder):
-        check, sha256 = _load(folder, start(index, keyring, settings))
+        check, sha256 = _load(folder, start(index, keyring, settings), keyring)
         if observations is None:
             return check, sha256
         check = add_outputs(check, observations, index, keyring)
         return check, _save(folder, check)
 
 
-def _load(folder: Path, check: SequentialCheck) -> tuple[SequentialCheck, str]:
+def _load(
+    folder: Path, check: SequentialCheck, keyring: UnlockedKeyring
+) -> tuple[SequentialCheck, str]:
     """Replay what the folder holds onto a new check."""
     path = folder / STATE_FILE
     if not path.exists():
@@ -113,7 +117,7 @@ def _load(folder: Path, check: SequentialCheck) -> tuple[SequentialCheck, str]:
     for number, record in enumerate(_read_records(content, check, str(path)), start=1):
         file = folder / _pairs_file(number)
         revealed = _read_pairs(file, record.pairs_sha256, check)
-        check = _replay(check, revealed, record, str(file))
+        check = _replay(check, revealed, record, keyring, str(file))
     return check, hashlib.sha256(content).hexdigest()
 
 
@@ -134,9 +138,15 @@ def _save(folder: Path, check: SequentialCheck) -> str:
             for batch in (*check.batches[:-1], last)
         ],
     }
-    content = canonical_json(state)
+    content = canonical_json({**state, "content_sha256": _checksum(state)})
     write_atomically(folder / STATE_FILE, content, _MODE)
     return hashlib.sha256(content).hexdigest()
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """Over all fields but itself: sees damage in what nothing else depends on."""
+    rest = {name: value for name, value in state.items() if name != "content_sha256"}
+    return hashlib.sha256(canonical_json(rest)).hexdigest()
 
 
 def _pairs_file(number: int) -> str:
@@ -165,15 +175,16 @@ def _read_records(content: bytes, check: SequentialCheck, origin: str) -> list[_
             f"{origin}: must be a state of format {_FORMAT!r}; it is not. "
             "Name the folder of a sequential check, or a new one."
         )
-    fields = {*bound, "batches"}
+    fields = {*bound, "batches", "content_sha256"}
     if (
         set(state) != fields
         or canonical_json(state) != content
+        or state["content_sha256"] != _checksum(state)
         or not isinstance(state["batches"], list)
     ):
         raise DataError(
-            f"{origin}: must be canonical JSON with the fields {sorted(fields)}; it "
-            "is not. Restore the file as it was written."
+            f"{origin}: must be canonical JSON with the fields {sorted(fields)} and a "
+            "right checksum; it is not. Restore the file as it was written."
         )
     for name, value in bound.items():
         if canonical_json(state[name]) != canonical_json(value):
@@ -208,13 +219,17 @@ def _read_record(record: object, sheets: int, origin: str) -> _Record:
 
 
 def _replay(
-    check: SequentialCheck, revealed: tuple[Revealed, ...], record: _Record, origin: str
+    check: SequentialCheck,
+    revealed: tuple[Revealed, ...],
+    record: _Record,
+    keyring: UnlockedKeyring,
+    origin: str,
 ) -> SequentialCheck:
     """Run one stored batch through the rules that it went through when it was added."""
     sheets = []
     for sheet, own in zip(check.sheets, revealed, strict=True):
-        reveals = [_stored(own, column) for column in range(len(sheet.keys))]
         try:
+            reveals = list_reveals(sheet, own.pairs, keyring)
             grown, again, known = extend_sheet(sheet, own.pairs, reveals)
         except (UsageError, DataError) as error:
             raise DataError(f"{origin}: breaks a rule of sequential checks: {error}") from error
@@ -222,6 +237,12 @@ def _replay(
             raise DataError(
                 f"{origin}: must hold new pairs only; it repeats revealed ones. "
                 "Restore the file as it was written."
+            )
+        slots = np.array(keyring.schedule.names)[keyring.slots_of(own.pairs.contexts)]
+        if not np.array_equal(again.scores, own.scores) or (slots != sheet.slot).any():
+            raise DataError(
+                f"{origin}: its slots and scores must be those that the keyring gives; they are "
+                "not. Restore the file as it was written."
             )
         sheets.append(grown)
     batch = Batch(
@@ -232,10 +253,6 @@ def _replay(
         record.pairs_sha256,
     )
     return replace(check, sheets=tuple(sheets), batches=(*check.batches, batch))
-
-
-def _stored(revealed: Revealed, column: int) -> Reveal:
-    return lambda rows: revealed.scores[rows, column]
 
 
 def _write_pairs(batch: Batch, check: SequentialCheck) -> bytes:

@@ -144,6 +144,8 @@ def _edit_state(folder, change):
     path = folder / STATE_FILE
     data = json.loads(path.read_bytes())
     change(data)
+    if isinstance(data, dict):
+        data["content_sha256"] = module._checksum(data)
     path.write_bytes(canonical_json(data))
 
 
@@ -170,6 +172,21 @@ def _set_column(name, value):
     return change
 
 
+def _other_score(table):
+    """The first pair's score is one higher than the key says."""
+    first = table["scores"].to_pylist()[0]
+    return _set_column("scores", [first[0] + 1])(table)
+
+
+def _other_slot(table):
+    """The first pair of the control sheet is said to belong to the first tested key."""
+    sheets = table["sheet"].to_pylist()
+    last = max(sheets)
+    row = {name: table[name].to_pylist()[sheets.index(last)] for name in table.column_names}
+    row |= {"sheet": 0, "scores": row["scores"][:1]}
+    return pa.concat_tables([pa.Table.from_pylist([row], table.schema), table])
+
+
 def _flip(name):
     def change(folder):
         path = folder / name
@@ -181,7 +198,9 @@ def _flip(name):
 
 
 DAMAGE = {
-    "a bit of the state": _flip(STATE_FILE),
+    "a count that nothing depends on": lambda f: (f / STATE_FILE).write_bytes(
+        (f / STATE_FILE).read_bytes().replace(b'"short_outputs":0', b'"short_outputs":1', 1)
+    ),
     "a bit of the pairs": _flip("0001.parquet"),
     "pairs of another batch": lambda f: shutil.copy(f / "0001.parquet", f / "0002.parquet"),
     "no pairs": lambda f: (f / "0002.parquet").unlink(),
@@ -212,11 +231,25 @@ DAMAGE = {
     "a weight above the scale": lambda f: _edit_pairs(f, 1, _set_column("weight", 112)),
     "a weight of 0": lambda f: _edit_pairs(f, 1, _set_column("weight", 0)),
     "an impossible score": lambda f: _edit_pairs(f, 1, _set_column("scores", [9999])),
+    "another score": lambda f: _edit_pairs(f, 1, _other_score),
+    "another token": lambda f: _edit_pairs(f, 1, _set_column("token", 3)),
+    "a context of another slot": lambda f: _edit_pairs(f, 1, _other_slot),
     "too few scores": lambda f: _edit_pairs(f, 1, _set_column("scores", [])),
     "no column of tokens": lambda f: _edit_pairs(f, 1, lambda t: t.drop_columns(["token"])),
     "a sheet that is none": lambda f: _edit_pairs(f, 1, _set_column("sheet", 99)),
     "a token that is missing": lambda f: _edit_pairs(f, 1, _set_column("token", None)),
 }
+
+
+def test_a_flipped_bit_anywhere_in_the_state_is_refused(world, state):
+    path = state / STATE_FILE
+    content = path.read_bytes()
+    for place in range(0, len(content), max(1, len(content) // 100)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(bytes(damaged))
+        with pytest.raises((DataError, ConfigurationMismatchError)):
+            _go_on(state, None, world)
 
 
 @pytest.mark.parametrize("name", DAMAGE)
