@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -186,14 +186,30 @@ def _read_records(content: bytes, check: SequentialCheck, origin: str) -> list[_
             f"{origin}: must be canonical JSON with the fields {sorted(fields)} and a "
             "right checksum; it is not. Restore the file as it was written."
         )
-    for name, value in bound.items():
-        if canonical_json(state[name]) != canonical_json(value):
+    for name, expected, found in _flatten(state, bound):
+        if canonical_json(expected) != canonical_json(found):
             raise ConfigurationMismatchError(
-                f"{origin}: its {name} must be that of this call; it is another. Continue with the "
-                "keyring, index, rule and alpha that it was started with, or start a new folder "
-                "with fresh outputs."
+                f"{origin}: {name} must be {_short(expected)} as when it was started; got "
+                f"{_short(found)}. Continue with that, or start a new folder with fresh outputs."
             )
     return [_read_record(record, len(check.sheets), origin) for record in state["batches"]]
+
+
+def _flatten(
+    state: Mapping[str, Any], bound: Mapping[str, Any]
+) -> Iterator[tuple[str, object, object]]:
+    """(field, as stored, as in this call); the settings one by one."""
+    for name, value in bound.items():
+        stored = state[name]
+        if name == "settings" and isinstance(stored, dict) and set(stored) == set(value):
+            yield from ((f"settings.{field}", stored[field], value[field]) for field in value)
+        else:
+            yield name, stored, value
+
+
+def _short(value: object) -> str:
+    text = canonical_json(value).decode("ascii")
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 def _read_record(record: object, sheets: int, origin: str) -> _Record:

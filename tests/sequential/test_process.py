@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import replace
@@ -106,6 +107,47 @@ def test_every_number_follows_from_the_class_tables(world, checks):
         assert one.rejected == (one.log10_p <= math.log10(SETTINGS.alpha))
     # some intersection holds all keys, so no key is found that the family is not
     assert verdict.log10_p <= min(one.log10_p for one in verdict.hypotheses) + 1e-9
+
+
+def test_evidence_that_was_reached_stays_when_later_batches_take_it_back(world, observed):
+    """Outputs of an innocent after those of the guilty: E falls, the anytime p does not rise."""
+    check = start(world.index, world.keyring, SETTINGS)
+    outputs, prompts = innocent("ordinary", world, np.random.default_rng(8))
+    path = write_outputs(world.folder / "after.jsonl", outputs, prompts)
+    for part in (observed[0], observe([path], world.tokenizer, world.keyring.public)):
+        check = add_outputs(check, part, world.index, world.keyring)
+    verdict = conclude(check, world.keyring)
+    first, last = (look.log10_e for look in verdict.looks)
+    assert last < first - 0.5
+    assert verdict.log10_e == last
+    assert verdict.log10_p == -first
+    assert verdict.found_evidence
+    # likewise for each key
+    before = conclude(
+        replace(check, batches=check.batches[:1], sheets=_after(check, 1)), world.keyring
+    )
+    for one, two in zip(before.hypotheses, verdict.hypotheses, strict=True):
+        assert two.log10_p <= one.log10_p
+        assert two.rejected >= one.rejected
+    assert any(
+        two.log10_e < one.log10_e
+        for one, two in zip(before.hypotheses, verdict.hypotheses, strict=True)
+    )
+
+
+def _after(check, number):
+    """The sheets as they were after some batches."""
+    sheets = []
+    for sheet in check.sheets:
+        processes = []
+        for process in sheet.processes:
+            looks = process.looks[:number]
+            table = functools.reduce(
+                ClassTable.merge, (look.table for look in looks), ClassTable(())
+            )
+            processes.append(replace(process, looks=looks, table=table))
+        sheets.append(replace(sheet, processes=tuple(processes)))
+    return tuple(sheets)
 
 
 def test_each_pair_is_revealed_once_with_the_weight_of_the_batch_in_which_it_came(

@@ -122,7 +122,7 @@ def test_the_same_outputs_are_refused_and_the_state_stays(world, observed, state
 )
 def test_other_terms_are_refused(world, observed, state, change):
     settings = CheckSettings(**{"placebo_keys": SETTINGS.placebo_keys, **change})
-    with pytest.raises(ConfigurationMismatchError, match="settings must be"):
+    with pytest.raises(ConfigurationMismatchError, match=f"settings.{next(iter(change))} must be"):
         _go_on(state, observed[2], world, settings)
 
 
