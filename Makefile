@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
-	lab clean
+	bench-sequential lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
@@ -33,6 +33,10 @@ bench-calibration: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.calibration --access weights --reference none --keyrings 150
 	$(BIN)/python -m benchmarks.calibration --access weights --reference right --keyrings 150
 	$(BIN)/python -m benchmarks.calibration --access weights --reference wrong --keyrings 150
+
+bench-sequential: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.sequential
+	$(BIN)/python -m benchmarks.sequential_pipeline
 
 # Hours, resumable: makes worlds and suspects (needs `make lab` first), then measures every test.
 bench-power: $(VENV)/.dev

@@ -72,13 +72,11 @@ class CheckSettings:
     alpha : family-wise error rate over all keys of the check (of this look, if there are several)
     rule : weight rule, a name of `provenance.weigh.RULES`
     placebo_keys : number of random keys of the placebo control
-    look : "I/K" if this is the I-th of K planned looks, whose alphas are added up
     """
 
     alpha: float = 1e-4
     rule: str = DEFAULT_RULE
     placebo_keys: int = 400
-    look: str = "1/1"
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 0.05:

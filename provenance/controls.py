@@ -38,7 +38,6 @@ __all__ = [
     "control_placebo",
     "control_slot",
     "control_unserved",
-    "list_unserved",
 ]
 
 LEVEL: Final = 1e-3

@@ -40,6 +40,7 @@ ROWS = [
     "check",
     "trajectory",
     "sequential",
+    "suspects",
     "evidence",
     "commands",
 ]

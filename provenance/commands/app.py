@@ -18,6 +18,7 @@ from provenance.commands import (
     index,
     keys,
     plan,
+    suspects,
     verify,
 )
 from provenance.commands.console import clean, words
@@ -42,6 +43,7 @@ app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.add_typer(evidence.app, name="evidence")
 app.command("detect")(detect.detect)
+app.command("suspects")(suspects.suspects)
 
 
 def main() -> NoReturn:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from provenance.commands.console import print_json, print_verdict, words
+from provenance.commands.marks import (
+    Keys,
+    MarkChoice,
+    SchemeConfig,
+    SchemeKeyCommand,
+    SchemeKeyFile,
+    SchemeName,
+    TokenizerFile,
+    VocabularySize,
+)
 from provenance.errors import UsageError
-from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 __all__ = ["check"]
 
 
 def check(
-    keys: Annotated[Path, typer.Option(help="Folder of the keyring.")],
     index: Annotated[Path, typer.Option(help="Folder of the index.")],
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="JSONL, gz, zst.")
     ] = None,
+    keys: Keys = None,
+    scheme: SchemeName = None,
+    scheme_config: SchemeConfig = None,
+    scheme_key_file: SchemeKeyFile = None,
+    scheme_key_command: SchemeKeyCommand = None,
+    vocabulary_size: VocabularySize = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
     ] = None,
@@ -55,9 +67,11 @@ def check(
     without_pairs: Annotated[
         bool, typer.Option("--without-pairs", help="With -o: leave the confidential pairs out.")
     ] = False,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
+    sequential: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a check that goes on: OUTPUTS are its next batch."),
     ] = None,
+    tokenizer: TokenizerFile = None,
     reference: Annotated[str, typer.Option(help="none, ngram, or a model's folder.")] = "none",
     reference_text: Annotated[
         list[Path] | None,
@@ -86,48 +100,38 @@ def check(
 
     Exit 1: evidence; 0: none, or a control failed.
     """
-    from provenance.check import examine_outputs
-    from provenance.commands.observing import Access, Observer, Reference
-    from provenance.commands.planning import choose_settings
-    from provenance.evidence.bundle import Contents, gather_plan, write_bundle
-    from provenance.keys.keyring import TOKENIZER_FILE, Keyring
-    from provenance.served.index import Index
-    from provenance.tokenizer import load_tokenizer
+    from provenance.commands.checking import Bench, Bundle, Wanted
+    from provenance.commands.observing import Access, Reference
+    from provenance.commands.sequential import refuse_with_sequential
 
-    access = Access.choose(outputs, weights, logprobs, read, documents)
+    if sequential is not None:
+        refuse_with_sequential(
+            [weights, read, logprobs, twins, innocent, scheme, disclose, without_pairs]
+        )
+    if sequential is not None and not outputs:
+        access = Access("outputs", ())
+    else:
+        access = Access.choose(outputs, weights, logprobs, read, documents)
     if twins and access.kind != "weights":
         raise UsageError("--twins must come with --weights; it did not. Give the model's folder.")
     if (disclose or without_pairs) and output is None:
         raise UsageError("--disclose and --without-pairs must come with -o. Name a folder.")
-    contents = gather_plan(plan) if plan else Contents()
-    from_text = access.kind == "outputs" and reference == "none"
-    default = DEFAULT_RULE if from_text else REFERENCE_RULE
-    # refuses nonsense before the suspect is read, which may take hours
-    choose_settings(contents.plan, None, alpha, rule, default, placebo_keys, bool(twins))
-    public = Keyring.load(keys)
-    loaded = load_tokenizer(tokenizer or keys / TOKENIZER_FILE, public)
-    opened = Index.open(index, public)
-    unlocked = public.unlock(keys)
-    expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
-    observer = Observer(expected, loaded, unlocked, opened)
-    pairs = observer.read_twins(twins or [])
-    observations = observer.observe(access)
-    innocents = {str(path): observer.observe(access.of(path)) for path in innocent or []}
-    settings = choose_settings(
-        contents.plan, observations.outputs, alpha, rule, default, placebo_keys, bool(twins)
+    choice = MarkChoice(
+        keys,
+        scheme,
+        scheme_config,
+        scheme_key_file,
+        scheme_key_command,
+        tokenizer,
+        vocabulary_size,
     )
-    with words.status("Checking"):
-        examination = examine_outputs(
-            observations, opened, unlocked, settings, innocents, contents.plan
-        )
-    verdict = examination.verdict
-    if pairs is not None and weights is not None:
-        verdict = replace(verdict, twins=observer.check_twins(pairs, weights, settings.alpha))
-    if output is not None:
-        contents = replace(contents, disclosed=disclose or (), pairs=not without_pairs)
-        write_bundle(output, replace(examination, verdict=verdict), unlocked, contents)
-    if as_json:
-        print_json(verdict.to_json())
+    expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
+    # refuses nonsense before the suspect is read, which may take hours
+    wanted = Wanted.choose(access, expected, plan, alpha, rule, placebo_keys, twins or [])
+    bench = Bench(choice, index, expected)
+    if sequential is not None:
+        found = bench.continue_check(sequential, access, wanted, output, as_json)
     else:
-        print_verdict(verdict)
-    raise typer.Exit(1 if verdict.found_evidence else 0)
+        bundle = Bundle(output, tuple(disclose or ()), not without_pairs)
+        found = bench.check(access, wanted, innocent or [], bundle, as_json)
+    raise typer.Exit(1 if found else 0)

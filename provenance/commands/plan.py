@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from provenance.commands.console import print_json, print_table, results, words
+from provenance.commands.plan_enough import enough
 from provenance.errors import StorageError, UsageError
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Analysis plans: what a check will do, fixed before.", no_args_is_help=True)
+app.command("enough")(enough)
 
 File = Annotated[Path, typer.Argument(metavar="PLAN.json", help="File of the plan.")]
 
@@ -63,12 +65,7 @@ def new(
     CheckSettings(alpha, rule, placebo_keys)
     public = Keyring.load(keys)
     with Index.open(index, public) as opened:
-        names = sorted(
-            key_name(slot.name, served.name)
-            for number, slot in enumerate(public.schedule.slots[1:], start=1)
-            for served in opened.values_served(number)
-            if served.contexts
-        )
+        names = sorted(key_name(*pair) for pair in opened.keys_served(public.schedule))
         content = opened.manifest.content_sha256
     made = write_plan(
         {

@@ -7,14 +7,13 @@
     plan.json, .tsq, .tsr  the plan, the request and the answer of a time-stamp authority
     pairs/                 scored pairs of every key, and those of the controls; confidential
     disclosed/             keys, if the user says so; whoever holds one can forge its mark
+    trajectory.json        how the evidence grew over the outputs, for the report
     report.html            the readable report
     manifest.json          every file with its SHA-256; written last
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,8 +30,9 @@ from provenance.evidence.manifest import (
     write_manifest,
 )
 from provenance.evidence.pairs import write_pairs
+from provenance.evidence.report import render_report
 from provenance.evidence.timestamp import read_timestamp
-from provenance.files import lock_folder, read_bytes, write_atomically, write_json
+from provenance.files import canonical_json, lock_folder, read_bytes, write_atomically, write_json
 from provenance.keys.keyring import KEYRING_FILE, SELECTOR, UnlockedKeyring, disclose
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
 from provenance.marks import Mark
@@ -46,6 +46,7 @@ __all__ = [
     "REPORT_FILE",
     "REQUEST_FILE",
     "RESPONSE_FILE",
+    "TRAJECTORY_FILE",
     "VERDICT_FILE",
     "Contents",
     "choose_disclosed",
@@ -53,7 +54,6 @@ __all__ = [
     "name_pairs",
     "name_pooled",
     "pooled_slots",
-    "render_report",
     "write_bundle",
 ]
 
@@ -62,10 +62,10 @@ PLAN_FILE: Final = "plan.json"
 REQUEST_FILE: Final = "plan.tsq"
 RESPONSE_FILE: Final = "plan.tsr"
 REPORT_FILE: Final = "report.html"
+TRAJECTORY_FILE: Final = "trajectory.json"
 PAIRS_FOLDER: Final = "pairs"
 DISCLOSED_FOLDER: Final = "disclosed"
 CONTROL_PAIRS: Final = f"{PAIRS_FOLDER}/control"
-_REPORT_MODULE: Final = "provenance.evidence.report"
 _OWN_FILES: Final = frozenset(
     {
         MANIFEST_FILE,
@@ -77,6 +77,7 @@ _OWN_FILES: Final = frozenset(
         REQUEST_FILE,
         RESPONSE_FILE,
         REPORT_FILE,
+        TRAJECTORY_FILE,
     }
 )
 _OWN_FOLDERS: Final = frozenset({PAIRS_FOLDER, DISCLOSED_FOLDER})
@@ -92,6 +93,7 @@ class Contents:
     request, response : bytes of its timestamp request and response, if any
     disclosed : names of keys to reveal; see `choose_disclosed`
     pairs : write the scored pairs
+    trajectory : how the evidence grew (`provenance.trajectory`), or None
     """
 
     plan: Plan | None = None
@@ -99,6 +101,7 @@ class Contents:
     response: bytes | None = None
     disclosed: Sequence[str] = ()
     pairs: bool = True
+    trajectory: Mapping[str, Any] | None = None
 
 
 def gather_plan(path: Path) -> Contents:
@@ -147,7 +150,13 @@ def write_bundle(
             (PLAN_FILE, plan.content if plan else None),
             (REQUEST_FILE, contents.request),
             (RESPONSE_FILE, contents.response),
-            (REPORT_FILE, render_report(document, plan.document if plan else None)),
+            (TRAJECTORY_FILE, canonical_json(contents.trajectory) if contents.trajectory else None),
+            (
+                REPORT_FILE,
+                render_report(
+                    document, contents.trajectory, plan.document if plan else None
+                ).encode("utf-8"),
+            ),
         ):
             if content is not None:
                 write_atomically(folder / name, content)
@@ -201,16 +210,6 @@ def pooled_slots(schedule: Schedule, served: Sequence[tuple[str, str]]) -> dict[
     """Slots whose pooled pairs the control of unserved values needs, with their numbers."""
     needed = {slot for slot, _ in list_unserved(schedule, served)}
     return {name: number for number, name in enumerate(schedule.names) if name in needed}
-
-
-def render_report(
-    verdict: Mapping[str, Any], plan: Mapping[str, Any] | None = None
-) -> bytes | None:
-    """report.html of a verdict; None if this installation cannot render it."""
-    if importlib.util.find_spec(_REPORT_MODULE) is None:
-        return None
-    module = importlib.import_module(_REPORT_MODULE)
-    return str(module.render_report(verdict, plan=plan)).encode("utf-8")
 
 
 def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule) -> None:

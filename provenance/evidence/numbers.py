@@ -18,11 +18,11 @@ from provenance.evidence.bundle import (
     DISCLOSED_FOLDER,
     PAIRS_FOLDER,
     REPORT_FILE,
+    TRAJECTORY_FILE,
     VERDICT_FILE,
     name_pairs,
     name_pooled,
     pooled_slots,
-    render_report,
 )
 from provenance.evidence.manifest import describe_environment
 from provenance.evidence.pairs import CSV, PARQUET, read_pairs
@@ -34,6 +34,7 @@ from provenance.evidence.rebuild import (
     rebuild_controls,
     rebuild_verdict,
 )
+from provenance.evidence.report import render_report
 from provenance.evidence.state import State
 from provenance.evidence.steps import NotPossibleError, StepFailedError
 from provenance.files import read_bytes, read_json
@@ -325,10 +326,14 @@ def check_report(state: State) -> str:
     """report.html is what this version makes of the verdict."""
     if REPORT_FILE not in state.whole.names:
         raise NotPossibleError("the bundle holds no report")
+    trajectory = None
+    if TRAJECTORY_FILE in state.whole.names:
+        trajectory = read_json(state.folder / TRAJECTORY_FILE)
     plan = state.plan.document if state.plan else None
-    made = render_report(state.document, plan)
-    if made is None:
-        raise NotPossibleError("this installation renders no reports")
+    try:
+        made = render_report(state.document, trajectory, plan).encode("utf-8")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StepFailedError(TRAJECTORY_FILE, f"must be drawable; got: {error}") from error
     if made == read_bytes(state.folder / REPORT_FILE):
         return "the same bytes"
     theirs, mine = state.whole.environment, describe_environment()

@@ -9,7 +9,7 @@ no function that weighs a revealed coin again, and none that takes a batch under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,11 +28,12 @@ from provenance.scoring import WeightedPairs, weigh_observations
 from provenance.sequential.controls import control_placebos
 from provenance.sequential.sheets import Batch, Role, SequentialCheck, Sheet, extend_sheet
 from provenance.served.index import Index
+from provenance.stats.sequential import Reveal
 from provenance.stats.sequential import start as start_process
 from provenance.suspect.observations import Observations
 from provenance.weigh import MAXIMAL_WEIGHTS
 
-__all__ = ["add_outputs", "start"]
+__all__ = ["add_outputs", "list_reveals", "start"]
 
 
 def start(index: Index, keyring: UnlockedKeyring, settings: CheckSettings) -> SequentialCheck:
@@ -44,23 +45,12 @@ def start(index: Index, keyring: UnlockedKeyring, settings: CheckSettings) -> Se
     keyring : unlocked
     settings : alpha of all keys and all looks together, weight rule, number of placebo keys
 
-    Raises UsageError for planned looks, DataError for an index without marked responses.
+    Raises DataError for an index without marked responses.
     """
-    if settings.look != "1/1":
-        raise UsageError(
-            f"a sequential check must not have planned looks; got look {settings.look}. "
-            "It may be looked at after every batch anyway."
-        )
     public = keyring.public
     law = make_scheme(public.scheme.name, public.scheme.parameters).null_law
     process = start_process(law, MAXIMAL_WEIGHTS[settings.rule], keyring.context_width + 1)
-    tested = [
-        (slot.name, served.name)
-        for number, slot in enumerate(keyring.schedule.slots)
-        if slot.name != CONTROL
-        for served in index.values_served(number)
-        if served.contexts
-    ]
+    tested = index.keys_served(keyring.schedule)
     if not tested:
         raise DataError(
             "the index must hold marked responses; it holds none. Nothing could ever be tested: "
@@ -116,11 +106,8 @@ def add_outputs(
     sheets, revealed, known = [], [], []
     for sheet in check.sheets:
         pairs = sheet.pick(weighing)
-        keys = [keyring.key(*key) for key in sheet.keys]
         # only here are keys opened, on the new pairs, when add_batch has their weights
-        extended, own, ignored = extend_sheet(
-            sheet, pairs, [_opener(pairs, key, scheme) for key in keys]
-        )
+        extended, own, ignored = extend_sheet(sheet, pairs, list_reveals(sheet, pairs, keyring))
         sheets.append(extended)
         revealed.append(own)
         known.append(ignored)
@@ -130,7 +117,13 @@ def add_outputs(
     return replace(grown, batches=(*check.batches, batch))
 
 
-def _opener(pairs: WeightedPairs, key: Key, scheme: Scheme) -> Callable[..., NDArray[np.int64]]:
+def list_reveals(sheet: Sheet, pairs: WeightedPairs, keyring: UnlockedKeyring) -> list[Reveal]:
+    """Callbacks that open coins of these pairs, one per key of the sheet; none is opened here."""
+    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
+    return [_opener(pairs, keyring.key(*key), scheme) for key in sheet.keys]
+
+
+def _opener(pairs: WeightedPairs, key: Key, scheme: Scheme) -> Reveal:
     def reveal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return scheme.score(key.words(pairs.contexts[rows], pairs.tokens[rows]))
 

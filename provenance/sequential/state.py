@@ -7,20 +7,23 @@
         0001.parquet     what batch 1 revealed: sheet, context, token, weight, one score per key
         0002.parquet     ...
 
-state.json holds what the check is bound to and, per batch, the hashes of its outputs and of its
-Parquet file. E-processes are not stored: loading replays every batch through the rules of
-`provenance.stats.sequential`, so a file that breaks one of them is refused. What a crash left
-behind is overwritten, since state.json does not name it.
+state.json holds what the check is bound to, a checksum of itself and, per batch, the hashes of its
+outputs and of its Parquet file. E-processes are not stored: loading replays every batch through the
+rules of `provenance.stats.sequential` and compares slots and scores with those of the keyring, so a
+file that breaks a rule is refused. What a crash left behind is overwritten, since state.json does
+not name it.
 
-What cannot be noticed: an older copy of the whole folder. `sha256` of the state names its content;
-write it down after every batch. The files are as confidential as the index, mode 0600.
+What cannot be noticed: an older copy of the whole folder, or weights that were changed together
+with the hash. The SHA-256 of state.json covers both; write it down after every batch. Whoever has
+the outputs repeats the batches into an empty folder and gets the same bytes. The files are as
+confidential as the index, mode 0600.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provenance.check import CheckSettings
-from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.files import (
     canonical_json,
     lock_folder,
@@ -40,10 +43,9 @@ from provenance.files import (
 )
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.scoring import WeightedPairs
-from provenance.sequential.process import add_outputs, start
+from provenance.sequential.process import add_outputs, list_reveals, start
 from provenance.sequential.sheets import Batch, Revealed, SequentialCheck, extend_sheet
 from provenance.served.index import Index
-from provenance.stats.sequential import Reveal
 from provenance.suspect.observations import Observations
 from provenance.verdict import Control
 
@@ -97,14 +99,16 @@ def continue_check(
     `process.add_outputs`.
     """
     with lock_folder(folder):
-        check, sha256 = _load(folder, start(index, keyring, settings))
+        check, sha256 = _load(folder, start(index, keyring, settings), keyring)
         if observations is None:
             return check, sha256
         check = add_outputs(check, observations, index, keyring)
         return check, _save(folder, check)
 
 
-def _load(folder: Path, check: SequentialCheck) -> tuple[SequentialCheck, str]:
+def _load(
+    folder: Path, check: SequentialCheck, keyring: UnlockedKeyring
+) -> tuple[SequentialCheck, str]:
     """Replay what the folder holds onto a new check."""
     path = folder / STATE_FILE
     if not path.exists():
@@ -113,7 +117,7 @@ def _load(folder: Path, check: SequentialCheck) -> tuple[SequentialCheck, str]:
     for number, record in enumerate(_read_records(content, check, str(path)), start=1):
         file = folder / _pairs_file(number)
         revealed = _read_pairs(file, record.pairs_sha256, check)
-        check = _replay(check, revealed, record, str(file))
+        check = _replay(check, revealed, record, keyring, str(file))
     return check, hashlib.sha256(content).hexdigest()
 
 
@@ -134,9 +138,15 @@ def _save(folder: Path, check: SequentialCheck) -> str:
             for batch in (*check.batches[:-1], last)
         ],
     }
-    content = canonical_json(state)
+    content = canonical_json({**state, "content_sha256": _checksum(state)})
     write_atomically(folder / STATE_FILE, content, _MODE)
     return hashlib.sha256(content).hexdigest()
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """Over all fields but itself: sees damage in what nothing else depends on."""
+    rest = {name: value for name, value in state.items() if name != "content_sha256"}
+    return hashlib.sha256(canonical_json(rest)).hexdigest()
 
 
 def _pairs_file(number: int) -> str:
@@ -165,24 +175,41 @@ def _read_records(content: bytes, check: SequentialCheck, origin: str) -> list[_
             f"{origin}: must be a state of format {_FORMAT!r}; it is not. "
             "Name the folder of a sequential check, or a new one."
         )
-    fields = {*bound, "batches"}
+    fields = {*bound, "batches", "content_sha256"}
     if (
         set(state) != fields
         or canonical_json(state) != content
+        or state["content_sha256"] != _checksum(state)
         or not isinstance(state["batches"], list)
     ):
         raise DataError(
-            f"{origin}: must be canonical JSON with the fields {sorted(fields)}; it "
-            "is not. Restore the file as it was written."
+            f"{origin}: must be canonical JSON with the fields {sorted(fields)} and a "
+            "right checksum; it is not. Restore the file as it was written."
         )
-    for name, value in bound.items():
-        if canonical_json(state[name]) != canonical_json(value):
+    for name, expected, found in _flatten(state, bound):
+        if canonical_json(expected) != canonical_json(found):
             raise ConfigurationMismatchError(
-                f"{origin}: its {name} must be that of this call; it is another. Continue with the "
-                "keyring, index, rule and alpha that it was started with, or start a new folder "
-                "with fresh outputs."
+                f"{origin}: {name} must be {_short(expected)} as when it was started; got "
+                f"{_short(found)}. Continue with that, or start a new folder with fresh outputs."
             )
     return [_read_record(record, len(check.sheets), origin) for record in state["batches"]]
+
+
+def _flatten(
+    state: Mapping[str, Any], bound: Mapping[str, Any]
+) -> Iterator[tuple[str, object, object]]:
+    """(field, as stored, as in this call); the settings one by one."""
+    for name, value in bound.items():
+        stored = state[name]
+        if name == "settings" and isinstance(stored, dict) and set(stored) == set(value):
+            yield from ((f"settings.{field}", stored[field], value[field]) for field in value)
+        else:
+            yield name, stored, value
+
+
+def _short(value: object) -> str:
+    text = canonical_json(value).decode("ascii")
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 def _read_record(record: object, sheets: int, origin: str) -> _Record:
@@ -208,13 +235,17 @@ def _read_record(record: object, sheets: int, origin: str) -> _Record:
 
 
 def _replay(
-    check: SequentialCheck, revealed: tuple[Revealed, ...], record: _Record, origin: str
+    check: SequentialCheck,
+    revealed: tuple[Revealed, ...],
+    record: _Record,
+    keyring: UnlockedKeyring,
+    origin: str,
 ) -> SequentialCheck:
     """Run one stored batch through the rules that it went through when it was added."""
     sheets = []
     for sheet, own in zip(check.sheets, revealed, strict=True):
-        reveals = [_stored(own, column) for column in range(len(sheet.keys))]
         try:
+            reveals = list_reveals(sheet, own.pairs, keyring)
             grown, again, known = extend_sheet(sheet, own.pairs, reveals)
         except (UsageError, DataError) as error:
             raise DataError(f"{origin}: breaks a rule of sequential checks: {error}") from error
@@ -222,6 +253,12 @@ def _replay(
             raise DataError(
                 f"{origin}: must hold new pairs only; it repeats revealed ones. "
                 "Restore the file as it was written."
+            )
+        slots = np.array(keyring.schedule.names)[keyring.slots_of(own.pairs.contexts)]
+        if not np.array_equal(again.scores, own.scores) or (slots != sheet.slot).any():
+            raise DataError(
+                f"{origin}: its slots and scores must be those that the keyring gives; they are "
+                "not. Restore the file as it was written."
             )
         sheets.append(grown)
     batch = Batch(
@@ -232,10 +269,6 @@ def _replay(
         record.pairs_sha256,
     )
     return replace(check, sheets=tuple(sheets), batches=(*check.batches, batch))
-
-
-def _stored(revealed: Revealed, column: int) -> Reveal:
-    return lambda rows: revealed.scores[rows, column]
 
 
 def _write_pairs(batch: Batch, check: SequentialCheck) -> bytes:
@@ -254,7 +287,7 @@ def _write_pairs(batch: Batch, check: SequentialCheck) -> bytes:
         ),
     }
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
+    pq.write_table(pa.table(columns, _schema(check.width)), sink, compression="zstd")
     return sink.getvalue()
 
 
@@ -265,31 +298,43 @@ def _read_pairs(path: Path, sha256: str, check: SequentialCheck) -> tuple[Reveal
             f"{path}: must have the hash that {STATE_FILE} names; it has another. "
             "Restore the file as it was written."
         )
-    names = ["sheet", *(f"c{i + 1}" for i in range(check.width)), "token", "weight", "scores"]
+    schema = _schema(check.width)
     try:
-        table = pq.read_table(io.BytesIO(content), columns=names).combine_chunks()
+        table = pq.read_table(io.BytesIO(content)).combine_chunks()
+        if not table.schema.equals(schema) or any(column.null_count for column in table.columns):
+            raise ValueError(f"other columns than {schema.names}, or missing values")
         sheet = table["sheet"].to_numpy()
-        contexts = np.column_stack([table[name].to_numpy() for name in names[1:-3]])
-        tokens, weights = table["token"].to_numpy(), table["weight"].to_numpy()
-        scores = [
-            table["scores"].filter(pa.array(sheet == number)).combine_chunks().flatten().to_numpy()
-            for number in range(len(check.sheets))
-        ]
-        return tuple(
-            Revealed(
-                WeightedPairs(
-                    contexts[sheet == number].astype(np.uint32),
-                    tokens[sheet == number].astype(np.uint32),
-                    weights[sheet == number].astype(np.int64),
-                ),
-                scores[number].reshape(-1, len(own.keys)).astype(np.int64),
-            )
-            for number, own in enumerate(check.sheets)
-        )
-    except (pa.ArrowException, KeyError, ValueError) as error:
+        scores = table["scores"].combine_chunks()
+        widths = np.array([len(own.keys) for own in check.sheets])
+        if not np.array_equal(np.diff(scores.offsets.to_numpy()), widths[sheet]):
+            raise ValueError("another number of scores than keys")
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         reason = str(error).split("\n")[0]
         raise DataError(
             f"{path}: must hold the pairs of a batch; got: {reason}. Restore the file."
         ) from error
-    except OSError as error:  # pragma: no cover - pyarrow reports some damage as OSError
-        raise StorageError(f"{path}: must be readable; got: {error}. Restore the file.") from error
+    contexts = np.column_stack([table[name].to_numpy() for name in schema.names[1:-3]])
+    tokens, weights = table["token"].to_numpy(), table["weight"].to_numpy()
+    flat, owner = scores.flatten().to_numpy().astype(np.int64), np.repeat(sheet, widths[sheet])
+    return tuple(
+        Revealed(
+            WeightedPairs(
+                contexts[sheet == number], tokens[sheet == number], weights[sheet == number]
+            ),
+            flat[owner == number].reshape(-1, widths[number]),
+        )
+        for number in range(len(check.sheets))
+    )
+
+
+def _schema(width: int) -> Any:
+    """Columns of a pairs file."""
+    return pa.schema(
+        [
+            ("sheet", pa.uint16()),
+            *((f"c{i + 1}", pa.uint32()) for i in range(width)),
+            ("token", pa.uint32()),
+            ("weight", pa.int64()),
+            ("scores", pa.large_list(pa.int32())),
+        ]
+    )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from provenance.errors import DataError, StorageError, UsageError
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import Keyring
+from provenance.keys.schedule import Schedule
 from provenance.served.build import build_index, merge_indexes
 from provenance.served.manifest import IndexManifest, ServedSlot, ServedValue
 from provenance.served.table import Audit, RowGroup, read_table
@@ -154,6 +155,19 @@ class Index:
         query, value, responses = (np.concatenate(parts) for parts in zip(*found, strict=True))
         by_query = np.argsort(query, kind="stable")
         return Matches(query[by_query], value[by_query], responses[by_query])
+
+    def keys_served(self, schedule: Schedule) -> list[tuple[str, str]]:
+        """(slot, value) of every key that marked a context of this index, in the schedule's order.
+
+        Those are the keys that a check tests.
+        """
+        return [
+            (slot.name, served.name)
+            for number, slot in enumerate(schedule.slots)
+            if number != _CONTROL_SLOT
+            for served in self.values_served(number)
+            if served.contexts
+        ]
 
     def evened(self) -> Index:
         """The same index, as if every context had been served once under the global key.
