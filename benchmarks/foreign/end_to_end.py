@@ -1,0 +1,216 @@
+"""End to end under somebody else's mark: transformers marks, a student learns, `check` finds it.
+
+    python -m benchmarks.foreign.end_to_end [--models benchmarks/lab/work]
+
+1. The lab's teacher answers prompts through `model.generate(watermarking_config=...)` of
+   transformers itself, with `WatermarkingConfig` (left-hash, bias 2, a random 31-bit key); and once
+   more without a mark.
+2. A student is the lab's base model, fine-tuned on the marked responses; its innocent twin is the
+   same, fine-tuned on the unmarked responses to the same prompts, with the same seeds.
+3. Both answer other prompts, unmarked.
+4. The command line does the rest: `index build --scheme`, `check --scheme --reference BASE`.
+
+Every step is kept in the work folder and not done again. Needs `make lab` first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import WatermarkingConfig
+
+from benchmarks.lab import models, sampling
+from benchmarks.lab.tokenizer import load_tokenizer
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results/foreign.json"
+SERVED, ASKED, BATCH = 768, 512, 64
+STEPS, TOKENS_PER_STEP, LEARNING_RATE = 350, 1024, 1e-3
+KEY, BIAS, RATIO = 1_848_266_933, 2.0, 0.25
+
+Responses = list[list[int]]
+
+
+def load_prompts(folder: Path, start: int, count: int) -> list[str]:
+    """`count` prompts of the lab from `start` on."""
+    with (folder / "prompts.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line)["prompt"] for line in lines][start : start + count]
+
+
+def configuration() -> WatermarkingConfig:
+    """What the serving engineer wrote."""
+    return WatermarkingConfig(
+        greenlist_ratio=RATIO, bias=BIAS, hashing_key=KEY, seeding_scheme="lefthash"
+    )
+
+
+def serve(folder: Path, prompts: list[str], marked: bool) -> Responses:
+    """Responses of the teacher by transformers' own `generate`, 160 tokens each."""
+    model = models.load_model(folder / "teacher")
+    found: Responses = []
+    for number, batch in enumerate(encode(folder, prompts).split(BATCH)):
+        torch.manual_seed(1000 * marked + number)
+        ids = model.generate(
+            batch,
+            attention_mask=torch.ones_like(batch),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=sampling.NEW_TOKENS,
+            min_new_tokens=sampling.NEW_TOKENS,
+            watermarking_config=configuration() if marked else None,
+        )
+        found += ids[:, batch.shape[1] :].tolist()
+    return found
+
+
+def encode(folder: Path, prompts: list[str]) -> torch.Tensor:
+    return sampling.encode_prompts(load_tokenizer(folder), prompts)
+
+
+def train(folder: Path, target: Path, documents: Responses, label: str) -> None:
+    """Fine-tune the base model on the documents."""
+    model = models.train(
+        models.load_model(folder / "base"),
+        models.pack(documents),
+        steps=STEPS,
+        tokens_per_step=TOKENS_PER_STEP,
+        learning_rate=LEARNING_RATE,
+        seed=11,
+        threads=1,
+        label=label,
+    )
+    models.save_model(model, target, load_tokenizer(folder))
+
+
+def ask(folder: Path, suspect: Path, path: Path) -> None:
+    """Unmarked answers to prompts that were not served, as users bring them."""
+    prompts, tokenizer = load_prompts(folder, 4608, ASKED), load_tokenizer(folder)
+    model, lines = models.load_model(suspect), []
+    for number, batch in enumerate(encode(folder, prompts).split(BATCH)):
+        ids = sampling.generate(
+            model, batch, sampling.NEW_TOKENS, sampling.random_draw(1.0, 77 + number)
+        )
+        lines += [tokenizer.decode(row) for row in ids.tolist()]
+    records = [
+        json.dumps({"prompt": prompt, "output": text})
+        for prompt, text in zip(prompts, lines, strict=True)
+    ]
+    path.write_text("\n".join(records) + "\n")
+
+
+def write_log(folder: Path, path: Path, prompts: list[str], responses: Responses) -> None:
+    """The served log as JSONL."""
+    asked = encode(folder, prompts).tolist()
+    records = [
+        {
+            "response_id": f"r{i}",
+            "time": "2026-04-01T12:00:00Z",
+            "labels": {},
+            "token_ids": ids,
+            "prompt_token_ids": prompt,
+            "marked": True,
+        }
+        for i, (ids, prompt) in enumerate(zip(responses, asked, strict=True))
+    ]
+    path.write_text("\n".join(json.dumps(record) for record in records) + "\n")
+
+
+def make(folder: Path, work: Path) -> None:
+    """Everything that `check` needs; what is there already is kept."""
+    prompts = load_prompts(folder, 0, SERVED)
+    for name, marked in (("student", True), ("twin", False)):
+        responses = work / f"{name}-responses.json"
+        if not responses.exists():
+            responses.write_text(json.dumps(serve(folder, prompts, marked)))
+            print(f"{name}: served", flush=True)
+        found = json.loads(responses.read_text())
+        if not (work / name / "config.json").exists():
+            asked = encode(folder, prompts).tolist()
+            documents = [prompt + ids for prompt, ids in zip(asked, found, strict=True)]
+            train(folder, work / name, documents, name)
+        if not (work / f"{name}.jsonl").exists():
+            ask(folder, work / name, work / f"{name}.jsonl")
+        if marked:
+            write_log(folder, work / "served.jsonl", prompts, found)
+    config = configuration().to_dict()
+    key = config.pop("hashing_key")
+    (work / "config.json").write_text(json.dumps(config))
+    (work / "key").unlink(missing_ok=True)
+    (work / "key").touch(mode=0o600)
+    (work / "key").write_text(str(key))
+
+
+def run(folder: Path, work: Path, *words: str) -> str:
+    """One call of the command line; evidence exits 1, which is no failure here."""
+    scheme = ["--scheme", "hf-lefthash", "--scheme-config", str(work / "config.json")]
+    scheme += ["--scheme-key-file", str(work / "key"), "--tokenizer"]
+    scheme += [str(folder / "tokenizer.json"), "--vocabulary-size", "4096"]
+    command = [sys.executable, "cli.py", *words, *scheme]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parents[1])
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.stderr)
+    return done.stdout
+
+
+def check(folder: Path, work: Path, name: str, reference: str, *more: str) -> dict[str, Any]:
+    """The verdict on one suspect, without its class tables."""
+    words = ["check", str(work / f"{name}.jsonl"), "--index", str(work / "index"), "--json"]
+    if reference == "base":
+        words += ["--reference", str(folder / "base")]
+    verdict = json.loads(run(folder, work, *words, *more))
+    first = verdict["hypotheses"][0]
+    return {
+        "suspect": name,
+        "reference": reference,
+        "conclusion": verdict["conclusion"],
+        "log10_p": verdict["log10_p"],
+        "z": first["tail"]["z"],
+        "coins": first["tail"]["coins"],
+        "controls": {c["name"].split("/")[-1]: c["detail"] for c in verdict["controls"]},
+        "controls_passed": verdict["controls_passed"],
+        "caveat": verdict["caveat"],
+    }
+
+
+def main() -> None:
+    """Make, check, write the results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--models", type=Path, default=HERE.parent / "lab/work")
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    folder, work = arguments.models.resolve(), arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    make(folder, work)
+    run(folder, work, "index", "build", str(work / "served.jsonl"), "-o", str(work / "index"))
+    rows = []
+    for reference in ("none", "base"):
+        innocent = ("--innocent", str(work / "twin.jsonl"))
+        rows.append(check(folder, work, "student", reference, *innocent))
+        rows.append(check(folder, work, "twin", reference))
+    result = {
+        "command": "python -m benchmarks.foreign.end_to_end",
+        "scheme": "hf-lefthash by transformers' generate(watermarking_config=WatermarkingConfig)",
+        "bias": BIAS,
+        "greenlist_ratio": RATIO,
+        "served_tokens": SERVED * sampling.NEW_TOKENS,
+        "training_tokens": STEPS * TOKENS_PER_STEP,
+        "output_tokens": ASKED * sampling.NEW_TOKENS,
+        "seconds": round(time.perf_counter() - started),
+        "checks": rows,
+    }
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    for row in rows:
+        print({name: row[name] for name in ("suspect", "reference", "conclusion", "log10_p", "z")})
+
+
+if __name__ == "__main__":
+    main()
