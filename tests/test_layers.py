@@ -17,6 +17,7 @@ ROWS = [
     "engine",
     "lines",
     "coins",
+    "distinct",
     "contexts",
     "stats",
     "keys",
