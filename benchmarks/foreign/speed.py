@@ -193,7 +193,7 @@ CASES: Final[dict[str, tuple[int, Callable[[Any], Timed]]]] = {
     "hf-lefthash": (2_000, transformers_green),
     "hf-selfhash": (2_000, transformers_green),
     "hf-synthid": (100_000, transformers_synthid),
-    "vllm-gumbel": (100_000, vllm_gumbel),
+    "vllm-gumbel": (400_000, vllm_gumbel),
     "vllm-dual-key-gumbel": (100_000, vllm_gumbel),
     "textseal-greenlist": (100_000, textseal),
     "textseal-gumbel": (100_000, textseal),
