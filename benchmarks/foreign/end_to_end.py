@@ -1,10 +1,10 @@
 """End to end under somebody else's mark: transformers marks, a student learns, `check` finds it.
 
-    python -m benchmarks.foreign.end_to_end [--models benchmarks/lab/work]
+    python -m benchmarks.foreign.end_to_end [--models benchmarks/lab/work] [hf-lefthash hf-synthid]
 
 1. The lab's teacher answers prompts through `model.generate(watermarking_config=...)` of
-   transformers itself, with `WatermarkingConfig` (left-hash, bias 2, a random 31-bit key); and once
-   more without a mark.
+   transformers itself, with `WatermarkingConfig` (left-hash, bias 2, a random 31-bit key) or
+   `SynthIDTextWatermarkingConfig` (10 random keys, n-grams of 3); and once more without a mark.
 2. A student is the lab's base model, fine-tuned on the marked responses; its innocent twin is the
    same, fine-tuned on the unmarked responses to the same prompts, with the same seeds.
 3. Both answer other prompts, unmarked.
@@ -19,12 +19,12 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import WatermarkingConfig
+from transformers import SynthIDTextWatermarkingConfig, WatermarkingConfig
 
 from benchmarks.lab import models, sampling
 from benchmarks.lab.tokenizer import load_tokenizer
@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results/foreign.json"
 SERVED, ASKED, BATCH = 768, 512, 64
 STEPS, TOKENS_PER_STEP, LEARNING_RATE = 350, 1024, 1e-3
+TWIN = "twin"
 KEY, BIAS, RATIO = 1_848_266_933, 2.0, 0.25
 
 Responses = list[list[int]]
@@ -44,19 +45,24 @@ def load_prompts(folder: Path, start: int, count: int) -> list[str]:
         return [json.loads(line)["prompt"] for line in lines][start : start + count]
 
 
-def configuration() -> WatermarkingConfig:
-    """What the serving engineer wrote."""
-    return WatermarkingConfig(
-        greenlist_ratio=RATIO, bias=BIAS, hashing_key=KEY, seeding_scheme="lefthash"
-    )
+def configuration(scheme: str) -> WatermarkingConfig | SynthIDTextWatermarkingConfig | None:
+    """What the serving engineer wrote; None for the unmarked responses of the twin."""
+    if scheme == "hf-lefthash":
+        return WatermarkingConfig(
+            greenlist_ratio=RATIO, bias=BIAS, hashing_key=KEY, seeding_scheme="lefthash"
+        )
+    if scheme == "hf-synthid":
+        keys = np.random.default_rng(KEY).integers(0, 1 << 31, 10).tolist()
+        return SynthIDTextWatermarkingConfig(ngram_len=3, keys=keys)
+    return None
 
 
-def serve(folder: Path, prompts: list[str], marked: bool) -> Responses:
+def serve(folder: Path, prompts: list[str], scheme: str) -> Responses:
     """Responses of the teacher by transformers' own `generate`, 160 tokens each."""
     model = models.load_model(folder / "teacher")
     found: Responses = []
     for number, batch in enumerate(encode(folder, prompts).split(BATCH)):
-        torch.manual_seed(1000 * marked + number)
+        torch.manual_seed(1000 * (scheme != TWIN) + number)
         ids = model.generate(
             batch,
             attention_mask=torch.ones_like(batch),
@@ -64,7 +70,7 @@ def serve(folder: Path, prompts: list[str], marked: bool) -> Responses:
             top_k=0,
             max_new_tokens=sampling.NEW_TOKENS,
             min_new_tokens=sampling.NEW_TOKENS,
-            watermarking_config=configuration() if marked else None,
+            watermarking_config=configuration(scheme),
         )
         found += ids[:, batch.shape[1] :].tolist()
     return found
@@ -122,35 +128,36 @@ def write_log(folder: Path, path: Path, prompts: list[str], responses: Responses
     path.write_text("\n".join(json.dumps(record) for record in records) + "\n")
 
 
-def make(folder: Path, work: Path) -> None:
-    """Everything that `check` needs; what is there already is kept."""
-    prompts = load_prompts(folder, 0, SERVED)
-    for name, marked in (("student", True), ("twin", False)):
-        responses = work / f"{name}-responses.json"
-        if not responses.exists():
-            responses.write_text(json.dumps(serve(folder, prompts, marked)))
-            print(f"{name}: served", flush=True)
-        found = json.loads(responses.read_text())
-        if not (work / name / "config.json").exists():
-            asked = encode(folder, prompts).tolist()
-            documents = [prompt + ids for prompt, ids in zip(asked, found, strict=True)]
-            train(folder, work / name, documents, name)
-        if not (work / f"{name}.jsonl").exists():
-            ask(folder, work / name, work / f"{name}.jsonl")
-        if marked:
-            write_log(folder, work / "served.jsonl", prompts, found)
-    config = configuration().to_dict()
-    key = config.pop("hashing_key")
-    (work / "config.json").write_text(json.dumps(config))
-    (work / "key").unlink(missing_ok=True)
-    (work / "key").touch(mode=0o600)
-    (work / "key").write_text(str(key))
+def make(folder: Path, work: Path, name: str) -> None:
+    """A student of this scheme, or the twin, and its answers; what is there already is kept."""
+    prompts, own = load_prompts(folder, 0, SERVED), work / name
+    own.mkdir(parents=True, exist_ok=True)
+    responses = own / "responses.json"
+    if not responses.exists():
+        responses.write_text(json.dumps(serve(folder, prompts, name)))
+        print(f"{name}: served", flush=True)
+    found = json.loads(responses.read_text())
+    if not (own / "model/config.json").exists():
+        asked = encode(folder, prompts).tolist()
+        documents = [prompt + ids for prompt, ids in zip(asked, found, strict=True)]
+        train(folder, own / "model", documents, name)
+    if not (own / "outputs.jsonl").exists():
+        ask(folder, own / "model", own / "outputs.jsonl")
+    if (marked := configuration(name)) is None:
+        return
+    write_log(folder, own / "served.jsonl", prompts, found)
+    config = marked.to_dict()
+    key = config.pop("hashing_key" if name == "hf-lefthash" else "keys")
+    (own / "config.json").write_text(json.dumps(config))
+    (own / "key").unlink(missing_ok=True)
+    (own / "key").touch(mode=0o600)
+    (own / "key").write_text(json.dumps(key))
 
 
-def run(folder: Path, work: Path, *words: str) -> str:
+def run(folder: Path, own: Path, *words: str) -> str:
     """One call of the command line; evidence exits 1, which is no failure here."""
-    scheme = ["--scheme", "hf-lefthash", "--scheme-config", str(work / "config.json")]
-    scheme += ["--scheme-key-file", str(work / "key"), "--tokenizer"]
+    scheme = ["--scheme", own.name, "--scheme-config", str(own / "config.json")]
+    scheme += ["--scheme-key-file", str(own / "key"), "--tokenizer"]
     scheme += [str(folder / "tokenizer.json"), "--vocabulary-size", "4096"]
     command = [sys.executable, "cli.py", *words, *scheme]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parents[1])
@@ -159,14 +166,16 @@ def run(folder: Path, work: Path, *words: str) -> str:
     return done.stdout
 
 
-def check(folder: Path, work: Path, name: str, reference: str, *more: str) -> dict[str, Any]:
+def check(folder: Path, own: Path, name: str, reference: str, *more: str) -> dict[str, Any]:
     """The verdict on one suspect, without its class tables."""
-    words = ["check", str(work / f"{name}.jsonl"), "--index", str(work / "index"), "--json"]
+    outputs = own.parent / (TWIN if name == TWIN else own.name) / "outputs.jsonl"
+    words = ["check", str(outputs), "--index", str(own / "index"), "--json"]
     if reference == "base":
         words += ["--reference", str(folder / "base")]
-    verdict = json.loads(run(folder, work, *words, *more))
+    verdict = json.loads(run(folder, own, *words, *more))
     first = verdict["hypotheses"][0]
     return {
+        "scheme": own.name,
         "suspect": name,
         "reference": reference,
         "conclusion": verdict["conclusion"],
@@ -185,31 +194,34 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=HERE.parent / "lab/work")
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("schemes", nargs="*", default=["hf-lefthash", "hf-synthid"])
     arguments = parser.parse_args()
     folder, work = arguments.models.resolve(), arguments.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    make(folder, work)
-    run(folder, work, "index", "build", str(work / "served.jsonl"), "-o", str(work / "index"))
-    rows = []
-    for reference in ("none", "base"):
-        innocent = ("--innocent", str(work / "twin.jsonl"))
-        rows.append(check(folder, work, "student", reference, *innocent))
-        rows.append(check(folder, work, "twin", reference))
-    result = {
-        "command": "python -m benchmarks.foreign.end_to_end",
-        "scheme": "hf-lefthash by transformers' generate(watermarking_config=WatermarkingConfig)",
-        "bias": BIAS,
-        "greenlist_ratio": RATIO,
-        "served_tokens": SERVED * sampling.NEW_TOKENS,
-        "training_tokens": STEPS * TOKENS_PER_STEP,
-        "output_tokens": ASKED * sampling.NEW_TOKENS,
-        "seconds": round(time.perf_counter() - started),
-        "checks": rows,
-    }
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    for row in rows:
-        print({name: row[name] for name in ("suspect", "reference", "conclusion", "log10_p", "z")})
+    make(folder, work, TWIN)
+    checks: dict[str, list[dict[str, Any]]] = {}
+    if arguments.output.exists():
+        checks = json.loads(arguments.output.read_text())["checks"]
+    for scheme in arguments.schemes:
+        own = work / scheme
+        make(folder, work, scheme)
+        run(folder, own, "index", "build", str(own / "served.jsonl"), "-o", str(own / "index"))
+        innocent = ("--innocent", str(work / TWIN / "outputs.jsonl"))
+        checks[scheme] = []
+        for reference in ("none", "base"):
+            checks[scheme].append(check(folder, own, "student", reference, *innocent))
+            checks[scheme].append(check(folder, own, TWIN, reference))
+        result = {
+            "command": "python -m benchmarks.foreign.end_to_end",
+            "marked_by": "transformers' generate(watermarking_config=...)",
+            "bias_of_hf_lefthash": BIAS,
+            "served_tokens": SERVED * sampling.NEW_TOKENS,
+            "training_tokens": STEPS * TOKENS_PER_STEP,
+            "output_tokens": ASKED * sampling.NEW_TOKENS,
+            "checks": checks,
+        }
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+        for row in checks[scheme]:
+            print({name: row[name] for name in ("scheme", "suspect", "reference", "log10_p", "z")})
 
 
 if __name__ == "__main__":
