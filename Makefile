@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
-	bench-sequential lab clean
+	bench-sequential bench-detect bench-foreign lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
@@ -49,6 +49,15 @@ bench-power: $(VENV)/.dev
 bench-smollm: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.smollm
 	$(BIN)/python -m benchmarks.smollm.evaluate
+
+# Foreign schemes beside their originals; originals that are not installed are left out, see the file.
+bench-detect: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.foreign.speed
+
+# An hour: false-positive rates of every foreign scheme, then one end to end (needs `make lab`).
+bench-foreign: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.foreign.false_positives
+	$(BIN)/python -m benchmarks.foreign.end_to_end
 
 # Trains teacher, base and suspects from the text of installed packages and rewrites fixtures/.
 lab: $(VENV)/.dev

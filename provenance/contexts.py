@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from provenance.coins import MAXIMUM_CONTEXT_WIDTH
+from provenance.distinct import first_positions
 from provenance.errors import DataError, UsageError
 
 __all__ = [
@@ -164,23 +165,24 @@ class ContextIds:
 
 
 def first_occurrences(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True where a value stands for the first time; bool [n]. Cost: one sort.
+    """True where a value stands for the first time; bool [n]. Cost: see `first_positions`.
 
     >>> first_occurrences(np.array([4, 5, 4])).tolist()
     [True, True, False]
     """
-    first = np.zeros(values.shape[0], dtype=np.bool_)
-    first[np.unique(values, return_index=True)[1]] = True
-    return first
+    return np.equal(first_positions(values), np.arange(values.shape[0]))
 
 
 def first_pairs(contexts: NDArray[np.uint32], tokens: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Positions at which a (context, token) stands for the first time, ascending: int64 [m].
 
-    Parameters: uint32 [n, k], k at most 3, and uint32 [n]. Exact. Cost: one sort.
+    Parameters: uint32 [n, k], k at most 3, and uint32 [n]; ids below 2**21. Exact. Cost: about
+    60 ns a pair, twice that for k = 3.
     """
-    pairs = np.stack([pack(contexts), tokens.astype(np.int64)], axis=1)
-    return np.sort(np.unique(pairs, axis=0, return_index=True)[1])
+    names = pack(contexts)
+    if contexts.shape[1] == MAXIMUM_CONTEXT_WIDTH:  # no room for the token beside three ids
+        names = first_positions(names)
+    return np.flatnonzero(first_occurrences((names << _BITS) | pack(tokens[:, np.newaxis])))
 
 
 def list_windows(

@@ -18,6 +18,7 @@ ROWS = [
     "engine",
     "lines",
     "coins",
+    "distinct",
     "contexts",
     "stats",
     "keys",

@@ -34,6 +34,7 @@ from benchmarks.calibration.gate import binomial_limit
 from benchmarks.calibration.world import Teacher, innocent, write_outputs
 from benchmarks.foreign.texts import KINDS, make_text, read_tokens
 from benchmarks.foreign.world import CONFIGURATIONS, make_foreign_world, random_scheme
+from provenance.contexts import first_occurrences, name_contexts
 from provenance.detect import detect_mark
 from provenance.marks.foreign import ForeignMark
 from provenance.schemes.foreign import ForeignScheme
@@ -57,7 +58,7 @@ def original_log10_p(scheme: ForeignScheme, ids: Ids) -> float:
     if scheme.name.startswith("textseal") or scheme.name.startswith("vllm"):
         # each window (vLLM: each context) once
         rows = contexts if scheme.name.startswith("vllm") else np.c_[contexts, tokens]
-        first = np.unique(rows, axis=0, return_index=True)[1]
+        first = first_occurrences(name_contexts(rows))
         contexts, tokens = contexts[first], tokens[first]
     scores, law = scheme.score(contexts, tokens).astype(float), scheme.null_law
     n = scores.size
@@ -73,7 +74,7 @@ def original_log10_p(scheme: ForeignScheme, ids: Ids) -> float:
 
 def recent_first(contexts: Ids, history: int) -> NDArray[np.bool_]:
     """SynthID's mask: the context does not stand among the last `history` ones."""
-    names = np.unique(contexts, axis=0, return_inverse=True)[1].ravel()
+    names = name_contexts(contexts)
     order = np.argsort(names, kind="stable")
     gap = np.full(names.size, history + 1)
     same = names[order][1:] == names[order][:-1]

@@ -91,13 +91,19 @@ def serve(
 
 
 def make_foreign_world(
-    folder: Path, teacher: Teacher, name: str, seed: int, responses: int = 200, tokens: int = 80
+    folder: Path,
+    teacher: Teacher,
+    name: str,
+    seed: int,
+    responses: int = 200,
+    tokens: int = 80,
+    scheme: ForeignScheme | None = None,
 ) -> ForeignWorld:
-    """Serve marked responses under a random key and index them."""
+    """Serve marked responses under this scheme, or under a random key of it, and index them."""
     rng = np.random.default_rng([seed, 2])
     folder.mkdir(parents=True, exist_ok=True)
     save_tokenizer(folder / "tokenizer.json")
-    scheme = random_scheme(name, rng)
+    scheme = scheme or random_scheme(name, rng)
     mark = ForeignMark(scheme, WORDS, sha256_of_file(folder / "tokenizer.json"))
     served = serve(teacher, scheme, rng, responses, tokens)
     with LogWriter(folder / "served.jsonl") as log:

@@ -163,10 +163,11 @@ class ForeignMark:
             return
         windows = np.lib.stride_tricks.sliding_window_view(ids, width + 1)
         contexts, tokens = np.ascontiguousarray(windows[:, :width]), ids[width:]
-        kept = np.flatnonzero(self.scheme.usable(contexts, tokens))
-        units = self.scheme.units(contexts[kept], tokens[kept])
-        kept = kept[first_occurrences(units)]
-        scores = self.scheme.score(contexts[kept], tokens[kept])
+        usable = self.scheme.usable(contexts, tokens)
+        first = first_occurrences(self.scheme.units(contexts, tokens))
+        # a unit that holds an unusable pair is one coin under every key, whichever pair comes first
+        kept = np.flatnonzero(first & usable)
+        scores = self.scheme.score(contexts.take(kept, axis=0), tokens.take(kept))
         yield TextCoins(GLOBAL, SINGLE_VALUE, kept + width - before, scores)
 
 
