@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
-	bench-sequential bench-detect bench-foreign lab clean
+	bench-sequential bench-detect bench-foreign bench-serving-vllm lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
@@ -44,6 +44,12 @@ bench-power: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.power
 	$(BIN)/python -m benchmarks.power.rules
 	$(BIN)/python -m benchmarks.power.response
+
+# Ten minutes; VLLM_PYTHON is the Python of an environment with vLLM, made as docs/serving.md says.
+VLLM_PYTHON ?= python3.11
+bench-serving-vllm:
+	PYTHONPATH=. $(VLLM_PYTHON) -m benchmarks.serving.vllm_server
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(VLLM_PYTHON) -m benchmarks.serving.vllm_sampler
 
 # Hours, resumable: SmolLM2-135M-Instruct serves, students are fine-tuned, both are read.
 bench-smollm: $(VENV)/.dev

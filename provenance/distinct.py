@@ -52,7 +52,7 @@ def _find(starts, hashes, places, table, out):  # type: ignore[no-untyped-def]
     """out[i] = first place of a value equal to value i. Linear probing; the table is half full."""
     for part in range(starts.shape[0] - 1):
         begin, end = starts[part], starts[part + 1]
-        size = np.int64(16)
+        size = 16
         while size < 2 * (end - begin):
             size *= 2
         table[:size] = -1

@@ -28,8 +28,10 @@ rejection sampling accepts a draft if it is that token and else returns it, so t
 fewer drafts are accepted. Schemes that need uniforms take them from the request's seed (or 32 fresh
 bytes) and the position.
 
-Run against vLLM's real interface classes on CPU tensors. No GPU has confirmed this class; neither
-asynchronous scheduling, speculative decoding nor tensor parallelism has been run.
+Run in vLLM's real V2 runner on a CPU, its kernels in Triton's interpreter, with temperature only;
+top-k, top-p, min-p, draft tokens and re-used slots against vLLM's real interface classes on CPU
+tensors. No GPU has confirmed this class; neither asynchronous scheduling, speculative decoding with
+a real draft model nor tensor parallelism has been run.
 """
 
 from __future__ import annotations

@@ -201,10 +201,10 @@ def test_limits_of_the_request_hold_and_logprobs_do_not_show_the_mark(server, wa
     assert shown.min() > -50
     marked = watermark.marked_positions({"week": WEEKS[0]}, response.token_ids)
     assert marked.any()
-    _, (worded,), _ = _complete(
-        server, {"week": WEEKS[0]}, structured_outputs={"regex": "[ab]{30}"}
-    )
+    grammar = {"structured_outputs": {"regex": "[ab]{30}"}, "ignore_eos": False}
+    _, (worded,), _ = _complete(server, {"week": WEEKS[0]}, **grammar)
     assert re.fullmatch("[ab]{30}", worded.text)
+    assert worded.drawn
 
 
 def test_the_end_token_is_no_part_of_the_response(server):
