@@ -150,7 +150,8 @@ def say_power(power: Power) -> str:
         )
     return (
         f"A suspect with at least {_round_up(power.share)} % of marked responses in its "
-        f"fine-tuning data would have been found with probability {power.power:g} ({effect}). {like}"
+        f"fine-tuning data would have been found with probability {power.power:g} ({effect}). "
+        f"{like}"
     )
 
 
