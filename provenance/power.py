@@ -62,6 +62,15 @@ class Setting:
     weight_rule: str
     reference: str
 
+    @classmethod
+    def of(
+        cls, scheme: str, context_width: int, weight_rule: str, outputs: Mapping[str, Any]
+    ) -> Setting:
+        """From what a verdict says of the suspect: `inputs["outputs"]` of its JSON form."""
+        access = str(outputs["source"].get("access", "outputs"))
+        reference = str(outputs["reference"].get("kind", "none"))
+        return cls(scheme, context_width, access, weight_rule, reference)
+
 
 @dataclass(frozen=True)
 class Power:

@@ -28,6 +28,7 @@ from provenance.keys.keyring import Key, Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
 from provenance.marks import SchemeKey, SchemePlacebos
 from provenance.plan import Plan
+from provenance.power import Setting
 from provenance.schemes import SCHEMES, Scheme
 from provenance.scoring import Weighing
 from provenance.stats.tables import ClassTable
@@ -206,6 +207,8 @@ def rebuild_verdict(
     """The verdict that follows from recomputed parts; inputs and versions are as stated."""
     settings = read_settings(document)
     conclusion = conclude(hypotheses, controls)
+    outputs = document["inputs"]["outputs"]
+    setting = Setting.of(keyring.scheme.name, keyring.context_width, settings.rule, outputs)
     twins = rebuild_twins(document["twins"])
     if twins is not None and not 0 < twins.alpha <= settings.alpha:
         raise ValueError("a share of alpha of the twins that is none")
@@ -224,9 +227,7 @@ def rebuild_verdict(
         twins=twins,
         plan=PlanReference(plan.sha256, plan.timestamp) if plan else None,
         caveat="" if keyring.scheme.name in SCHEMES else str(document["caveat"]),
-        power=find_power(hypotheses, document["inputs"], keyring)
-        if conclusion == "no evidence"
-        else None,
+        power=find_power(conclusion, hypotheses, settings.alpha, setting),
     )
 
 

@@ -3,7 +3,8 @@
 Everything shown is in verdict.json; nothing is computed here but pictures and sentences. The page
 has no script and refers to nothing outside itself. Strings of other people (names of files, values
 of labels, a suspect's name) are escaped by the template, cleaned of control characters, isolated in
-their direction, and shortened; long lists are cut, and say so. The same input gives the same bytes.
+their direction, and shortened; long lists are cut, and say so. The same content gives the same
+bytes, in whatever order a file lists it.
 """
 
 from __future__ import annotations
@@ -259,8 +260,7 @@ def _list_files(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """(role, file, SHA-256) of every input."""
     rows: list[tuple[str, str, str]] = []
     rows += _files_of("suspect", inputs["outputs"]["sha256"])
-    for name, innocent in inputs["innocents"].items():
-        del name
+    for _, innocent in sorted(inputs["innocents"].items()):
         rows += _files_of("innocent model", innocent["sha256"])
     rows.append(("index of the served responses", "content", inputs["index_sha256"]))
     rows.append(("tokenizer", "tokenizer.json", inputs["tokenizer_sha256"]))
@@ -268,4 +268,4 @@ def _list_files(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _files_of(role: str, hashes: Mapping[str, str]) -> Sequence[tuple[str, str, str]]:
-    return [(role, name, digest) for name, digest in hashes.items()]
+    return [(role, name, digest) for name, digest in sorted(hashes.items())]

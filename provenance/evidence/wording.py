@@ -211,7 +211,7 @@ def show_name(name: object, length: int = 60) -> Markup:
 def _where(attributed: Mapping[str, Sequence[str]]) -> Markup:
     """`, at least those of week 2026-W17, 2026-W18; cohort a`."""
     parts = []
-    for slot, values in list(attributed.items())[:_MOST_SLOTS]:
+    for slot, values in sorted(attributed.items())[:_MOST_SLOTS]:
         shown = Markup(", ").join(show_name(value) for value in values[:_MOST_VALUES])
         rest = len(values) - _MOST_VALUES
         more = Markup(" and {} more").format(rest) if rest > 0 else Markup("")
