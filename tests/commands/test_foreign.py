@@ -74,6 +74,15 @@ def test_the_whole_story_with_the_key_in_a_file_of_its_own(run, place, tmp_path)
     assert "EVIDENCE" in out
     assert "Caveat of this mark" in out
     said += out + err
+    assert run("evidence", "new-signing-key", tmp_path / "signing.key")[0] == 0
+    code, out, err = run(
+        "evidence", "sign", tmp_path / "report", "--signing-key", tmp_path / "signing.key"
+    )
+    assert code == 0, err
+    code, out, err = run("verify", tmp_path / "report")
+    assert code == 0, out + err
+    assert "not possible" in out  # its coins are those of another scheme's key
+    said += out + err
     code, out, err = run(
         *("check", place / "stranger.jsonl", "--index", index, "--placebo-keys", "50", "--json"),
         *scheme(place, "public.json", *secret),
