@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from provenance import power
 from provenance.controls import (
     control_innocents,
     control_placebo,
@@ -26,7 +27,6 @@ from provenance.families import family_weights
 from provenance.files import canonical_json
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
-from provenance.power import Power, Setting, state_power
 from provenance.schemes import Scheme, make_scheme
 from provenance.scoring import Weighing, score, weigh_observations
 from provenance.served.index import Index
@@ -37,7 +37,7 @@ from provenance.suspect.observations import Observations
 from provenance.verdict import Conclusion, Control, HypothesisResult, Share, Verdict
 from provenance.weigh import DEFAULT_RULE, RULES
 
-__all__ = ["CheckSettings", "check_outputs", "find_power", "try_keys"]
+__all__ = ["CheckSettings", "check_outputs", "try_keys"]
 
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 
@@ -107,26 +107,27 @@ def check_outputs(
         lambda i: _smallest_adjusted(list(innocents.values())[i], index, keyring, scheme, settings),
     )
     conclusion = _conclude(hypotheses, controls)
-    public = keyring.public
-    setting = Setting.of(
-        public.scheme.name, keyring.context_width, settings.rule, inputs["outputs"]
-    )
     return Verdict(
         conclusion=conclusion,
         alpha=settings.alpha,
         hypotheses=hypotheses,
         controls=tuple(controls),
         shares=_attribute(hypotheses, keyring) if conclusion == "evidence" else (),
-        keyring_id=public.id,
-        scheme=public.scheme.to_json(),
+        keyring_id=keyring.public.id,
+        scheme=keyring.public.scheme.to_json(),
         weight_rule=settings.rule,
         commitments={
             key_name(*pair): commitment.sha256
             for pair, commitment in keyring.public.commitments.items()
         },
+        power=find_power(
+            conclusion,
+            hypotheses,
+            settings.alpha,
+            power.Setting.of(keyring.public, settings.rule, inputs["outputs"]),
+        ),
         inputs=inputs,
         versions=_describe_versions(),
-        power=find_power(conclusion, hypotheses, settings.alpha, setting),
     )
 
 
@@ -227,21 +228,6 @@ def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control
     return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
 
 
-def find_power(
-    conclusion: Conclusion, hypotheses: Sequence[HypothesisResult], alpha: float, setting: Setting
-) -> Power | None:
-    """What the global key's test would have found: the one that every suspect takes.
-
-    Parameters: the conclusion and hypotheses of a check, its alpha, and what chooses the response
-    curve. None unless there is `no evidence` and something was scored under the global key. Cost:
-    about .5 s.
-    """
-    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
-    if conclusion != "no evidence" or found is None or not found.tail.coins:
-        return None
-    return state_power(found.table, found.name, alpha * found.family_weight, setting)
-
-
 def _attribute(
     hypotheses: Sequence[HypothesisResult], keyring: UnlockedKeyring
 ) -> tuple[Share, ...]:
@@ -301,3 +287,21 @@ def _describe(observations: Observations) -> dict[str, Any]:
 def _describe_versions() -> dict[str, str]:
     packages = ("provenance", "numpy", "scipy", "numba", "tokenizers", "cryptography")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def find_power(
+    conclusion: Conclusion,
+    hypotheses: Sequence[HypothesisResult],
+    alpha: float,
+    setting: power.Setting,
+) -> power.Power | None:
+    """What the global key's test would have found: the one that every suspect takes.
+
+    Parameters: the conclusion and hypotheses of a check, its alpha, and what chooses the response
+    curve. None unless there is `no evidence` and something was scored under the global key. Cost:
+    about .5 s.
+    """
+    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
+    if conclusion != "no evidence" or found is None or not found.tail.coins:
+        return None
+    return power.state_power(found.table, found.name, alpha * found.family_weight, setting)

@@ -3,7 +3,7 @@
 A verdict says one of four things:
 
 - `evidence`: an adjusted p-value is at or below alpha and every control passed;
-- `no evidence`: none is; `power` says what the test would have found;
+- `no evidence`: none is; `power` says what the test of the global key would have found;
 - `nothing scored`: no context of the outputs was served marked, so nothing was tested;
 - `invalid`: a control failed, so no p-value of this check may be called evidence.
 
@@ -141,8 +141,7 @@ class TwinsResult:
 class Verdict:
     """What `check` returns; see the module docstring for `conclusion`.
 
-    `alpha` is that of all keys together; the twins, if any, have their own. `power` goes with `no
-    evidence`, if anything was scored under the global key.
+    `alpha` is that of all keys together; the twins, if any, have their own.
     """
 
     conclusion: Conclusion
@@ -156,8 +155,8 @@ class Verdict:
     commitments: Mapping[str, str]
     inputs: Mapping[str, Any]
     versions: Mapping[str, str]
-    twins: TwinsResult | None = None
     power: Power | None = None
+    twins: TwinsResult | None = None
 
     @property
     def found_evidence(self) -> bool:
@@ -224,6 +223,6 @@ class Verdict:
             "commitments": dict(self.commitments),
             "inputs": dict(self.inputs),
             "versions": dict(self.versions),
-            "twins": self.twins.to_json() if self.twins else None,
             "power": self.power.to_json() if self.power else None,
+            "twins": self.twins.to_json() if self.twins else None,
         }

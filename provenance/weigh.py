@@ -100,7 +100,7 @@ MAXIMAL_WEIGHTS: Final[Mapping[str, int]] = {
     "log-sqrt": 111,
     "residual": _RESIDUAL_LEVELS,
 }
-"""Bound on |weight| of each rule, whatever the masses: what an e-process declares beforehand."""
+"""Bound on |weight| of each rule: the scale that an e-process declares before any coin is seen."""
 DEFAULT_RULE: Final = "log-sqrt"
 """For text without a reference."""
 REFERENCE_RULE: Final = "residual"

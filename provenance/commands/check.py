@@ -43,7 +43,7 @@ def check(
         typer.Option(help="Like the suspect, of a model that cannot be guilty; repeat."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for verdict.json and report.html.")
+        Path | None, typer.Option("-o", "--output", help="Folder for verdict.json.")
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")

@@ -1,1 +1,1 @@
-"""A verdict as evidence for people outside: what they read, check and recompute."""
+"""Evidence: a verdict with all that is needed to recompute it, signed, verified and reported."""
