@@ -179,7 +179,6 @@ def examine_outputs(
     )
     conclusion = conclude(hypotheses, controls)
     public = mark.public
-    setting = Setting.of(public.scheme.name, mark.context_width, settings.rule, inputs["outputs"])
     verdict = Verdict(
         conclusion=conclusion,
         alpha=settings.alpha,
@@ -193,11 +192,16 @@ def examine_outputs(
             key_name(*pair): commitment.sha256
             for pair, commitment in mark.public.commitments.items()
         },
+        power=find_power(
+            conclusion,
+            hypotheses,
+            settings.alpha,
+            Setting.of(public, settings.rule, inputs["outputs"]),
+        ),
         inputs=inputs,
         versions=describe_versions(),
         plan=PlanReference(plan.sha256, plan.timestamp) if plan is not None else None,
         caveat=_say_caveat(mark),
-        power=find_power(conclusion, hypotheses, settings.alpha, setting),
     )
     return Examination(verdict, weighing, coins)
 

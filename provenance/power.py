@@ -6,7 +6,7 @@ suspect was measured in the lab, the share of marked training data that leaves s
 curves lie in response_curves.json beside this module; `python -m benchmarks.power.response` writes
 them from the recorded results.
 
-Knows no keys and no tokens.
+Opens no key and knows no tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 from provenance.errors import UsageError
 from provenance.files import parse_json
+from provenance.keys.keyring import Keyring
 from provenance.stats.power import DetectableShift, detectable_shift, invert_response
 from provenance.stats.tables import ClassTable
 
@@ -63,13 +64,11 @@ class Setting:
     reference: str
 
     @classmethod
-    def of(
-        cls, scheme: str, context_width: int, weight_rule: str, outputs: Mapping[str, Any]
-    ) -> Setting:
-        """From what a verdict says of the suspect: `inputs["outputs"]` of its JSON form."""
+    def of(cls, keyring: Keyring, weight_rule: str, outputs: Mapping[str, Any]) -> Setting:
+        """From the public keyring and what a verdict says of the suspect, `inputs["outputs"]`."""
         access = str(outputs["source"].get("access", "outputs"))
         reference = str(outputs["reference"].get("kind", "none"))
-        return cls(scheme, context_width, access, weight_rule, reference)
+        return cls(keyring.scheme.name, keyring.context_width, access, weight_rule, reference)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ A picture, not a test: the p-value of the check is that of all outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,10 +24,10 @@ from provenance.scoring import WeightedPairs, score, weigh_observations
 from provenance.served.index import Index
 from provenance.stats.sequential import EProcess, add_batch, start
 from provenance.stats.tails import log10_upper_tail
-from provenance.suspect.observations import Observations, merge_observations
+from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
 from provenance.weigh import MAXIMAL_WEIGHTS
 
-__all__ = ["BATCHES", "Point", "Trajectory", "trace_evidence"]
+__all__ = ["BATCHES", "Point", "Trajectory", "merge_observations", "trace_evidence"]
 
 BATCHES: Final = 12
 """How many batches make a readable curve."""
@@ -114,6 +114,42 @@ def trace_evidence(
             )
         )
     return Trajectory(key_name(*key), rule, tuple(points))
+
+
+def merge_observations(parts: Sequence[Observations]) -> Observations:
+    """Observations of several sets of outputs of one suspect, as if they had been read together.
+
+    Parameters
+    ----------
+    parts : at least one, of different outputs, all with the same way of access and reference
+
+    Notes
+    -----
+    Exact for counts: positions are chosen within each output. Files, source and reference are those
+    of the first part. Cost: two sorts of all pairs.
+    """
+    contexts, tokens, (masses, expected) = sum_pairs(
+        np.concatenate([part.contexts for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([part.masses for part in parts]),
+        np.concatenate([part.expected for part in parts]),
+    )
+    visits = []
+    for part in parts:
+        distinct, first = np.unique(part.contexts, return_index=True)
+        visits.append((distinct, part.totals[first]))
+    visited, names = np.unique(np.concatenate([v[0] for v in visits]), return_inverse=True)
+    counts = np.bincount(names, weights=np.concatenate([v[1] for v in visits]))
+    summed = ("positions", "outputs", "tokens_read", "short_outputs", "repeated", "prompted")
+    return replace(
+        parts[0],
+        contexts=contexts,
+        tokens=tokens,
+        masses=masses,
+        totals=totals_of_pairs(contexts, visited, counts.astype(np.int64)),
+        expected=expected,
+        **{name: sum(getattr(part, name) for part in parts) for name in summed},
+    )
 
 
 def _pairs(

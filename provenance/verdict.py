@@ -3,7 +3,7 @@
 A verdict says one of four things:
 
 - `evidence`: an adjusted p-value is at or below alpha and every control passed;
-- `no evidence`: none is; `power` says what the test would have found;
+- `no evidence`: none is; `power` says what the test of the global key would have found;
 - `nothing scored`: no context of the outputs was served marked, so nothing was tested;
 - `invalid`: a control failed, so no p-value of this check may be called evidence.
 
@@ -170,10 +170,10 @@ class Verdict:
     commitments: Mapping[str, str]
     inputs: Mapping[str, Any]
     versions: Mapping[str, str]
-    twins: TwinsResult | None = None
     plan: PlanReference | None = None
     caveat: str = ""
     power: Power | None = None
+    twins: TwinsResult | None = None
 
     @property
     def exploratory(self) -> bool:
@@ -248,9 +248,9 @@ class Verdict:
             "commitments": dict(self.commitments),
             "inputs": dict(self.inputs),
             "versions": dict(self.versions),
-            "twins": self.twins.to_json() if self.twins else None,
             "exploratory": self.exploratory,
             "plan": asdict(self.plan) if self.plan else None,
             "caveat": self.caveat,
             "power": self.power.to_json() if self.power else None,
+            "twins": self.twins.to_json() if self.twins else None,
         }

@@ -11,10 +11,9 @@ from scipy.stats import binom
 from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check import CheckSettings, check_outputs
 from provenance.keys.keyring import Key
-from provenance.suspect.observations import merge_observations
 from provenance.suspect.outputs import count_positions, observe, read_positions
 from provenance.suspect.positions import split_positions
-from provenance.trajectory import trace_evidence
+from provenance.trajectory import merge_observations, trace_evidence
 from provenance.weigh import MAXIMAL_WEIGHTS, Choices, weigh
 
 

@@ -207,8 +207,7 @@ def rebuild_verdict(
     """The verdict that follows from recomputed parts; inputs and versions are as stated."""
     settings = read_settings(document)
     conclusion = conclude(hypotheses, controls)
-    outputs = document["inputs"]["outputs"]
-    setting = Setting.of(keyring.scheme.name, keyring.context_width, settings.rule, outputs)
+    setting = Setting.of(keyring, settings.rule, document["inputs"]["outputs"])
     twins = rebuild_twins(document["twins"])
     if twins is not None and not 0 < twins.alpha <= settings.alpha:
         raise ValueError("a share of alpha of the twins that is none")

@@ -7,7 +7,7 @@ index, no scheme and no file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,6 @@ __all__ = [
     "Expectations",
     "Observations",
     "add_expectations",
-    "merge_observations",
     "sum_pairs",
     "totals_of_pairs",
 ]
@@ -142,40 +141,4 @@ def add_expectations(observations: Observations, expectations: Expectations) -> 
         totals=totals_of_pairs(contexts, visited, observations.totals[first]),
         expected=expected,
         reference=expectations.reference,
-    )
-
-
-def merge_observations(parts: Sequence[Observations]) -> Observations:
-    """Observations of several sets of outputs of one suspect, as if they had been read together.
-
-    Parameters
-    ----------
-    parts : at least one, of different outputs, all with the same way of access and reference
-
-    Notes
-    -----
-    Exact for counts: positions are chosen within each output. Files, source and reference are those
-    of the first part. Cost: two sorts of all pairs.
-    """
-    contexts, tokens, (masses, expected) = sum_pairs(
-        np.concatenate([part.contexts for part in parts]),
-        np.concatenate([part.tokens for part in parts]),
-        np.concatenate([part.masses for part in parts]),
-        np.concatenate([part.expected for part in parts]),
-    )
-    visits = []
-    for part in parts:
-        distinct, first = np.unique(part.contexts, return_index=True)
-        visits.append((distinct, part.totals[first]))
-    visited, names = np.unique(np.concatenate([v[0] for v in visits]), return_inverse=True)
-    counts = np.bincount(names, weights=np.concatenate([v[1] for v in visits]))
-    summed = ("positions", "outputs", "tokens_read", "short_outputs", "repeated", "prompted")
-    return replace(
-        parts[0],
-        contexts=contexts,
-        tokens=tokens,
-        masses=masses,
-        totals=totals_of_pairs(contexts, visited, counts.astype(np.int64)),
-        expected=expected,
-        **{name: sum(getattr(part, name) for part in parts) for name in summed},
     )

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from provenance.evidence.report import render_report
-from tests.evidence.browser import CHROMIUM, Browser
-from tests.evidence.hostile import OWNED, PAYLOADS, poison, poison_plan
-from tests.evidence.test_report import KINDS, contrast
+from tests.report.browser import CHROMIUM, Browser
+from tests.report.hostile import OWNED, PAYLOADS, poison, poison_plan
+from tests.report.test_report import KINDS, contrast
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs a Chromium: apt-get install chromium"

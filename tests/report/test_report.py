@@ -15,7 +15,7 @@ from itertools import pairwise
 import pytest
 
 from provenance.evidence.report import PALETTE, render_report
-from tests.evidence.hostile import OWNED, poison, poison_plan
+from tests.report.hostile import OWNED, poison, poison_plan
 
 KINDS = ("evidence", "none", "invalid", "untested", "twins", "planned")
 VOID = {"meta", "br", "hr", "img", "input", "link", "base"}
