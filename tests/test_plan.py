@@ -294,3 +294,19 @@ def test_rfc_8785_vectors():
     for bad in (float("nan"), float("inf"), 2**53 + 1):
         with pytest.raises(ValueError, match=r"."):
             interchange_json(bad)
+
+
+def test_a_reference_model_is_planned_by_its_files(run, case):
+    folder = case / "model"
+    folder.mkdir()
+    names = ["a.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
+    for name in names:
+        (folder / name).write_text(name)
+    assert _new(run, case, "--reference", folder)[0] == 0
+    document = json.loads((case / "plan.json").read_text())
+    hashes = sorted(hashlib.sha256(name.encode()).hexdigest() for name in names)
+    assert document["reference"] == {"kind": "model", "sha256": hashes}
+    assert document["weight_rule"] == "residual"
+    (case / "plan.json").unlink()
+    (folder / "config.json").unlink()
+    assert _new(run, case, "--reference", folder)[0] == 74

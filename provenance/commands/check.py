@@ -126,6 +126,12 @@ def check(
     if output is not None:
         contents = replace(contents, disclosed=disclose or (), pairs=not without_pairs)
         write_bundle(output, replace(examination, verdict=verdict), unlocked, contents)
+        words.print(
+            f"Wrote {output}"
+            + (": its pairs are as confidential as the log." if contents.pairs else "."),
+            highlight=False,
+            soft_wrap=True,
+        )
     if as_json:
         print_json(verdict.to_json())
     else:

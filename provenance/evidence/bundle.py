@@ -7,6 +7,7 @@
     plan.json, .tsq, .tsr  the plan, the request and the answer of a time-stamp authority
     pairs/                 scored pairs of every key, and those of the controls; confidential
     disclosed/             keys, if the user says so; whoever holds one can forge its mark
+    trajectory.json        evidence against tokens, for the report's picture; not checked
     report.html            the readable report
     manifest.json          every file with its SHA-256; written last
 """
@@ -31,7 +32,7 @@ from provenance.evidence.manifest import (
 )
 from provenance.evidence.pairs import write_pairs
 from provenance.evidence.timestamp import read_timestamp
-from provenance.files import lock_folder, read_bytes, write_atomically, write_json
+from provenance.files import lock_folder, read_bytes, read_json, write_atomically, write_json
 from provenance.keys.keyring import KEYRING_FILE, SELECTOR, UnlockedKeyring, disclose
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
 from provenance.plan import Plan
@@ -44,6 +45,7 @@ __all__ = [
     "REPORT_FILE",
     "REQUEST_FILE",
     "RESPONSE_FILE",
+    "TRAJECTORY_FILE",
     "VERDICT_FILE",
     "Contents",
     "choose_disclosed",
@@ -60,6 +62,7 @@ PLAN_FILE: Final = "plan.json"
 REQUEST_FILE: Final = "plan.tsq"
 RESPONSE_FILE: Final = "plan.tsr"
 REPORT_FILE: Final = "report.html"
+TRAJECTORY_FILE: Final = "trajectory.json"
 PAIRS_FOLDER: Final = "pairs"
 DISCLOSED_FOLDER: Final = "disclosed"
 CONTROL_PAIRS: Final = f"{PAIRS_FOLDER}/control"
@@ -75,6 +78,7 @@ _OWN_FILES: Final = frozenset(
         REQUEST_FILE,
         RESPONSE_FILE,
         REPORT_FILE,
+        TRAJECTORY_FILE,
     }
 )
 _OWN_FOLDERS: Final = frozenset({PAIRS_FOLDER, DISCLOSED_FOLDER})
@@ -90,6 +94,7 @@ class Contents:
     request, response : bytes of its timestamp request and response, if any
     disclosed : names of keys to reveal; see `choose_disclosed`
     pairs : write the scored pairs
+    trajectory : what the report's picture of evidence against tokens shows, if any
     """
 
     plan: Plan | None = None
@@ -97,6 +102,7 @@ class Contents:
     response: bytes | None = None
     disclosed: Sequence[str] = ()
     pairs: bool = True
+    trajectory: Mapping[str, Any] | None = None
 
 
 def gather_plan(path: Path) -> Contents:
@@ -134,15 +140,16 @@ def write_bundle(
     disclosed = choose_disclosed(contents.disclosed, examination, keyring)
     with lock_folder(folder):
         _clear(folder)
-        document = examination.verdict.to_json()
-        write_json(folder / VERDICT_FILE, document)
+        write_json(folder / VERDICT_FILE, examination.verdict.to_json())
         write_json(folder / KEYRING_FILE, keyring.public.to_json())
+        if contents.trajectory is not None:
+            write_json(folder / TRAJECTORY_FILE, contents.trajectory)
         plan = contents.plan
         for name, content in (
             (PLAN_FILE, plan.content if plan else None),
             (REQUEST_FILE, contents.request),
             (RESPONSE_FILE, contents.response),
-            (REPORT_FILE, render_report(document, plan.document if plan else None)),
+            (REPORT_FILE, render_report(folder, plan)),
         ):
             if content is not None:
                 write_atomically(folder / name, content)
@@ -191,14 +198,21 @@ def pooled_slots(schedule: Schedule, served: Sequence[tuple[str, str]]) -> dict[
     return {name: number for number, name in enumerate(schedule.names) if name in needed}
 
 
-def render_report(
-    verdict: Mapping[str, Any], plan: Mapping[str, Any] | None = None
-) -> bytes | None:
-    """report.html of a verdict; None if this installation cannot render it."""
+def render_report(folder: Path, plan: Plan | None) -> bytes | None:
+    """report.html of the verdict that lies in a bundle; None if this installation renders none.
+
+    Made from the files, not from the objects that were written: `verify` makes it again from them.
+    """
     if importlib.util.find_spec(_REPORT_MODULE) is None:
         return None
     module = importlib.import_module(_REPORT_MODULE)
-    return str(module.render_report(verdict, plan=plan)).encode("utf-8")
+    path = folder / TRAJECTORY_FILE
+    page = module.render_report(
+        read_json(folder / VERDICT_FILE),
+        trajectory=read_json(path) if path.exists() else None,
+        plan=plan.document if plan else None,
+    )
+    return str(page).encode("utf-8")
 
 
 def _write_all_pairs(folder: Path, examination: Examination, keyring: UnlockedKeyring) -> None:

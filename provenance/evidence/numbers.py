@@ -322,11 +322,11 @@ def check_verdict(state: State) -> str:
 
 
 def check_report(state: State) -> str:
-    """report.html is what this version makes of the verdict."""
+    """report.html is what this version makes of the verdict (and of the unchecked trajectory)."""
+    state.need(state.verdict, "the verdict")
     if REPORT_FILE not in state.whole.names:
         raise NotPossibleError("the bundle holds no report")
-    plan = state.plan.document if state.plan else None
-    made = render_report(state.document, plan)
+    made = render_report(state.folder, state.plan)
     if made is None:
         raise NotPossibleError("this installation renders no reports")
     if made == read_bytes(state.folder / REPORT_FILE):
