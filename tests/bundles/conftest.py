@@ -56,6 +56,12 @@ def _no_signing_key_from_the_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """Hundreds of small bundles are written; what fsync is for is tested elsewhere."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evidence")

@@ -4,16 +4,24 @@ import json
 import shutil
 import stat
 import subprocess
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from provenance.evidence.bundle import Contents, write_bundle
+from provenance.evidence.manifest import write_manifest
 from provenance.evidence.origins import check_manifest, check_signature
+from provenance.evidence.pairs import read_pairs, write_pairs
 from provenance.evidence.signature import sign_bundle
 from provenance.evidence.state import State, Trust
 from provenance.evidence.steps import StepFailedError
 from provenance.evidence.verify import verify_bundle
+from provenance.scoring import WeightedPairs
 
 
 def _statuses(run, *arguments):
@@ -94,6 +102,48 @@ def test_the_same_examination_gives_the_same_bytes(lab, tmp_path):
 def test_confidential_files_are_private(bundle, lab):
     for path in [*lab.bundle.glob("pairs/*"), *lab.bundle.glob("disclosed/*"), lab.signing_key]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_scheme_that_is_not_known_is_not_claimed(run, lab, bundle):
+    """Tails and sums hold for any scheme; scores and controls are left open, and said to be."""
+    for name in ("plan.json", "plan.tsq", "plan.tsr"):
+        (bundle / name).unlink()
+    shutil.rmtree(bundle / "disclosed")
+    for name, change in (
+        ("verdict.json", {"plan": None, "exploratory": True}),
+        ("keyring.json", {}),
+    ):
+        document = json.loads((bundle / name).read_text()) | change
+        document["scheme"] = {"name": "theirs", "parameters": {}}
+        (bundle / name).write_text(json.dumps(document))
+    write_manifest(bundle, "2099-01-01T00:00:00Z", pairs=True)
+    sign_bundle(bundle, lab.signing_key)
+    code, statuses = _statuses(run, bundle)
+    assert code == 0
+    held = {number for number, status in statuses.items() if status == "held"}
+    assert held - {16} == {1, 2, 3, 7, 9, 12, 13, 15, 17}
+
+
+@given(st.integers(1, 3), st.integers(0, 40), st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_pairs_survive_their_files_in_one_form(width, size, seed, scored):
+    rng = np.random.default_rng(seed)
+    rows = np.unique(rng.integers(0, 30, (size, width + 1)), axis=0).astype(np.uint32)
+    weights = rng.integers(1, 2**40, len(rows)) * rng.choice([-1, 1], len(rows))
+    scores = rng.integers(0, 89, len(rows)) if scored else None
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("one", "two"):  # the order of the input does not matter
+            order = rng.permutation(len(rows))
+            pairs = WeightedPairs(rows[order, :width], rows[order, width], weights[order])
+            write_pairs(Path(folder), name, pairs, scores[order] if scored else None)
+        for suffix in (".parquet", ".csv.gz"):
+            one, two = (Path(folder, name + suffix).read_bytes() for name in ("one", "two"))
+            assert one == two
+        found, read = read_pairs(Path(folder), "one", width, scored=scored)
+    assert (found.contexts == rows[:, :width]).all()
+    assert (found.tokens == rows[:, width]).all()
+    assert (found.weights == weights).all()
+    assert read is None if scores is None else (read == scores).all()
 
 
 def test_openssl_verifies_signature_and_timestamp(lab):
