@@ -89,7 +89,7 @@ def check(
     from provenance.check import examine_outputs
     from provenance.commands.observing import Access, Observer, Reference
     from provenance.commands.planning import choose_settings
-    from provenance.evidence.bundle import Contents, gather_plan, write_bundle
+    from provenance.evidence.bundle import Contents, check_request, gather_plan, write_bundle
     from provenance.keys.keyring import TOKENIZER_FILE, Keyring
     from provenance.served.index import Index
     from provenance.tokenizer import load_tokenizer
@@ -105,6 +105,7 @@ def check(
     # refuses nonsense before the suspect is read, which may take hours
     choose_settings(contents.plan, None, alpha, rule, default, placebo_keys, bool(twins))
     public = Keyring.load(keys)
+    check_request(output, disclose or (), public)
     loaded = load_tokenizer(tokenizer or keys / TOKENIZER_FILE, public)
     opened = Index.open(index, public)
     unlocked = public.unlock(keys)

@@ -33,7 +33,13 @@ from provenance.evidence.manifest import (
 from provenance.evidence.pairs import write_pairs
 from provenance.evidence.timestamp import read_timestamp
 from provenance.files import lock_folder, read_bytes, read_json, write_atomically, write_json
-from provenance.keys.keyring import KEYRING_FILE, SELECTOR, UnlockedKeyring, disclose
+from provenance.keys.keyring import (
+    KEYRING_FILE,
+    SELECTOR,
+    Keyring,
+    UnlockedKeyring,
+    disclose,
+)
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
 from provenance.plan import Plan
 
@@ -48,6 +54,7 @@ __all__ = [
     "TRAJECTORY_FILE",
     "VERDICT_FILE",
     "Contents",
+    "check_request",
     "choose_disclosed",
     "gather_plan",
     "name_pairs",
@@ -139,7 +146,8 @@ def write_bundle(
     """
     disclosed = choose_disclosed(contents.disclosed, examination, keyring)
     with lock_folder(folder):
-        _clear(folder)
+        for path in _list_own(folder):
+            path.unlink()
         write_json(folder / VERDICT_FILE, examination.verdict.to_json())
         write_json(folder / KEYRING_FILE, keyring.public.to_json())
         if contents.trajectory is not None:
@@ -160,6 +168,22 @@ def write_bundle(
             write_json(path, disclose(keyring, *pair), mode=0o600)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         write_manifest(folder, now, pairs=contents.pairs)
+
+
+def check_request(folder: Path | None, names: Sequence[str], keyring: Keyring) -> None:
+    """Refuse what `write_bundle` would refuse, before a check that may take hours.
+
+    Parameters: the folder, None if no bundle is wanted; names of keys to disclose; the keyring.
+    Raises UsageError, StorageError.
+    """
+    known = {"all", *(key_name(*pair) for pair in keyring.commitments)}
+    if unknown := sorted(set(names) - known):
+        raise UsageError(
+            f"--disclose must name keys of the keyring; got {', '.join(unknown)}. Use `all`, "
+            "`selector`, `global` or SLOT=VALUE."
+        )
+    if folder is not None:
+        _list_own(folder)
 
 
 def choose_disclosed(
@@ -224,22 +248,20 @@ def _write_all_pairs(folder: Path, examination: Examination, keyring: UnlockedKe
         write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)
 
 
-def _clear(folder: Path) -> None:
-    """Remove an earlier bundle, its manifest first; refuse a folder that holds anything else."""
-    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+def _list_own(folder: Path) -> list[Path]:
+    """Files of an earlier bundle, its manifest first; StorageError if there is anything else."""
     own: list[Path] = []
-    other: list[Path] = []
-    for path in found:
+    for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
+        if parts == (".lock",) or (path.is_dir() and not path.is_symlink()):
+            continue
         is_own = (len(parts) == 1 and parts[0] in _OWN_FILES) or (
             len(parts) == 2 and parts[0] in _OWN_FOLDERS
         )
-        (own if is_own else other).append(path)
-    other = [path for path in other if path != folder / ".lock"]
-    if other:
-        raise StorageError(
-            f"{folder}: must be empty or hold an earlier bundle; it holds {other[0].name}. "
-            "Choose another folder."
-        )
-    for path in sorted(own, key=lambda path: path.name != MANIFEST_FILE):
-        path.unlink()
+        if not is_own:
+            raise StorageError(
+                f"{folder}: must be empty or hold an earlier bundle; it holds {path.name}. "
+                "Choose another folder."
+            )
+        own.append(path)
+    return sorted(own, key=lambda path: path.name != MANIFEST_FILE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -275,22 +276,7 @@ def check_controls(state: State) -> str:
     )
     for record in records:
         if record.recomputed is not None:
-            difference = compare(
-                [
-                    {
-                        "detail": record.stated.detail,
-                        "passed": record.stated.passed,
-                        "log10_p": record.stated.log10_p,
-                    }
-                ],
-                [
-                    {
-                        "detail": record.recomputed.detail,
-                        "passed": record.recomputed.passed,
-                        "log10_p": record.recomputed.log10_p,
-                    }
-                ],
-            )
+            difference = compare(asdict(record.stated), asdict(record.recomputed))
             if difference:
                 raise StepFailedError(VERDICT_FILE, f"{record.stated.name}: {difference}")
     state.controls = [record.best for record in records]
