@@ -198,8 +198,8 @@ def write_plan(document: Mapping[str, Any]) -> Plan:
     ...     {"name": "gumbel", "parameters": {}}, "index_sha256": "0" * 64, "keys": ["global"],
     ...     "weight_rule": "log-sqrt", "reference": {"kind": "none", "sha256": []},
     ...     "stopping": {"rule": "fixed", "outputs": 1000}, "alpha": 1e-4, "twins": False,
-    ...     "placebo_keys": 400, "controls": list(CONTROLS), "innocents": 1, "commitments": {},
-    ...     "created": "2026-05-01T00:00:00Z", "nonce": "0" * 64})
+    ...     "placebo_keys": 400, "controls": list(CONTROLS), "innocents": 1,
+    ...     "commitments": {"global": {}}, "created": "2026-05-01T00:00:00Z", "nonce": "0" * 64})
     >>> plan.content[:30]
     b'{"access":"outputs","alpha":0.'
     """
@@ -228,7 +228,8 @@ def fingerprint_reference(reference: Mapping[str, Any]) -> dict[str, Any]:
     if not reference:
         return {"kind": "none", "sha256": []}
     if reference["kind"] == "model":
-        hashes = [*reference["weights"].values(), reference["config"], reference["tokenizer"]]
+        hashes = [*reference["weights"].values(), *reference["template"].values()]
+        hashes += [reference["config"], reference["tokenizer"]]
     else:
         hashes = list(reference["sha256"].values())
     return {"kind": str(reference["kind"]), "sha256": sorted(hashes)}
@@ -257,6 +258,7 @@ def _check(document: Mapping[str, Any]) -> None:
         "nonce": bool(_HEX_256.fullmatch(document["nonce"])),
         "stopping": _is_stopping_rule(document["stopping"]),
         "reference": set(document["reference"]) == {"kind", "sha256"},
+        "commitments": set(document["keys"]) <= set(document["commitments"]),
     }
     for name, holds in rules.items():
         if not holds:

@@ -294,3 +294,30 @@ def test_rfc_8785_vectors():
     for bad in (float("nan"), float("inf"), 2**53 + 1):
         with pytest.raises(ValueError, match=r"."):
             interchange_json(bad)
+
+
+def test_a_bundle_that_cannot_be_written_is_refused_before_the_check(run, case, monkeypatch):
+    _new(run, case)
+    monkeypatch.setattr("provenance.check.open_scores", lambda *_: pytest.fail("checked"))
+    assert _check(run, case, "--disclose", "all")[0] == 2
+    assert _check(run, case, "--without-pairs")[0] == 2
+    assert _check(run, case, "-o", case / "bundle", "--disclose", "week=W9")[0] == 2
+    code, _, err = _check(run, case, "-o", case)
+    assert code == 74
+    assert "must be empty or hold an earlier bundle" in err
+
+
+def test_a_reference_model_is_planned_by_its_files(run, case):
+    folder = case / "model"
+    folder.mkdir()
+    names = ["a.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
+    for name in names:
+        (folder / name).write_text(name)
+    assert _new(run, case, "--reference", folder)[0] == 0
+    document = json.loads((case / "plan.json").read_text())
+    hashes = sorted(hashlib.sha256(name.encode()).hexdigest() for name in names)
+    assert document["reference"] == {"kind": "model", "sha256": hashes}
+    assert document["weight_rule"] == "residual"
+    (case / "plan.json").unlink()
+    (folder / "config.json").unlink()
+    assert _new(run, case, "--reference", folder)[0] == 74

@@ -104,7 +104,9 @@ class Bench:
     ) -> bool:
         """One check of all there is; writes the bundle and prints. True if there is evidence."""
         from provenance.check import examine_outputs
+        from provenance.evidence.bundle import check_request
 
+        check_request(bundle.folder, bundle.disclose, self._mark.public)
         pairs = self._observer.read_twins(list(wanted.twins))
         observations = self._observer.observe(access)
         innocent = {str(path): self._observer.observe(access.of(path)) for path in innocents}

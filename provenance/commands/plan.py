@@ -174,20 +174,19 @@ def _choose_stopping(outputs: list[int], sequential: bool) -> dict[str, Any]:
 def _fingerprint(reference: str, text: list[Path]) -> dict[str, Any]:
     """Kind and file hashes of the reference that will be used."""
     from provenance.files import sha256_of_file
-    from provenance.keys.keyring import TOKENIZER_FILE
+    from provenance.plan import fingerprint_reference
+    from provenance.suspect.model_files import describe_model
 
     if (reference == "ngram") != bool(text):
         raise UsageError(
             "--reference ngram and --reference-text must be given together; one is missing."
         )
     if reference == "none":
-        return {"kind": "none", "sha256": []}
-    folder = Path(reference)
-    files = text or [*folder.glob("*.safetensors"), folder / "config.json", folder / TOKENIZER_FILE]
-    return {
-        "kind": "ngram" if text else "model",
-        "sha256": sorted(sha256_of_file(path) for path in files),
-    }
+        return fingerprint_reference({})
+    if text:
+        hashes = {str(path): sha256_of_file(path) for path in text}
+        return fingerprint_reference({"kind": "ngram", "sha256": hashes})
+    return fingerprint_reference(describe_model(Path(reference)))
 
 
 def _say(value: object) -> str:

@@ -1,1 +1,1 @@
-"""Evidence: a verdict with all that is needed to recompute it, signed, verified and reported."""
+"""A verdict as evidence for people outside: what they read, check and recompute."""

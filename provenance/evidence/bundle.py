@@ -7,7 +7,7 @@
     plan.json, .tsq, .tsr  the plan, the request and the answer of a time-stamp authority
     pairs/                 scored pairs of every key, and those of the controls; confidential
     disclosed/             keys, if the user says so; whoever holds one can forge its mark
-    trajectory.json        how the evidence grew over the outputs, for the report
+    trajectory.json        evidence against tokens, for the report's picture; not checked
     report.html            the readable report
     manifest.json          every file with its SHA-256; written last
 """
@@ -32,8 +32,14 @@ from provenance.evidence.manifest import (
 from provenance.evidence.pairs import write_pairs
 from provenance.evidence.report import render_report
 from provenance.evidence.timestamp import read_timestamp
-from provenance.files import canonical_json, lock_folder, read_bytes, write_atomically, write_json
-from provenance.keys.keyring import KEYRING_FILE, SELECTOR, UnlockedKeyring, disclose
+from provenance.files import lock_folder, read_bytes, read_json, write_atomically, write_json
+from provenance.keys.keyring import (
+    KEYRING_FILE,
+    SELECTOR,
+    Keyring,
+    UnlockedKeyring,
+    disclose,
+)
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
 from provenance.marks import Mark
 from provenance.plan import Plan
@@ -49,11 +55,13 @@ __all__ = [
     "TRAJECTORY_FILE",
     "VERDICT_FILE",
     "Contents",
+    "check_request",
     "choose_disclosed",
     "gather_plan",
     "name_pairs",
     "name_pooled",
     "pooled_slots",
+    "make_report",
     "write_bundle",
 ]
 
@@ -93,7 +101,7 @@ class Contents:
     request, response : bytes of its timestamp request and response, if any
     disclosed : names of keys to reveal; see `choose_disclosed`
     pairs : write the scored pairs
-    trajectory : how the evidence grew (`provenance.trajectory`), or None
+    trajectory : what the report's picture of evidence against tokens shows, if any
     """
 
     plan: Plan | None = None
@@ -141,22 +149,18 @@ def write_bundle(
     keys = choose_disclosed(contents.disclosed, examination, keyring)
     with_pairs = contents.pairs and bool(examination.scores)
     with lock_folder(folder):
-        _clear(folder)
-        document = examination.verdict.to_json()
-        write_json(folder / VERDICT_FILE, document)
+        for path in _list_own(folder):
+            path.unlink()
+        write_json(folder / VERDICT_FILE, examination.verdict.to_json())
         write_json(folder / KEYRING_FILE, keyring.public.to_json())
+        if contents.trajectory is not None:
+            write_json(folder / TRAJECTORY_FILE, contents.trajectory)
         plan = contents.plan
         for name, content in (
             (PLAN_FILE, plan.content if plan else None),
             (REQUEST_FILE, contents.request),
             (RESPONSE_FILE, contents.response),
-            (TRAJECTORY_FILE, canonical_json(contents.trajectory) if contents.trajectory else None),
-            (
-                REPORT_FILE,
-                render_report(
-                    document, contents.trajectory, plan.document if plan else None
-                ).encode("utf-8"),
-            ),
+            (REPORT_FILE, make_report(folder, plan)),
         ):
             if content is not None:
                 write_atomically(folder / name, content)
@@ -166,6 +170,22 @@ def write_bundle(
             write_json(folder / DISCLOSED_FOLDER / f"{number:03d}.json", key, mode=0o600)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         write_manifest(folder, now, pairs=with_pairs)
+
+
+def check_request(folder: Path | None, names: Sequence[str], keyring: Keyring) -> None:
+    """Refuse what `write_bundle` would refuse, before a check that may take hours.
+
+    Parameters: the folder, None if no bundle is wanted; names of keys to disclose; the keyring.
+    Raises UsageError, StorageError.
+    """
+    known = {"all", *(key_name(*pair) for pair in keyring.commitments)}
+    if unknown := sorted(set(names) - known):
+        raise UsageError(
+            f"--disclose must name keys of the keyring; got {', '.join(unknown)}. Use `all`, "
+            "`selector`, `global` or SLOT=VALUE."
+        )
+    if folder is not None:
+        _list_own(folder)
 
 
 def choose_disclosed(
@@ -212,6 +232,20 @@ def pooled_slots(schedule: Schedule, served: Sequence[tuple[str, str]]) -> dict[
     return {name: number for number, name in enumerate(schedule.names) if name in needed}
 
 
+def make_report(folder: Path, plan: Plan | None) -> bytes:
+    """report.html of the verdict that lies in a bundle.
+
+    Made from the files, not from the objects that were written: `verify` makes it again from them.
+    """
+    path = folder / TRAJECTORY_FILE
+    page = render_report(
+        read_json(folder / VERDICT_FILE),
+        trajectory=read_json(path) if path.exists() else None,
+        plan=plan.document if plan else None,
+    )
+    return page.encode("utf-8")
+
+
 def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule) -> None:
     weighing = examination.weighing
     for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
@@ -221,22 +255,20 @@ def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule)
         write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)
 
 
-def _clear(folder: Path) -> None:
-    """Remove an earlier bundle, its manifest first; refuse a folder that holds anything else."""
-    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+def _list_own(folder: Path) -> list[Path]:
+    """Files of an earlier bundle, its manifest first; StorageError if there is anything else."""
     own: list[Path] = []
-    other: list[Path] = []
-    for path in found:
+    for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
+        if parts == (".lock",) or (path.is_dir() and not path.is_symlink()):
+            continue
         is_own = (len(parts) == 1 and parts[0] in _OWN_FILES) or (
             len(parts) == 2 and parts[0] in _OWN_FOLDERS
         )
-        (own if is_own else other).append(path)
-    other = [path for path in other if path != folder / ".lock"]
-    if other:
-        raise StorageError(
-            f"{folder}: must be empty or hold an earlier bundle; it holds {other[0].name}. "
-            "Choose another folder."
-        )
-    for path in sorted(own, key=lambda path: path.name != MANIFEST_FILE):
-        path.unlink()
+        if not is_own:
+            raise StorageError(
+                f"{folder}: must be empty or hold an earlier bundle; it holds {path.name}. "
+                "Choose another folder."
+            )
+        own.append(path)
+    return sorted(own, key=lambda path: path.name != MANIFEST_FILE)

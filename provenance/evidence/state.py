@@ -82,7 +82,7 @@ class State:
 
     @property
     def scheme(self) -> Scheme | None:
-        """The scheme of the keyring; None if this version cannot score it from our own coins."""
+        """The scheme of the keyring; None if this version cannot score its coins."""
         stated = self.public.scheme
         try:
             return make_scheme(stated.name, stated.parameters)
