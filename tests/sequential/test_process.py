@@ -18,11 +18,13 @@ from benchmarks.calibration.world import (
     write_outputs,
 )
 from provenance.check import CheckSettings, check_outputs
+from provenance.controls import control_placebo
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.families import family_weights
 from provenance.keys.keyring import Key
 from provenance.schemes import make_scheme
-from provenance.scoring import weigh_observations
+from provenance.scoring import WeightedPairs, score, weigh_observations
+from provenance.sequential import controls
 from provenance.sequential.conclude import conclude
 from provenance.sequential.process import add_outputs, start
 from provenance.sequential.sheets import extend_sheet
@@ -158,7 +160,11 @@ def test_each_pair_is_revealed_once_with_the_weight_of_the_batch_in_which_it_cam
         seen: dict[tuple[tuple[int, ...], int], int] = {}
         for part, batch in zip(observed, checks[-1].batches, strict=True):
             weighing = weigh_observations(part, world.index, world.keyring, SETTINGS.rule)
-            pairs = sheet.pick(weighing)
+            pairs = {
+                "tested": weighing.hypotheses.get(sheet.keys[0]),
+                "control slot": weighing.control,
+                "unserved values": weighing.pooled[sheet.slot],
+            }[sheet.role]
             expected = {
                 row: weight
                 for row, weight in zip(_rows(pairs), pairs.weights.tolist(), strict=True)
@@ -250,6 +256,61 @@ def test_a_control_that_failed_at_one_look_stays_failed(world, checks):
     assert not verdict.found_evidence
     assert verdict.attributed == {}
     assert verdict.controls[0].detail.startswith("look 2: ")
+
+
+def test_evidence_against_a_control_that_was_reached_stays(world, checks):
+    """E of the unserved values was 1e5 after the first batch and falls: the control has failed."""
+    sheets = []
+    for sheet in checks[2].sheets:
+        if sheet.role == "unserved values":
+            processes = []
+            for process in sheet.processes:
+                first, second = process.looks
+                looks = (replace(first, log10_e=5.0), replace(second, log10_e=-1.0))
+                processes.append(replace(process, looks=looks))
+            sheet = replace(sheet, processes=tuple(processes))
+        sheets.append(sheet)
+    verdict = conclude(replace(checks[2], sheets=tuple(sheets)), world.keyring)
+    assert verdict.conclusion == "invalid"
+    (failed,) = [control for control in verdict.controls if not control.passed]
+    assert (failed.name, failed.log10_p) == ("unserved values", -5.0)
+
+
+def test_placebos_see_all_pairs_so_far_new_keys_and_their_share_of_the_level(
+    world, observed, checks, monkeypatch
+):
+    """The shares 1/2, 1/6, 1/12, ... add up to 1 over any number of looks."""
+    calls = []
+    original = controls.control_placebo
+
+    def record(pairs, name, table, scheme, keys, seed, share):
+        calls.append((name, len(pairs), table.coins, seed, share))
+        return original(pairs, name, table, scheme, keys, seed, share)
+
+    monkeypatch.setattr(controls, "control_placebo", record)
+    check = checks[0]
+    for part in observed[:3]:
+        check = add_outputs(check, part, world.index, world.keyring)
+    own = [call for call in calls if call[0] == "global"]
+    assert [share for *_, share in own] == [1 / 2, 1 / 6, 1 / 12]
+    assert len({seed for *_, seed, _ in own}) == 3
+    place = [sheet.keys[0] for sheet in check.tested].index(("global", ""))
+    sizes = np.cumsum([len(batch.revealed[place].pairs) for batch in check.batches])
+    assert [pairs for _, pairs, *_ in own] == sizes.tolist() == [coins for _, _, coins, *_ in own]
+
+
+def test_the_p_of_a_placebo_control_is_corrected_for_its_share(world, checks):
+    """Pairs that are counted three times: the spread of placebo z is too wide."""
+    place = [sheet.keys[0] for sheet in checks[1].tested].index(("global", ""))
+    pairs = checks[1].batches[0].revealed[place].pairs
+    wide = WeightedPairs(*(np.repeat(part, 3, axis=0) for part in vars(pairs).values()))
+    scheme = make_scheme("gumbel", world.keyring.public.scheme.parameters)
+    key = world.keyring.key("global", "")
+    arguments = (wide, "global", score(wide, key, scheme), scheme, 60, b"0" * 32)
+    whole, small = (control_placebo(*arguments, share) for share in (1.0, 1e-9))
+    assert not whole.passed
+    assert small.log10_p == pytest.approx(min(0.0, whole.log10_p + 9), abs=1e-9)
+    assert small.passed == (small.log10_p >= -3)
 
 
 def test_a_mark_in_the_control_slot_fails_its_control(world, checks):

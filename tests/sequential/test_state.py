@@ -179,10 +179,8 @@ def _other_score(table):
 
 
 def _other_slot(table):
-    """The first pair of the control sheet is said to belong to the first tested key."""
-    sheets = table["sheet"].to_pylist()
-    last = max(sheets)
-    row = {name: table[name].to_pylist()[sheets.index(last)] for name in table.column_names}
+    """A pair of the control slot is said to be one of the first tested key, with its true score."""
+    row = next(row for row in table.to_pylist() if len(row["scores"]) > 1)
     row |= {"sheet": 0, "scores": row["scores"][:1]}
     return pa.concat_tables([pa.Table.from_pylist([row], table.schema), table])
 
