@@ -35,8 +35,8 @@ def _scatter(values, shift, starts, hashes, places):  # type: ignore[no-untyped-
     parts = starts.shape[0] - 1
     for i in range(values.shape[0]):
         starts[np.int64(_mix(values[i]) >> shift) + 1] += 1
-    for part in range(parts):
-        starts[part + 1] += starts[part]
+    for number in range(parts):
+        starts[number + 1] += starts[number]
     ends = starts[:parts].copy()
     for i in range(values.shape[0]):
         mixed = _mix(values[i])

@@ -8,17 +8,9 @@ from typing import Annotated
 
 import typer
 
+from provenance.commands import marks
 from provenance.commands.console import print_json, print_verdict, words
-from provenance.commands.marks import (
-    Keys,
-    MarkChoice,
-    SchemeConfig,
-    SchemeKeyCommand,
-    SchemeKeyFile,
-    SchemeName,
-    TokenizerFile,
-    VocabularySize,
-)
+from provenance.commands.marks import MarkChoice
 from provenance.errors import UsageError
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
@@ -30,12 +22,12 @@ def check(
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="JSONL, gz, zst.")
     ] = None,
-    keys: Keys = None,
-    scheme: SchemeName = None,
-    scheme_config: SchemeConfig = None,
-    scheme_key_file: SchemeKeyFile = None,
-    scheme_key_command: SchemeKeyCommand = None,
-    vocabulary_size: VocabularySize = None,
+    keys: marks.Keys = None,
+    scheme: marks.SchemeName = None,
+    config: marks.SchemeConfig = None,
+    key_file: marks.SchemeKeyFile = None,
+    key_command: marks.SchemeKeyCommand = None,
+    vocabulary_size: marks.VocabularySize = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
     ] = None,
@@ -60,7 +52,7 @@ def check(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for verdict.json.")
     ] = None,
-    tokenizer: TokenizerFile = None,
+    tokenizer: marks.TokenizerFile = None,
     reference: Annotated[str, typer.Option(help="none, ngram, or a model's folder.")] = "none",
     reference_text: Annotated[
         list[Path] | None,
@@ -100,15 +92,7 @@ def check(
         rule=rule or (DEFAULT_RULE if from_text else REFERENCE_RULE),
         placebo_keys=placebo_keys,
     )
-    choice = MarkChoice(
-        keys,
-        scheme,
-        scheme_config,
-        scheme_key_file,
-        scheme_key_command,
-        tokenizer,
-        vocabulary_size,
-    )
+    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     mark = as_mark(choice.open(IndexManifest.load(index).vocabulary_size))
     loaded = choice.load_tokenizer(mark)
     opened = Index.open(index, mark.public)
