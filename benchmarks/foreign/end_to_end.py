@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=HERE.parent / "lab/work")
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("schemes", nargs="*", default=["hf-lefthash", "hf-synthid"])
+    parser.add_argument("schemes", nargs="*", default=["hf-lefthash"])
     arguments = parser.parse_args()
     folder, work = arguments.models.resolve(), arguments.work.resolve()
     make(folder, work, TWIN)

@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
-from provenance.commands.marks import (
-    Keys,
-    MarkChoice,
-    SchemeConfig,
-    SchemeKeyCommand,
-    SchemeKeyFile,
-    SchemeName,
-    TokenizerFile,
-    VocabularySize,
-)
+from provenance.commands import marks
+from provenance.commands.marks import MarkChoice
 from provenance.errors import UsageError
 
 __all__ = ["check"]
@@ -27,12 +19,12 @@ def check(
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="JSONL, gz, zst.")
     ] = None,
-    keys: Keys = None,
-    scheme: SchemeName = None,
-    scheme_config: SchemeConfig = None,
-    scheme_key_file: SchemeKeyFile = None,
-    scheme_key_command: SchemeKeyCommand = None,
-    vocabulary_size: VocabularySize = None,
+    keys: marks.Keys = None,
+    scheme: marks.SchemeName = None,
+    config: marks.SchemeConfig = None,
+    key_file: marks.SchemeKeyFile = None,
+    key_command: marks.SchemeKeyCommand = None,
+    vocabulary_size: marks.VocabularySize = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
     ] = None,
@@ -71,7 +63,7 @@ def check(
         Path | None,
         typer.Option(help="Folder of a check that goes on: OUTPUTS are its next batch."),
     ] = None,
-    tokenizer: TokenizerFile = None,
+    tokenizer: marks.TokenizerFile = None,
     reference: Annotated[str, typer.Option(help="none, ngram, or a model's folder.")] = "none",
     reference_text: Annotated[
         list[Path] | None,
@@ -116,15 +108,7 @@ def check(
         raise UsageError("--twins must come with --weights; it did not. Give the model's folder.")
     if (disclose or without_pairs) and output is None:
         raise UsageError("--disclose and --without-pairs must come with -o. Name a folder.")
-    choice = MarkChoice(
-        keys,
-        scheme,
-        scheme_config,
-        scheme_key_file,
-        scheme_key_command,
-        tokenizer,
-        vocabulary_size,
-    )
+    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
     # refuses nonsense before the suspect is read, which may take hours
     wanted = Wanted.choose(access, expected, plan, alpha, rule, placebo_keys, twins or [])

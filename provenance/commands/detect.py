@@ -9,17 +9,9 @@ from typing import Annotated
 
 import typer
 
+from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results
-from provenance.commands.marks import (
-    Keys,
-    MarkChoice,
-    SchemeConfig,
-    SchemeKeyCommand,
-    SchemeKeyFile,
-    SchemeName,
-    TokenizerFile,
-    VocabularySize,
-)
+from provenance.commands.marks import MarkChoice
 from provenance.errors import DataError, UsageError
 
 __all__ = ["detect"]
@@ -32,13 +24,13 @@ def detect(
             metavar="TEXT...", help="Files: .jsonl[.gz|.zst] or plain text; - is stdin."
         ),
     ],
-    keys: Keys = None,
-    scheme: SchemeName = None,
-    scheme_config: SchemeConfig = None,
-    scheme_key_file: SchemeKeyFile = None,
-    scheme_key_command: SchemeKeyCommand = None,
-    tokenizer: TokenizerFile = None,
-    vocabulary_size: VocabularySize = None,
+    keys: marks.Keys = None,
+    scheme: marks.SchemeName = None,
+    config: marks.SchemeConfig = None,
+    key_file: marks.SchemeKeyFile = None,
+    key_command: marks.SchemeKeyCommand = None,
+    tokenizer: marks.TokenizerFile = None,
+    vocabulary_size: marks.VocabularySize = None,
     alpha: Annotated[float, typer.Option(help="Level over all keys, windows and texts.")] = 1e-4,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -49,15 +41,7 @@ def detect(
 
     if not 0 < alpha <= 0.05:
         raise UsageError(f"alpha must be in (0, 0.05]; got {alpha}. Use 1e-4.")
-    choice = MarkChoice(
-        keys,
-        scheme,
-        scheme_config,
-        scheme_key_file,
-        scheme_key_command,
-        tokenizer,
-        vocabulary_size,
-    )
+    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     mark = choice.open()
     loaded = choice.load_tokenizer(mark)
     named = [pair for name in texts for pair in _read_texts(name)]

@@ -7,17 +7,9 @@ from typing import Annotated
 
 import typer
 
+from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
-from provenance.commands.marks import (
-    Keys,
-    MarkChoice,
-    SchemeConfig,
-    SchemeKeyCommand,
-    SchemeKeyFile,
-    SchemeName,
-    TokenizerFile,
-    VocabularySize,
-)
+from provenance.commands.marks import MarkChoice
 
 __all__ = ["app"]
 
@@ -32,26 +24,18 @@ def build(
         list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet, folders.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the index.")],
-    keys: Keys = None,
-    scheme: SchemeName = None,
-    scheme_config: SchemeConfig = None,
-    scheme_key_file: SchemeKeyFile = None,
-    scheme_key_command: SchemeKeyCommand = None,
-    tokenizer: TokenizerFile = None,
-    vocabulary_size: VocabularySize = None,
+    keys: marks.Keys = None,
+    scheme: marks.SchemeName = None,
+    config: marks.SchemeConfig = None,
+    key_file: marks.SchemeKeyFile = None,
+    key_command: marks.SchemeKeyCommand = None,
+    tokenizer: marks.TokenizerFile = None,
+    vocabulary_size: marks.VocabularySize = None,
 ) -> None:
     """Build the index of served logs. It is as confidential as the logs."""
     from provenance.served.index import build_index
 
-    choice = MarkChoice(
-        keys,
-        scheme,
-        scheme_config,
-        scheme_key_file,
-        scheme_key_command,
-        tokenizer,
-        vocabulary_size,
-    )
+    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     manifest = build_index(logs, output, choice.open(), choice.tokenizer_path)
     words.print(
         f"{manifest.marked_responses:,} marked responses of {manifest.responses:,} "

@@ -33,10 +33,12 @@ SchemeName = Annotated[
     typer.Option("--scheme", help="Instead of --keys: whose mark, like hf-synthid."),
 ]
 SchemeConfig = Annotated[
-    Path | None, typer.Option(help="With --scheme: the original's configuration, JSON.")
+    Path | None,
+    typer.Option("--scheme-config", help="With --scheme: the original's configuration, JSON."),
 ]
 SchemeKeyFile = Annotated[
-    Path | None, typer.Option(help="With --scheme: its key, if not in the configuration.")
+    Path | None,
+    typer.Option("--scheme-key-file", help="With --scheme: its key, if not in the configuration."),
 ]
 SchemeKeyCommand = Annotated[
     str | None, typer.Option("--scheme-key-cmd", help="With --scheme: prints its key.")

@@ -58,10 +58,10 @@ __all__ = [
     "check_request",
     "choose_disclosed",
     "gather_plan",
+    "make_report",
     "name_pairs",
     "name_pooled",
     "pooled_slots",
-    "make_report",
     "write_bundle",
 ]
 
