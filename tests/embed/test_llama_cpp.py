@@ -123,7 +123,7 @@ def test_draft_models_empty_prompts_and_labels_without_a_key_are_refused(keyring
 class OnLlamaCpp:
     """A real GGUF through the real llama.cpp. `probabilities` evaluates the whole response once."""
 
-    new_tokens = 48
+    new_tokens = 32
     prompts = tuple(
         text.encode()
         for text in (
