@@ -13,6 +13,7 @@ while scoring). Tests hold them equal to each other and to the vectors of the RF
 from __future__ import annotations
 
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -200,15 +201,15 @@ def row(key: bytes, context: Words, vocabulary_size: int) -> Words:
     >>> int(row(bytes(32), np.array([5, 6], dtype=np.uint32), 10)[9])
     822393812
     """
-    read_key(key)
+    _check_key(key)
     nonce = _check_contexts(np.asarray(context)[np.newaxis, :])[0]
     if not 1 <= vocabulary_size <= 1 << 32:
         raise UsageError(
             f"vocabulary_size must be 1 .. 2**32; got {vocabulary_size}. "
             "Pass the number of tokens of the served tokenizer."
         )
-    missing = [_MISSING] * (MAXIMUM_CONTEXT_WIDTH - nonce.shape[0])
-    counter_and_nonce = np.array([0, *missing, *nonce], dtype="<u4").tobytes()
+    missing = (_MISSING,) * (MAXIMUM_CONTEXT_WIDTH - nonce.shape[0])
+    counter_and_nonce = struct.pack("<4I", 0, *missing, *nonce.tolist())
     encryptor = Cipher(algorithms.ChaCha20(key, counter_and_nonce), mode=None).encryptor()
     out = np.empty(vocabulary_size, dtype="<u4")
     encryptor.update_into(_zeros(4 * vocabulary_size), out.view(np.uint8).data)
@@ -222,13 +223,18 @@ def _zeros(size: int) -> bytes:
 
 
 def read_key(key: bytes) -> Words:
-    """Eight little-endian words of a 256-bit key; the message never shows the key."""
+    """Eight little-endian words of a 256-bit key: uint32 [8]."""
+    _check_key(key)
+    return np.frombuffer(key, dtype="<u4").astype(np.uint32)
+
+
+def _check_key(key: bytes) -> None:
+    """The message never shows the key."""
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         raise UsageError(
             f"key must be {KEY_BYTES} bytes; got {type(key).__name__} of length "
             f"{len(key) if hasattr(key, '__len__') else 'unknown'}. Derive it from a keyring."
         )
-    return np.frombuffer(key, dtype="<u4").astype(np.uint32)
 
 
 def _check_contexts(contexts: Words) -> Words:

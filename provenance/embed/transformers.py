@@ -186,12 +186,12 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
                 f"the model must continue its prompt of {self._width} tokens; it holds "
                 f"{input_ids.shape[1]}. Encoder-decoder models are not supported."
             )
-        responses = input_ids[:, self._width :].cpu().numpy()
-        final = scores.detach().float().cpu().numpy()
+        responses = input_ids[:, self._width :].numpy(force=True)
+        final = scores.to("cpu", torch.float32).numpy(force=True)
         tokens = self._watermark.draw_scores(numbers, responses, final)
-        only = torch.full_like(scores, float("-inf"))
-        only.scatter_(1, torch.from_numpy(tokens).to(scores.device).unsqueeze(1), 0.0)
-        return only
+        only = np.full(final.shape, -np.inf, dtype=np.float32)
+        only[np.arange(only.shape[0]), tokens] = 0.0
+        return torch.from_numpy(only).to(scores.device, scores.dtype)
 
 
 def load_model(folder: Path | str) -> PreTrainedModel:

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.coins import KEY_BYTES, read_key
-from provenance.coins import row as row_of_coins
 from provenance.contexts import first_occurrences, pack, response_contexts
 from provenance.embed.step import MANY, NOTHING, draw_among_few, find_keys
 from provenance.errors import ConfigurationMismatchError, UsageError
@@ -32,7 +31,7 @@ from provenance.keys.keyring import SELECTOR, Key, Keyring, UnlockedKeyring
 from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
 from provenance.schemes import Scheme, make_scheme
 from provenance.schemes.base import draw_unmarked
-from provenance.schemes.compiled import GUMBEL, choose, choose_by_race
+from provenance.schemes.compiled import GUMBEL, choose, choose_by_race, draw_plain_of_many
 
 __all__ = ["Draw", "Labels", "Watermark"]
 
@@ -185,9 +184,8 @@ class Watermark:
         Notes
         -----
         Over the same keys and uniforms the tokens are those of `draw_batch` on the softmax, up to
-        rounding; but ordinary draws among many candidates are made by a race under a one-time key,
-        which needs no softmax. Cost: one pass over the scores where few candidates are left; else
-        two, and a row of coins.
+        rounding: draws among many candidates compute in float32, as the scores are. Cost: one pass
+        over the scores where few candidates are left; else a few, and a row of coins if marked.
         """
         if responses.dtype != np.uint32 or not responses.flags.c_contiguous:
             responses = np.ascontiguousarray(responses, dtype=np.uint32)
@@ -302,8 +300,12 @@ class Watermark:
         """One row with a whole row of coins; -1 if a score is not a number."""
         size, code = scores.shape[0], self._code
         if number < 0:
-            once = row_of_coins(self._generator.bytes(KEY_BYTES), np.zeros(1, np.uint32), size)
-            return int(choose_by_race(scores, once))
+            top = scores.max()
+            return (
+                int(draw_plain_of_many(np.exp(scores - top), uniform))
+                if np.isfinite(top)
+                else NOTHING
+            )
         words = self._known[number].row(response[-self.keyring.context_width :], size)
         if code.kind == GUMBEL:
             return int(choose_by_race(scores, words))

@@ -158,7 +158,7 @@ def test_a_right_adapter_passes_and_the_report_has_a_line_for_each_rule(
     [
         (Unmarked, {REPLAY, FOUND, NEIGHBOURS}),
         (RemarksRepeats, {REPEATS}),
-        (WrongPadding, {REPLAY, NEIGHBOURS}),
+        (WrongPadding, {PROMPT}),
         (ReachesIntoThePrompt, {PROMPT}),
         (HotMarkedDraws, {OVER_KEYS, ORDINARY}),
         (IgnoresTopK, {OVER_KEYS, ORDINARY}),

@@ -25,10 +25,10 @@ class ToyAdapter:
         self.vocabulary_size = vocabulary_size
         rng = np.random.default_rng(0)
         logits = rng.normal(0, 1, (vocabulary_size, vocabulary_size))
-        logits[:, 60:] -= 4.0
+        logits[:, 120:] -= 4.0
         logits[:, self.pad_token] = -np.inf
         table = np.exp(logits)
-        table[:, self.end_token] = 0.04 * table.sum(axis=1)
+        table[:, self.end_token] = 0.03 * table.sum(axis=1)
         self.table = table / table.sum(axis=1, keepdims=True)
 
     def probabilities(
