@@ -105,5 +105,4 @@ def test_vllm_keeps_all_the_rules(tmp_path, tokenizer_path, monkeypatch):
         report = conformance.check(adapter, tmp_path / "check")
     finally:
         adapter.stop()
-    print(report)
     assert report.passed, str(report)
