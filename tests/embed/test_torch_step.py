@@ -1,5 +1,8 @@
 """The step on the device equals `Watermark` token by token, and marks the same rows."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,6 +21,7 @@ from provenance.embed.torch_step import (  # noqa: E402
 from provenance.embed.vllm_requests import ServingWatermark  # noqa: E402
 from provenance.keys.keyring import SchemeSpecification  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
+from tests.embed.vllm_fake import apply_top_k_top_p  # noqa: E402
 
 ROWS, SIZE = 24, 300
 LABELS = [
@@ -196,3 +200,28 @@ def test_no_step_waits_for_the_device(keyring):
             survivors,
         )
         assert draw.tokens.shape == draw.marked.shape == (4,)
+
+
+VECTORS = Path(__file__).parents[2] / "fixtures" / "serving" / "vllm-final-probabilities.json"
+
+
+@pytest.mark.parametrize("vector", json.loads(VECTORS.read_text())["vectors"], ids=str)
+def test_final_probabilities_are_those_that_vllm_recorded(vector):
+    """Temperature and min-p of the device step, top-k and top-p of the fake, against vLLM's own."""
+    limits = vector["config"]
+    logits = torch.tensor(vector["logits"], dtype=torch.float32)
+    rows, size = logits.shape
+    scaled = scale_logits(
+        logits,
+        torch.full((rows,), limits.get("temperature", 1.0)),
+        torch.full((rows,), limits.get("min_p", 0.0)),
+    )
+    final = apply_top_k_top_p(
+        scaled,
+        torch.full((rows,), limits.get("top_k", size)),
+        torch.full((rows,), limits.get("top_p", 1.0)),
+    )
+    found = final.double().softmax(dim=1)
+    expected = torch.tensor(vector["probabilities"], dtype=torch.float64)
+    assert torch.equal(found > 0, expected > 0)
+    assert float((found - expected).abs().max()) < 1e-6
