@@ -130,6 +130,7 @@ def check(
         words.print(
             f"Wrote {output}"
             + (": its pairs are as confidential as the log." if contents.pairs else "."),
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )
