@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -175,6 +177,33 @@ def test_a_timestamp_is_carried_by_hand(run, case):
     assert run("plan", "commit", plan, "--response", answer, "--url", "http://x")[0] == 2
     assert run("plan", "commit", plan, "--url", "ftp://x")[0] == 2
     assert run("plan", "commit", plan, "--url", "http://127.0.0.1:9/")[0] == 74
+
+
+def test_without_the_extra_the_hash_is_printed_and_openssl_makes_the_request(
+    run, case, monkeypatch
+):
+    _new(run, case)
+    plan = case / "plan.json"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "rfc3161_client", None)
+        code, out, err = run("plan", "commit", plan)
+        assert (code, out.strip()) == (0, hashlib.sha256(plan.read_bytes()).hexdigest())
+        assert "provenance[evidence]" in err
+        assert not (case / "plan.tsq").exists()
+        command = ["openssl", "ts", "-query", "-sha256", "-cert", "-data", plan]
+        subprocess.run([*command, "-out", case / "plan.tsq"], check=True, capture_output=True)
+        authority = Authority(case / "authority")
+        answer = authority.answer(case / "plan.tsq", case / "answer.tsr")
+        assert run("plan", "commit", plan, "--response", answer)[0] == 2
+    trusted = ("--trust", authority.roots)
+    assert run("plan", "commit", plan, "--response", answer, *trusted)[0] == 0
+    assert _check(run, case, "-o", case / "bundle")[0] == 1
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "rfc3161_client", None)
+        assert _check(run, case)[0] == 2  # an answer lies there, and nobody can read it
+        code, out, _ = run("verify", case / "bundle", "--unsigned", *trusted)
+        assert code == 0
+        assert " 5 not possible" in out
 
 
 def test_the_answer_of_another_plan_is_refused_before_anything_is_checked(run, case):

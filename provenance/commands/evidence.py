@@ -22,7 +22,7 @@ def new_signing_key(
     from provenance.evidence.signature import create_signing_key
 
     public = create_signing_key(file)
-    words.print(f"Wrote {file} and {public}. Publish the latter.", highlight=False)
+    words.print(f"Wrote {file} and {public}. Publish the latter.", markup=False, highlight=False)
 
 
 @app.command("sign")
@@ -35,4 +35,4 @@ def sign(
     """Sign the manifest of a bundle."""
     from provenance.evidence.signature import sign_bundle
 
-    results.print(f"signed by {sign_bundle(bundle, signing_key)}", highlight=False)
+    results.print(f"signed by {sign_bundle(bundle, signing_key)}", markup=False, highlight=False)

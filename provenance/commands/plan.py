@@ -11,7 +11,7 @@ import typer
 
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.plan_enough import enough
-from provenance.errors import StorageError, UsageError
+from provenance.errors import MissingExtraError, StorageError, UsageError
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 __all__ = ["app"]
@@ -89,7 +89,9 @@ def new(
         }
     )
     write_atomically(file, made.content)
-    words.print(f"Wrote {file}, sha256 {made.sha256}.", highlight=False, soft_wrap=True)
+    words.print(
+        f"Wrote {file}, sha256 {made.sha256}.", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 @app.command("commit")
@@ -119,13 +121,26 @@ def commit(
         raise UsageError("only one of --url and --response may be given; both are. Choose one.")
     plan = Plan.load(file)
     request, answer = file.with_suffix(".tsq"), file.with_suffix(".tsr")
-    results.print(plan.sha256, highlight=False)
+    results.print(plan.sha256, markup=False, highlight=False)
     if response is None:
-        write_atomically(request, make_request(plan.content))
+        try:
+            write_atomically(request, make_request(plan.content))
+        except MissingExtraError as error:
+            if url is not None:
+                raise
+            words.print(
+                f"No request was written: {error} For example: openssl ts -query -sha256 -cert "
+                f"-data {file} -out {request}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+            return
         if url is None:
             words.print(
                 f"Wrote {request}. Carry it to a time-stamp authority, and bring the answer back "
                 "with --response.",
+                markup=False,
                 highlight=False,
             )
             return
@@ -136,6 +151,7 @@ def commit(
     words.print(
         f"Wrote {answer}: seen {found.time}"
         + ("." if roots else "; its authority was not checked, for want of --trust."),
+        markup=False,
         highlight=False,
     )
 
@@ -151,7 +167,7 @@ def show(
     if as_json:
         print_json(plan.document)
         return
-    results.print(f"plan {plan.sha256}", highlight=False, soft_wrap=True)
+    results.print(f"plan {plan.sha256}", markup=False, highlight=False, soft_wrap=True)
     rows = [(name, _say(value)) for name, value in plan.document.items() if name != "commitments"]
     rows.append(("commitments", f"{len(plan.document['commitments'])} keys"))
     print_table(["field", "value"], rows)

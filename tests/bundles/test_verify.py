@@ -1,5 +1,7 @@
 """A bundle as it is written verifies, step by step, and says what it could not do."""
 
+import base64
+import gzip
 import json
 import shutil
 import stat
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provenance.evidence.bundle import Contents, write_bundle
+from provenance.evidence.bundle import Contents, make_report, write_bundle
 from provenance.evidence.manifest import write_manifest
 from provenance.evidence.origins import check_manifest, check_signature
 from provenance.evidence.pairs import read_pairs, write_pairs
@@ -110,12 +112,13 @@ def test_a_scheme_that_is_not_known_is_not_claimed(run, lab, bundle):
         (bundle / name).unlink()
     shutil.rmtree(bundle / "disclosed")
     for name, change in (
-        ("verdict.json", {"plan": None, "exploratory": True}),
+        ("verdict.json", {"plan": None, "exploratory": True, "caveat": "of theirs"}),
         ("keyring.json", {}),
     ):
         document = json.loads((bundle / name).read_text()) | change
         document["scheme"] = {"name": "theirs", "parameters": {}}
         (bundle / name).write_text(json.dumps(document))
+    (bundle / "report.html").write_bytes(make_report(bundle, None))
     write_manifest(bundle, "2099-01-01T00:00:00Z", pairs=True)
     sign_bundle(bundle, lab.signing_key)
     code, statuses = _statuses(run, bundle)
@@ -194,3 +197,27 @@ def test_a_signing_key_is_as_private_as_the_master_key(run, lab, bundle, tmp_pat
     code, _, err = run("evidence", "sign", bundle)
     assert code == 65
     assert "verdict.json" in err
+
+
+def test_no_secret_but_the_disclosed_keys_reaches_a_bundle(run, lab, tmp_path):
+    """Canary: raw, hex and base64 forms of master, signing key and undisclosed keys."""
+    folder = tmp_path / "bundle"
+    contents = Contents(disclosed=["global"])
+    verdict = replace(lab.examination.verdict, plan=None)
+    write_bundle(folder, replace(lab.examination, verdict=verdict), lab.world.keyring, contents)
+    _, one, two = run("evidence", "sign", folder, "--signing-key", lab.signing_key)
+    code, three, four = run("verify", folder, "--json")
+    assert code == 0
+    written = [(one + two + three + four).encode()]
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            written += [content, gzip.decompress(content) if path.suffix == ".gz" else b""]
+    secrets = [lab.signing_key.read_bytes(), (lab.world.folder / "keys/master.key").read_bytes()]
+    keyring = lab.world.keyring
+    secrets += [keyring.key(*pair).reveal() for pair in keyring.public.commitments]
+    shown = keyring.key("global", "").reveal()
+    for secret in secrets:
+        forms = (secret, secret.hex().encode(), base64.b64encode(secret))
+        leaked = any(form in content for content in written for form in forms)
+        assert leaked == (secret == shown)  # the planted leak is found
