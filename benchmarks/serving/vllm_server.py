@@ -15,6 +15,7 @@ bound of what a real model would show. Writes benchmarks/results/serving-vllm.js
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import tempfile
@@ -66,6 +67,7 @@ def main() -> None:
             },
             "model": f"random Llama, 2 layers, hidden 64, vocabulary {chosen.vocabulary}",
             "scheme": ring.public.scheme.name,
+            "machine": {"cores": os.cpu_count(), "load_average": os.getloadavg()[1]},
             "shares": DEFAULT_SHARES,
             "detection": _detect(marking, ring, chosen.tokens),
             "cost": _time(plain, marking, chosen),
