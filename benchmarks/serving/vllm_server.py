@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", type=int, default=32000, help="tokens of the tiny model")
     parser.add_argument("--batch", type=int, default=8, help="requests at a time")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens a response")
+    parser.add_argument("--tokens", type=int, default=100, help="tokens a response")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each kind")
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
     chosen = parser.parse_args()
