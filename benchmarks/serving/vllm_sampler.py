@@ -46,7 +46,9 @@ def main() -> None:
             for vocabulary in (32000, 151936)
             for batch in (1, 8, 32)
         ]
-    write_json(RESULT, {"top_k": 50, "response_tokens": RESPONSE, "sizes": sizes})
+    machine = {"cores": os.cpu_count(), "load_average": os.getloadavg()[1]}
+    result = {"machine": machine, "top_k": 50, "response_tokens": RESPONSE, "sizes": sizes}
+    write_json(RESULT, result)
     print(RESULT.read_text())
 
 

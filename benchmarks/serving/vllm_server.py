@@ -15,6 +15,7 @@ bound of what a real model would show. Writes benchmarks/results/serving-vllm.js
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import tempfile
@@ -45,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", type=int, default=32000, help="tokens of the tiny model")
     parser.add_argument("--batch", type=int, default=8, help="requests at a time")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens a response")
+    parser.add_argument("--tokens", type=int, default=100, help="tokens a response")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each kind")
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
     chosen = parser.parse_args()
@@ -66,6 +67,7 @@ def main() -> None:
             },
             "model": f"random Llama, 2 layers, hidden 64, vocabulary {chosen.vocabulary}",
             "scheme": ring.public.scheme.name,
+            "machine": {"cores": os.cpu_count(), "load_average": os.getloadavg()[1]},
             "shares": DEFAULT_SHARES,
             "detection": _detect(marking, ring, chosen.tokens),
             "cost": _time(plain, marking, chosen),
