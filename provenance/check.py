@@ -209,8 +209,8 @@ def _control_all(
         for value in slot.values
         if (slot.name, value) not in tables
     ]
-    controls.append(control_slot(weighing.control, served, mark))
-    controls.append(control_unserved(weighing.pooled, unserved, mark))
+    controls.append(control_slot(weighing.control, served, mark.null_law))
+    controls.append(control_unserved(weighing.pooled, unserved, mark.null_law))
     return controls
 
 

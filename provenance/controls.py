@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.keys.schedule import key_name
-from provenance.marks import Mark, OpenKey
+from provenance.marks import OpenKey, Placebos
 from provenance.scoring import WeightedPairs, tabulate
 from provenance.stats.laws import NullLaw
 from provenance.stats.null_distribution import NullDistribution
@@ -44,7 +44,7 @@ LEVEL: Final = 1e-3
 
 
 def control_placebo(
-    pairs: WeightedPairs, name: str, true_table: ClassTable, mark: Mark, keys: int, seed: bytes
+    pairs: WeightedPairs, name: str, true_table: ClassTable, mark: Placebos, keys: int, seed: bytes
 ) -> Control:
     """Score the same weighted pairs under random keys and test that their z behave as under H0.
 
@@ -95,21 +95,21 @@ def control_placebo(
     )
 
 
-def control_slot(pairs: WeightedPairs, keys: Sequence[OpenKey], mark: Mark) -> Control:
+def control_slot(pairs: WeightedPairs, keys: Sequence[OpenKey], law: NullLaw) -> Control:
     """Never-marked contexts under every key of the check."""
     if not len(pairs):
         return Control("control slot", True, None, "no context of the control slot was scored")
-    return _smallest("control slot", [(pairs, key) for key in keys], mark)
+    return _smallest("control slot", [(pairs, key) for key in keys], law)
 
 
 def control_unserved(
-    pooled: Mapping[str, WeightedPairs], keys: Sequence[OpenKey], mark: Mark
+    pooled: Mapping[str, WeightedPairs], keys: Sequence[OpenKey], law: NullLaw
 ) -> Control:
     """Keys that never marked a response, on the contexts of their slot."""
     tests = [(pooled[key.slot], key) for key in keys if len(pooled[key.slot])]
     if not tests:
         return Control("unserved values", True, None, "the keyring has no unserved value")
-    return _smallest("unserved values", tests, mark)
+    return _smallest("unserved values", tests, law)
 
 
 def control_innocents(names: Sequence[str], log10_p: Callable[[int], float]) -> list[Control]:
@@ -135,9 +135,9 @@ def _z(weights: NDArray[np.int64], scores: NDArray[np.int64], law: NullLaw) -> f
     return (int(weights @ scores) - law.mean * float(weights.sum())) / deviation
 
 
-def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], mark: Mark) -> Control:
+def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], law: NullLaw) -> Control:
     """Bonferroni over tests that must all be null."""
-    values = [log10_upper_tail(tabulate(pairs, key, mark.null_law)) for pairs, key in tests]
+    values = [log10_upper_tail(tabulate(pairs, key, law)) for pairs, key in tests]
     best = int(np.argmin(values))
     corrected = min(0.0, values[best] + math.log10(len(tests)))
     key = tests[best][1]

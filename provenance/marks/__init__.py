@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from provenance.marks.base import Mark, OpenKey, Served, TextCoins
-from provenance.marks.own import KeyringMark, SchemeKey, as_mark
+from provenance.marks.base import Mark, OpenKey, Placebos, Served, TextCoins
+from provenance.marks.own import KeyringMark, SchemeKey, SchemePlacebos, as_mark
 
-__all__ = ["KeyringMark", "Mark", "OpenKey", "SchemeKey", "Served", "TextCoins", "as_mark"]
+__all__ = [
+    "KeyringMark",
+    "Mark",
+    "OpenKey",
+    "Placebos",
+    "SchemeKey",
+    "SchemePlacebos",
+    "Served",
+    "TextCoins",
+    "as_mark",
+]

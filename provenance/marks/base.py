@@ -20,7 +20,7 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import Schedule
 from provenance.stats.laws import NullLaw
 
-__all__ = ["Mark", "OpenKey", "Served", "TextCoins"]
+__all__ = ["Mark", "OpenKey", "Placebos", "Served", "TextCoins"]
 
 Integers = NDArray[np.int64]
 Tokens = NDArray[np.uint32]
@@ -81,22 +81,28 @@ class TextCoins:
     scores: Integers
 
 
-class Mark(Served, Protocol):
+class Placebos(Protocol):
+    """What the placebo control asks for; needs no key. null_law : of one coin's score"""
+
+    @property
+    def null_law(self) -> NullLaw:
+        """See above."""
+
+    def placebo(self, seed: bytes, number: int) -> OpenKey:
+        """Random key `number` of the mark's own key space; a function of the seed."""
+
+
+class Mark(Served, Placebos, Protocol):
     """The protocol.
 
-    null_law : of one coin's score
     caveat : what makes the test weaker than its law says, or what controls are missing; or ""
     shares_coins : True if one coin serves many contexts. Then how often the *log* held a context
         depends on coins that are tested, and counts of the index must not weigh anything
     """
 
     @property
-    def null_law(self) -> NullLaw:
-        """See above; so the next two."""
-
-    @property
     def caveat(self) -> str:
-        """See above."""
+        """See above; so the next."""
 
     @property
     def shares_coins(self) -> bool:
@@ -104,9 +110,6 @@ class Mark(Served, Protocol):
 
     def open(self, slot: str, value: str) -> OpenKey:
         """The key of (slot, value). Raises ConfigurationMismatchError if it has none."""
-
-    def placebo(self, seed: bytes, number: int) -> OpenKey:
-        """Random key `number` of the mark's own key space; a function of the seed."""
 
     def read(self, token_ids: Tokens) -> Iterator[TextCoins]:
         """The coins of one text under every key, in the order of the schedule."""

@@ -16,7 +16,7 @@ from provenance.marks.base import Mark, OpenKey, TextCoins
 from provenance.schemes import Scheme, make_scheme
 from provenance.stats.laws import NullLaw
 
-__all__ = ["KeyringMark", "SchemeKey", "as_mark"]
+__all__ = ["KeyringMark", "SchemeKey", "SchemePlacebos", "as_mark"]
 
 Integers = NDArray[np.int64]
 Tokens = NDArray[np.uint32]
@@ -46,7 +46,24 @@ class SchemeKey:
         return weights, self.scheme.score(self.key.words(contexts, tokens))
 
 
-class KeyringMark:
+class SchemePlacebos:
+    """Placebo keys of one of our own schemes; needs no keyring."""
+
+    def __init__(self, scheme: Scheme) -> None:
+        self.scheme = scheme
+
+    @property
+    def null_law(self) -> NullLaw:
+        """Of the scheme."""
+        return self.scheme.null_law
+
+    def placebo(self, seed: bytes, number: int) -> OpenKey:
+        """256 bits from the seed."""
+        secret = hashlib.sha256(b"placebo" + seed + number.to_bytes(4, "big")).digest()
+        return SchemeKey(Key(secret, "placebo", str(number)), self.scheme)
+
+
+class KeyringMark(SchemePlacebos):
     """Our own keyring as the mark under test."""
 
     caveat = ""
@@ -55,7 +72,7 @@ class KeyringMark:
     def __init__(self, keyring: UnlockedKeyring) -> None:
         self._keyring = keyring
         specification = keyring.public.scheme
-        self.scheme = make_scheme(specification.name, specification.parameters)
+        super().__init__(make_scheme(specification.name, specification.parameters))
 
     @property
     def public(self) -> Keyring:
@@ -72,11 +89,6 @@ class KeyringMark:
         """k."""
         return self._keyring.context_width
 
-    @property
-    def null_law(self) -> NullLaw:
-        """Of the scheme."""
-        return self.scheme.null_law
-
     def slots_of_names(self, names: Integers) -> NDArray[np.uint8]:
         """See `UnlockedKeyring.slots_of_names`."""
         return self._keyring.slots_of_names(names)
@@ -84,11 +96,6 @@ class KeyringMark:
     def open(self, slot: str, value: str) -> OpenKey:
         """See `UnlockedKeyring.key`."""
         return SchemeKey(self._keyring.key(slot, value), self.scheme)
-
-    def placebo(self, seed: bytes, number: int) -> OpenKey:
-        """256 bits from the seed."""
-        secret = hashlib.sha256(b"placebo" + seed + number.to_bytes(4, "big")).digest()
-        return SchemeKey(Key(secret, "placebo", str(number)), self.scheme)
 
     def read(self, token_ids: Tokens) -> Iterator[TextCoins]:
         """Each (context, token) once, under the keys of its context's slot.
