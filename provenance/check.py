@@ -299,8 +299,8 @@ def _control_keys(weighing: Weighing, mark: Mark) -> list[Control]:
     served = list(weighing.hypotheses)
     unserved = list_unserved(mark.schedule, served)
     return [
-        control_slot(weighing.control, [mark.open(*pair) for pair in served], mark),
-        control_unserved(weighing.pooled, [mark.open(*pair) for pair in unserved], mark),
+        control_slot(weighing.control, [mark.open(*pair) for pair in served], mark.null_law),
+        control_unserved(weighing.pooled, [mark.open(*pair) for pair in unserved], mark.null_law),
     ]
 
 

@@ -103,21 +103,21 @@ def control_placebo(
     )
 
 
-def control_slot(pairs: WeightedPairs, keys: Sequence[OpenKey], mark: Placebos) -> Control:
+def control_slot(pairs: WeightedPairs, keys: Sequence[OpenKey], law: NullLaw) -> Control:
     """Never-marked contexts under every key of the check."""
     if not len(pairs):
         return Control("control slot", True, None, "no context of the control slot was scored")
-    return _smallest("control slot", [(pairs, key) for key in keys], mark)
+    return _smallest("control slot", [(pairs, key) for key in keys], law)
 
 
 def control_unserved(
-    pooled: Mapping[str, WeightedPairs], keys: Sequence[OpenKey], mark: Placebos
+    pooled: Mapping[str, WeightedPairs], keys: Sequence[OpenKey], law: NullLaw
 ) -> Control:
     """Keys that never marked a response, on the contexts of their slot."""
     tests = [(pooled[key.slot], key) for key in keys if len(pooled[key.slot])]
     if not tests:
         return Control("unserved values", True, None, "the keyring has no unserved value")
-    return _smallest("unserved values", tests, mark)
+    return _smallest("unserved values", tests, law)
 
 
 def list_unserved(schedule: Schedule, served: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -153,9 +153,9 @@ def _z(weights: NDArray[np.int64], scores: NDArray[np.int64], law: NullLaw) -> f
     return (int(weights @ scores) - law.mean * float(weights.sum())) / deviation
 
 
-def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], mark: Placebos) -> Control:
+def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], law: NullLaw) -> Control:
     """Bonferroni over tests that must all be null."""
-    values = [log10_upper_tail(tabulate(pairs, key, mark.null_law)) for pairs, key in tests]
+    values = [log10_upper_tail(tabulate(pairs, key, law)) for pairs, key in tests]
     best = int(np.argmin(values))
     corrected = min(0.0, values[best] + math.log10(len(tests)))
     key = tests[best][1]

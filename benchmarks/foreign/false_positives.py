@@ -1,6 +1,9 @@
 """False-positive rates of `detect` and `check` under foreign schemes, beside the originals' own.
 
-    python -m benchmarks.foreign.false_positives [--keys 400] [--worlds 40]
+    python -m benchmarks.foreign.false_positives [--keys 400] [--worlds 40] [SCHEME...]
+    python -m benchmarks.foreign.false_positives --spread 600 [SCHEME...]
+
+The second form only prints mean and standard deviation of z of ordinary text over so many keys.
 
 Detection: unmarked texts of 100 k tokens (see `texts`), each under many random keys of each scheme.
 Our p is that of `detect_mark`, all windows and corrections included. The original's p is the normal
@@ -127,6 +130,18 @@ def run_detection(name: str, ids: Ids, vocabulary: int, keys: int) -> Iterator[d
             }
 
 
+def spread_of_z(name: str, ids: Ids, vocabulary: int, keys: int) -> NDArray[np.float64]:
+    """z of one text under so many random keys: float64 [keys]."""
+    rng = np.random.default_rng(77)
+    found = []
+    for _ in range(keys):
+        mark = ForeignMark(random_scheme(name, rng, vocabulary), vocabulary, FAKE_TOKENIZER)
+        (coins,) = mark.read(ids)
+        law, n = mark.null_law, coins.scores.size
+        found.append((coins.scores.sum() - n * law.mean) / np.sqrt(n * law.variance))
+    return np.array(found)
+
+
 def run_check(name: str, teacher: Teacher, worlds: int) -> Iterator[dict[str, Any]]:
     """One row per world and kind of innocent."""
     for seed in range(worlds):
@@ -198,11 +213,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--keys", type=int, default=400)
     parser.add_argument("--worlds", type=int, default=40)
+    parser.add_argument("--spread", type=int, default=0)
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("schemes", nargs="*", default=TESTED)
     arguments = parser.parse_args()
     ids, vocabulary = read_tokens(arguments.work)
+    if arguments.spread:
+        for name in arguments.schemes:
+            z = spread_of_z(name, ids, vocabulary, arguments.spread)
+            print(f"{name:22s} mean {z.mean():+.3f} sd {z.std():.3f} max {z.max():.2f}", flush=True)
+        return
     command = "python -m benchmarks.foreign.false_positives"
     command += f" --keys {arguments.keys} --worlds {arguments.worlds}"
     rows: dict[str, Any] = {}

@@ -41,7 +41,7 @@ from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
 
 RESULTS: Final = Path(__file__).parents[1] / "results/detect.json"
-ORIGINALS: Final = Path("/tmp/foreign-originals")
+ORIGINALS: Final = Path(__file__).parent / "work/originals"
 VOCABULARY: Final = 32_000
 OWN_TOKENS: Final = 10_000_000
 TARGETS: Final[Mapping[str, float]] = {

@@ -147,13 +147,13 @@ def _rebuild_keyed(
     unserved = list_unserved(keyring.schedule, served)
     has_served = len(weighing.control) == 0 or set(served) <= set(keys)
     has_unserved = set(unserved) <= set(keys)
-    mark = SchemePlacebos(scheme)
+    law = scheme.null_law
     opened = {pair: SchemeKey(key, scheme) for pair, key in keys.items()}
     return [
-        control_slot(weighing.control, [opened[pair] for pair in served if pair in keys], mark)
+        control_slot(weighing.control, [opened[pair] for pair in served if pair in keys], law)
         if has_served
         else None,
-        control_unserved(weighing.pooled, [opened[pair] for pair in unserved], mark)
+        control_unserved(weighing.pooled, [opened[pair] for pair in unserved], law)
         if has_unserved
         else None,
     ]

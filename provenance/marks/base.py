@@ -20,7 +20,7 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import Schedule
 from provenance.stats.laws import NullLaw
 
-__all__ = ["Mark", "OpenKey", "Served", "TextCoins"]
+__all__ = ["Mark", "OpenKey", "Placebos", "Served", "TextCoins"]
 
 Integers = NDArray[np.int64]
 Tokens = NDArray[np.uint32]

@@ -47,7 +47,7 @@ class SchemeKey:
 
 
 class SchemePlacebos:
-    """Placebo keys of one of our own schemes; see `Placebos`."""
+    """Placebo keys of one of our own schemes; needs no keyring."""
 
     def __init__(self, scheme: Scheme) -> None:
         self.scheme = scheme
