@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
+	bench-serving \
 	lab clean
 
 demo: $(VENV)/.demo
@@ -39,6 +40,11 @@ bench-power: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.power.produce
 	$(BIN)/python -m benchmarks.power
 	$(BIN)/python -m benchmarks.power.rules
+
+# A quarter of an hour of one core, and an hour for the quality (resumable).
+bench-serving: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.serving.quality
 
 # Hours, resumable: SmolLM2-135M-Instruct serves, students are fine-tuned, both are read.
 bench-smollm: $(VENV)/.dev
