@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
-	bench-sequential bench-detect bench-foreign bench-serving-vllm lab clean
+	bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
@@ -50,6 +50,11 @@ VLLM_PYTHON ?= python3.11
 bench-serving-vllm:
 	PYTHONPATH=. $(VLLM_PYTHON) -m benchmarks.serving.vllm_server
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(VLLM_PYTHON) -m benchmarks.serving.vllm_sampler
+
+# A quarter of an hour of one core, and an hour for the quality (resumable).
+bench-serving: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.serving.quality
 
 # Hours, resumable: SmolLM2-135M-Instruct serves, students are fine-tuned, both are read.
 bench-smollm: $(VENV)/.dev

@@ -186,12 +186,15 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
                 f"the model must continue its prompt of {self._width} tokens; it holds "
                 f"{input_ids.shape[1]}. Encoder-decoder models are not supported."
             )
-        responses = input_ids[:, self._width :].numpy(force=True)
-        final = scores.to("cpu", torch.float32).numpy(force=True)
-        tokens = self._watermark.draw_scores(numbers, responses, final)
-        only = np.full(final.shape, -np.inf, dtype=np.float32)
-        only[np.arange(only.shape[0]), tokens] = 0.0
-        return torch.from_numpy(only).to(scores.device, scores.dtype)
+        responses = input_ids.numpy(force=True)[:, self._width :]
+        final = scores if scores.dtype == torch.float32 else scores.float()
+        tokens = self._watermark.draw_scores(numbers, responses, final.numpy(force=True))
+        only = torch.full_like(scores, float("-inf"))
+        if only.device.type == "cpu" and only.dtype == torch.float32:
+            only.numpy()[np.arange(tokens.shape[0]), tokens] = 0.0  # a third of a scatter's time
+        else:
+            only.scatter_(1, torch.from_numpy(tokens).to(only.device).unsqueeze(1), 0.0)
+        return only
 
 
 def load_model(folder: Path | str) -> PreTrainedModel:
