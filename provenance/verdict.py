@@ -84,6 +84,11 @@ class Control:
     detail: str
     placebo_z: tuple[float, ...] = ()
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Control:
+        """From its fields, all of them and no other. Raises TypeError, KeyError."""
+        return cls(**{**row, "placebo_z": tuple(row["placebo_z"])})
+
 
 @dataclass(frozen=True)
 class Share:

@@ -103,7 +103,7 @@ def rebuild_controls(
     ------
     ValueError if a control is missing, misnamed, or contradicts itself.
     """
-    stated = [Control(**row) for row in document["controls"]]
+    stated = [Control.from_json(row) for row in document["controls"]]
     for control in stated:
         _check_consistency(control)
     served = [(h.slot, h.value) for h in hypotheses]

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -175,15 +175,15 @@ def _read_records(content: bytes, check: SequentialCheck, origin: str) -> list[_
             f"{origin}: must be a state of format {_FORMAT!r}; it is not. "
             "Name the folder of a sequential check, or a new one."
         )
-    fields = {*bound, "batches", "content_sha256"}
+    due = {*bound, "batches", "content_sha256"}
     if (
-        set(state) != fields
+        set(state) != due
         or canonical_json(state) != content
         or state["content_sha256"] != _checksum(state)
         or not isinstance(state["batches"], list)
     ):
         raise DataError(
-            f"{origin}: must be canonical JSON with the fields {sorted(fields)} and a "
+            f"{origin}: must be canonical JSON with the fields {sorted(due)} and a "
             "right checksum; it is not. Restore the file as it was written."
         )
     for name, expected, found in _flatten(state, bound):
@@ -214,7 +214,7 @@ def _short(value: object) -> str:
 
 def _read_record(record: object, sheets: int, origin: str) -> _Record:
     names = {"outputs", "known", "placebo", "pairs_sha256"}
-    controls = {"name", "passed", "log10_p", "detail"}
+    controls = {field.name for field in fields(Control)}
     if not (
         isinstance(record, dict)
         and set(record) == names
@@ -265,7 +265,7 @@ def _replay(
         record.outputs,
         revealed,
         tuple(record.known),
-        tuple(Control(**control) for control in record.placebo),
+        tuple(Control.from_json(control) for control in record.placebo),
         record.pairs_sha256,
     )
     return replace(check, sheets=tuple(sheets), batches=(*check.batches, batch))

@@ -1,15 +1,18 @@
-"""`check --sequential`, `check --look`, `plan enough` and `suspects`, as the shell calls them."""
+"""`check --sequential`, `plan enough` and `suspects`, as the shell calls them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
+from provenance.commands.app import app
 from provenance.files import lock_folder
 from provenance.scoring import score
 
@@ -25,6 +28,11 @@ def folder(tmp_path_factory):
     write_outputs(made.folder / "guilty.jsonl", outputs)
     for i in range(4):
         write_outputs(made.folder / f"guilty-{i}.jsonl", outputs[20 * i : 20 * i + 20])
+    keys, index = made.folder / "keys", made.folder / "index"
+    for name, rule in (("fixed", ("--outputs", "20")), ("sequential", ("--sequential",))):
+        command = ["plan", "new", made.folder / f"{name}.json", "--keys", keys, "--index", index]
+        command += ["--suspect", "x", "--placebo-keys", "60", *rule]
+        assert CliRunner().invoke(app, list(map(str, command))).exit_code == 0
     text, prompts = innocent("ordinary", made, rng)
     write_outputs(made.folder / "innocent.jsonl", text, prompts)
     for i in range(2):
@@ -81,11 +89,14 @@ def test_innocent_outputs_exit_0_and_may_go_on(run, folder, tmp_path):
         (78, ["--sequential", "{state}", "--alpha", "1e-3"]),
         (78, ["--sequential", "{state}", "--rule", "presence"]),
         (2, ["{folder}/guilty-1.jsonl", "--sequential", "{state}", "--innocent", "{folder}/x"]),
-        (2, ["{folder}/guilty-1.jsonl", "--sequential", "{state}", "--look", "1/2"]),
+        (2, ["{folder}/guilty-1.jsonl", "--sequential", "{state}", "--disclose", "all"]),
+        (2, ["{folder}/guilty-1.jsonl", "--sequential", "{state}", "--scheme", "hf-lefthash"]),
+        (
+            78,
+            ["{folder}/guilty-1.jsonl", "--sequential", "{state}", "--plan", "{folder}/fixed.json"],
+        ),
         (2, ["--sequential", "{state}", "--logprobs", "{folder}/x"]),
         (2, ["--sequential", "{state}", "--weights", "{folder}", "--read", "{folder}/x"]),
-        (2, ["{folder}/guilty.jsonl", "--look", "3/2"]),
-        (2, ["{folder}/guilty.jsonl", "--look", "x"]),
         (2, []),
     ],
     ids=str,
@@ -113,16 +124,17 @@ def test_a_state_of_another_keyring_exits_78_and_a_locked_one_75(run, folder, tm
     assert _one_line(error)
 
 
-def test_planned_looks_share_alpha(run, folder):
-    outputs = folder / "guilty.jsonl"
-    _, out, error = run(*_check(folder, outputs, "--look", "2/4", "--json"))
-    found = json.loads(out)
-    assert found["alpha"] == pytest.approx(2.5e-5)
-    assert found["inputs"]["settings"]["look"] == "2/4"
-    over_all = found["log10_p"] + np.log10(4)
-    assert f"Look 2 of 4 planned ones; p over all of them <= 10^{over_all:.2f}." in error
-    _, plain, _ = run(*_check(folder, outputs, "--json"))
-    assert json.loads(plain)["log10_p"] == found["log10_p"]
+def test_a_sequential_plan_is_followed_and_named(run, folder, tmp_path):
+    outputs, state = folder / "guilty-0.jsonl", ("--sequential", tmp_path / "state")
+    plan = ("--plan", folder / "sequential.json")
+    code, out, error = run(*_check(folder, outputs, *state, *plan, "--json"))
+    assert code in (0, 1), error
+    assert json.loads(out)["exploratory"] is False
+    assert json.loads(out)["plan"]["sha256"] == hashlib.sha256(plan[1].read_bytes()).hexdigest()
+    code, _, error = run(*_check(folder, outputs, *plan))
+    assert code == 78
+    assert _one_line(error)
+    assert "stopping.rule" in error
 
 
 def test_enough_opens_no_key_and_says_what_is_missing(run, folder, monkeypatch):
