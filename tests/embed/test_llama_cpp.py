@@ -121,7 +121,7 @@ def test_draft_models_empty_prompts_and_labels_without_a_key_are_refused(keyring
 
 
 class OnLlamaCpp:
-    """A real GGUF through the real llama.cpp. `probabilities` evaluates the whole response once."""
+    """A real GGUF through the real llama.cpp."""
 
     new_tokens = 32
     prompts = tuple(
@@ -148,19 +148,22 @@ class OnLlamaCpp:
     def generate(self, keys, requests, seed):
         marked = LlamaCppWatermark(Watermark.load(keys, np.random.default_rng(seed)))
         options = {**OPTIONS, "max_tokens": self.new_tokens}
-        return [
-            np.fromiter(
-                marked.generate(
-                    self.llama, request.prompt, request.labels, options, [self.end_token]
-                ),
-                np.uint32,
+        responses = []
+        for request in requests:
+            self.llama.reset()  # no prefix of the last prompt: it would be read in other batches
+            drawn = marked.generate(
+                self.llama, request.prompt, request.labels, options, [self.end_token]
             )
-            for request in requests
-        ]
+            responses.append(np.fromiter(drawn, np.uint32))
+        return responses
 
     def probabilities(self, prompt, response):
+        # token by token, as it was generated: the kernels for a quantised model give other last
+        # digits for a batch, enough to turn one draw in forty
         self.llama.reset()
-        self.llama.eval([*prompt, *response.tolist()])
+        self.llama.eval(list(prompt))
+        for token in response.tolist():
+            self.llama.eval([token])
         logits = self.llama.scores[len(prompt) - 1 : len(prompt) + len(response)]
         scores = np.stack([Sampling.from_options(OPTIONS).apply(row) for row in logits])
         return np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
