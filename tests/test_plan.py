@@ -122,7 +122,7 @@ def test_a_check_that_deviates_stops_and_names_the_field(run, case, monkeypatch,
 def test_no_key_is_opened_before_the_plan_is_compared(run, case, monkeypatch):
     _new(run, case, outputs=39)
     opened = []
-    monkeypatch.setattr("provenance.check.open_scores", lambda *_: opened.append(1))
+    monkeypatch.setattr("provenance.check.open_coins", lambda *_: opened.append(1))
     assert _check(run, case)[0] == 78
     assert opened == []
 
@@ -327,7 +327,7 @@ def test_rfc_8785_vectors():
 
 def test_a_bundle_that_cannot_be_written_is_refused_before_the_check(run, case, monkeypatch):
     _new(run, case)
-    monkeypatch.setattr("provenance.check.open_scores", lambda *_: pytest.fail("checked"))
+    monkeypatch.setattr("provenance.check.open_coins", lambda *_: pytest.fail("checked"))
     assert _check(run, case, "--disclose", "all")[0] == 2
     assert _check(run, case, "--without-pairs")[0] == 2
     assert _check(run, case, "-o", case / "bundle", "--disclose", "week=W9")[0] == 2

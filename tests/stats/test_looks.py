@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from provenance.errors import UsageError
-from provenance.stats.looks import coins_needed, outputs_suffice, planned_looks, read_look
+from provenance.stats.looks import coins_needed, outputs_suffice, planned_looks
 from provenance.stats.tails import ClassTable, NullLaw, log10_upper_tail
 
 QUARTER = NullLaw((3, 1))
@@ -110,12 +110,3 @@ def test_the_coins_needed_are_where_outputs_begin_to_suffice() -> None:
     needed = math.ceil(coins_needed(0.1, 0.01, 0.8))
     assert outputs_suffice([7] * needed, 0.1, 0.01, 0.8)
     assert not outputs_suffice([7] * (needed - 1), 0.1, 0.01, 0.8)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "1", "/", "1/", "/1", "0/3", "4/3", "1/0", "-1/2", "1/2/3", "a/b", "1.0/2", "1/1001"],
-)
-def test_what_is_no_look(text: str) -> None:
-    with pytest.raises(UsageError, match="I/K"):
-        read_look(text)
