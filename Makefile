@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/provenance demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
