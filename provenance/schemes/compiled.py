@@ -30,11 +30,10 @@ GREEN: Final = 2
 TOURNAMENT: Final = 3
 
 _BLOCK: Final = 128
-_LANES: Final = 32
-_RARE: Final = np.uint32(0xFFFFFFFF - (1 << 22) + 1)
-"""Words from here on have 1 - u <= 2**-10."""
-_BONUS: Final = 10 * np.log(2) + 1e-4
-"""No other word adds more than this to a score in the race; the slack covers float32."""
+_STEP: Final = 16
+_ONE, _HALF, _THIRD, _FOURTH, _FIFTH = (np.float32(1 / n) for n in (1, 2, 6, 24, 120))
+"""Of the series of e^z; the last power must be odd."""
+_HALF_WORDS: Final = np.float32(2.0**-31)
 
 
 class Code(NamedTuple):
@@ -61,25 +60,27 @@ def draw_plain(p, uniform):  # type: ignore[no-untyped-def]
     return last
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _sum_blocks(p, sums):  # type: ignore[no-untyped-def]
+    """sums[b] = sum of the b-th _BLOCK of float32 p, in whatever order is fast."""
+    whole = p.shape[0] // _BLOCK
+    for b in range(whole):
+        total = np.float32(0)
+        for i in range(b * _BLOCK, b * _BLOCK + _BLOCK):
+            total += p[i]
+        sums[b] = total
+    for i in range(whole * _BLOCK, p.shape[0]):
+        sums[whole] += p[i]
+
+
 @njit(nogil=True, cache=True)
 def draw_plain_of_many(p, uniform):  # type: ignore[no-untyped-def]
     """`draw_plain` for float32 p, in blocks: sums in another order, so equal up to rounding."""
     blocks = (p.shape[0] + _BLOCK - 1) // _BLOCK
     sums = np.zeros(blocks, np.float64)
+    _sum_blocks(p, sums)
     total = 0.0
     for b in range(blocks):
-        block = p[b * _BLOCK : (b + 1) * _BLOCK]
-        lanes = np.zeros(_LANES, np.float32)
-        if block.shape[0] == _BLOCK:
-            for i in range(0, _BLOCK, _LANES):
-                part = block[i : i + _LANES]
-                for lane in range(_LANES):
-                    lanes[lane] += part[lane]
-            for lane in range(_LANES):
-                sums[b] += lanes[lane]
-        else:
-            for i in range(block.shape[0]):
-                sums[b] += block[i]
         total += sums[b]
     target, cumulative, last = uniform * total, 0.0, 0
     for b in range(blocks):
@@ -163,26 +164,33 @@ def choose_by_race(scores, words):  # type: ignore[no-untyped-def]
     """argmax of score - ln(-ln u): `draw_gumbel` for logits, without a softmax.
 
     scores float32 [m], -inf for what is no candidate; words uint32 [m]. Returns an index, -1 if
-    there is no candidate or a score is not a number. Two logarithms for one candidate in a
-    thousand, one pass over the rest: a word below _RARE cannot add more than _BONUS.
+    there is no candidate or a score is not a number.
+
+    Most candidates need no logarithm: with z = best - score and u the uniform of the word, one
+    beats the best only if -ln(-ln u) > z, and then (1 - u) e^z < 1, since -ln u >= 1 - u. With the
+    first terms of e^z, up to an odd power so that they stay below 1 for z < 0 too, that is a test of
+    a few multiplications, done for _STEP candidates at once.
     """
     best, drawn = -np.inf, -1
-    floor = np.float32(-np.inf)
-    for start in range(0, scores.shape[0], _BLOCK):
-        block, coins = scores[start : start + _BLOCK], words[start : start + _BLOCK]
-        if block.shape[0] == _BLOCK:
+    near = np.float32(-np.inf)
+    for start in range(0, scores.shape[0], _STEP):
+        block, coins = scores[start : start + _STEP], words[start : start + _STEP]
+        if block.shape[0] == _STEP:
             hopeful = np.int32(0)
-            for i in range(_BLOCK):  # a fixed count: the compiler uses vectors
-                hopeful |= np.int32(not block[i] < floor) | np.int32(coins[i] >= _RARE)
+            for i in range(_STEP):  # a fixed count: the compiler uses vectors
+                left = np.float32(np.int32(~coins[i] >> np.uint32(1))) * _HALF_WORDS
+                z = near - block[i]
+                grown = _ONE + z * (_ONE + z * (_HALF + z * (_THIRD + z * (_FOURTH + z * _FIFTH))))
+                # not "smaller than": what is not a number is hopeful, and found below
+                hopeful |= np.int32(not left * grown >= _ONE)
             if not hopeful:
                 continue
         for i in range(block.shape[0]):
-            if block[i] < floor and coins[i] < _RARE:
-                continue
             if np.isnan(block[i]):
                 return -1
             value = block[i] - np.log(-np.log((coins[i] + 0.5) / 4294967296.0))
             if value > best:
                 best, drawn = value, start + i
-                floor = np.float32(best - _BONUS)
+                # a little below, for the rounding of float32
+                near = np.float32(best - 1e-6 * abs(best) - 1e-4)
     return drawn

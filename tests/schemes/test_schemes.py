@@ -237,6 +237,17 @@ def _green_in_numpy(p, words, scheme, uniform):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([1, 3, 50, 127, 128, 129, 1000, 5000]))
+def test_the_race_equals_its_formula_at_any_spread_of_scores(seed, size):
+    rng = np.random.default_rng(seed)
+    scores = (rng.choice([0.1, 1.0, 30.0, 3000.0]) * rng.standard_normal(size)).astype(np.float32)
+    scores = np.sort(scores) if seed % 2 else scores
+    words = rng.integers(0, 2**32, size, dtype=np.uint32)
+    values = scores - np.log(-np.log((words + 0.5) / 2.0**32))
+    assert compiled.choose_by_race(scores, words) == int(np.argmax(values))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1, 3, 50, 127, 128, 129, 1000, 5000]))
 def test_compiled_draws_equal_the_formulas_in_numpy(seed, size):
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.full(size, 0.3))
@@ -274,6 +285,10 @@ def test_the_race_sees_the_largest_words_and_skips_no_winner():
     assert compiled.choose_by_race(scores, words) == 900
     scores[900] = -25.0
     assert compiled.choose_by_race(scores, words) == 0
+    for ahead in (1.0, 3.0, 40.0):  # ahead of the best by more than its small word costs
+        scores[900] = ahead
+        words[900] = 2**30
+        assert compiled.choose_by_race(scores, words) == 900
     scores[500] = np.nan
     assert compiled.choose_by_race(scores, words) == -1
     assert compiled.choose_by_race(np.full(3, -np.inf, dtype=np.float32), words[:3]) == -1
