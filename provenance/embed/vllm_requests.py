@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from provenance.embed.watermark import Labels, Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
-from provenance.keys.keyring import KEYRING_FILE, MASTER_FILE, Key, Keyring, UnlockedKeyring
+from provenance.keys.keyring import KEYRING_FILE, MASTER_FILE, Keyring, UnlockedKeyring
 from provenance.keys.secrets import read_master_secret
 
 __all__ = [
@@ -37,7 +36,6 @@ __all__ = [
     "PublicKeyring",
     "RequestParameters",
     "ServedWatermark",
-    "ServingWatermark",
     "admit_request",
     "check_request",
     "check_server",
@@ -238,22 +236,6 @@ def _extends(found: Keyring, known: Keyring) -> bool:
     return shares[0] == shares[1] and fixed[0] == fixed[1] and kept
 
 
-class ServingWatermark(Watermark):
-    """A `Watermark` that also says beforehand which rows of a batch it would mark.
-
-    A server can then leave all other rows to its own sampler.
-    """
-
-    def next_keys(
-        self, labels: list[Labels], responses: list[NDArray[np.uint32]]
-    ) -> list[Key | None]:
-        """The key that decides the next token of each response; None: an ordinary draw.
-
-        Parameters: one mapping and one uint32 [n] a row, as for `draw`.
-        """
-        return self._keys(labels, responses)
-
-
 class ServedWatermark(PublicKeyring):
     """The keyring with its secret, in the process that draws; follows new values.
 
@@ -280,5 +262,5 @@ class ServedWatermark(PublicKeyring):
         if self.watermark.keyring.public is not self.keyring:
             self.watermark = self._unlock()
 
-    def _unlock(self) -> ServingWatermark:
-        return ServingWatermark(UnlockedKeyring(self.keyring, self._master), self._generator)
+    def _unlock(self) -> Watermark:
+        return Watermark(UnlockedKeyring(self.keyring, self._master), self._generator)

@@ -40,13 +40,12 @@ from numpy.typing import NDArray
 
 from provenance.embed.vllm_requests import (
     ServedWatermark,
-    ServingWatermark,
     admit_request,
     check_request,
     check_server,
     named_folder,
 )
-from provenance.embed.watermark import Labels
+from provenance.embed.watermark import Labels, Watermark
 from provenance.errors import MissingExtraError
 
 try:
@@ -176,7 +175,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def _draw(
         self,
-        watermark: ServingWatermark,
+        watermark: Watermark,
         row: _Row,
         response: NDArray[np.uint32],
         logits: NDArray[np.float32],
@@ -184,7 +183,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         """One token from final logits; None if they are no distribution, which is vLLM's to see."""
         if row.seed is not None:
             generator = np.random.default_rng([abs(row.seed), response.shape[0]])
-            watermark = ServingWatermark(watermark.keyring, generator)
+            watermark = Watermark(watermark.keyring, generator)
         candidates = np.flatnonzero(logits != -np.inf).astype(np.uint32)
         kept = logits[candidates].astype(np.float64)
         if not candidates.size or not np.isfinite(kept).all():

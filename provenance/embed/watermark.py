@@ -114,7 +114,7 @@ class Watermark:
         -----
         Cost: one coin a candidate where the context is marked; else one uniform.
         """
-        (key,) = self._keys([labels], [response])
+        (key,) = self.next_keys([labels], [response])
         return self._draw(key, response, candidates, probabilities, self._generator.random())
 
     def draw_batch(
@@ -138,7 +138,7 @@ class Watermark:
             )
         uniforms = self._generator.random(len(labels))
         draws = []
-        for row, key in enumerate(self._keys(labels, responses)):
+        for row, key in enumerate(self.next_keys(labels, responses)):
             p, uniform = probabilities[row], float(uniforms[row])
             if key is None:
                 draws.append(Draw(draw_unmarked(p, uniform), None))
@@ -161,6 +161,23 @@ class Watermark:
         """
         rows = [self._numbers_of(mapping) for mapping in labels]
         return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._ends))
+
+    def next_keys(
+        self, labels: Sequence[Labels], responses: Sequence[NDArray[np.uint32]]
+    ) -> list[Key | None]:
+        """The key that decides the next token of each row (rules 1 to 3); None: an ordinary draw.
+
+        Parameters: one mapping and one uint32 [n] a row, as for `draw`. A server can leave the rows
+        without a key to its own sampler. Cost: one comparison a token and one coin a row.
+        """
+        lengths = np.array([ids.shape[0] for ids in responses], dtype=np.int64)
+        padded = np.zeros((len(responses), int(lengths.max(initial=0))), dtype=np.uint32)
+        for row, ids in enumerate(responses):
+            padded[row, : ids.shape[0]] = ids
+        numbers = self.key_numbers(labels)
+        width = self.keyring.context_width
+        found = find_keys(padded, lengths, width, self._selector, self._ends, numbers)
+        return [None if number < 0 else self._known[number] for number in found]
 
     def draw_scores(
         self,
@@ -258,19 +275,6 @@ class Watermark:
             self._known.append(key)
             self._table = np.concatenate([self._table, read_key(key.reveal())[np.newaxis]])
         return self._known.index(key)
-
-    def _keys(
-        self, labels: Sequence[Labels], responses: Sequence[NDArray[np.uint32]]
-    ) -> list[Key | None]:
-        """Rules 1 to 3 for the next token of each row; None for an ordinary draw."""
-        lengths = np.array([ids.shape[0] for ids in responses], dtype=np.int64)
-        padded = np.zeros((len(responses), int(lengths.max(initial=0))), dtype=np.uint32)
-        for row, ids in enumerate(responses):
-            padded[row, : ids.shape[0]] = ids
-        numbers = self.key_numbers(labels)
-        width = self.keyring.context_width
-        found = find_keys(padded, lengths, width, self._selector, self._ends, numbers)
-        return [None if number < 0 else self._known[number] for number in found]
 
     def _draw(
         self,

@@ -168,8 +168,8 @@ def choose_by_race(scores, words):  # type: ignore[no-untyped-def]
 
     Most candidates need no logarithm: with z = best - score and u the uniform of the word, one
     beats the best only if -ln(-ln u) > z, and then (1 - u) e^z < 1, since -ln u >= 1 - u. With the
-    first terms of e^z, up to an odd power so that they stay below 1 for z < 0 too, that is a test of
-    a few multiplications, done for _STEP candidates at once.
+    first terms of e^z, up to an odd power so that they stay below 1 for z < 0 too, that is a test
+    of a few multiplications, done for _STEP candidates at once.
     """
     best, drawn = -np.inf, -1
     near = np.float32(-np.inf)

@@ -18,7 +18,7 @@ from provenance.embed.torch_step import (  # noqa: E402
     last_contexts,
     scale_logits,
 )
-from provenance.embed.vllm_requests import ServingWatermark  # noqa: E402
+from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.keys.keyring import SchemeSpecification  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed.vllm_fake import apply_top_k_top_p  # noqa: E402
@@ -107,7 +107,7 @@ def test_tokens_and_marks_equal_those_of_the_watermark(
             if survivors is not None:  # a uniform walks through them in this order
                 candidates = logits[row].topk(len(candidates)).indices.numpy().astype(np.uint32)
             kept = logits[row].numpy()[candidates].astype(np.float64)
-            watermark = ServingWatermark(ring, fixed)
+            watermark = Watermark(ring, fixed)
             draw = watermark.draw(labels[row], response, candidates, np.exp(kept - kept.max()))
             assert marked[row] == (draw.key is not None)
             if marked[row]:
