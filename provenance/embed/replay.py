@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.embed.watermark import Watermark
-from provenance.keys.keyring import Key, SchemeSpecification, create_keyring
+from provenance.errors import UsageError
+from provenance.keys.keyring import Key, SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import CONTROL, Schedule
 
 __all__ = ["Adapter", "ReplayedDraw", "Request", "SeededGlobals", "Served", "distinct_draws"]
@@ -25,6 +26,11 @@ __all__ = ["Adapter", "ReplayedDraw", "Request", "SeededGlobals", "Served", "dis
 SLOT: Final = "trial"
 TRIALS: Final = tuple(f"trial-{i:02d}" for i in range(24))
 _SHARES: Final = {"global": 0.3, SLOT: 0.5}
+
+
+_ATTEMPTS: Final = 64
+_FIRST_DRAWS: Final = 20
+"""Draws right after a prompt whose end lies in a marked slot: what one line of the report needs."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +88,6 @@ class Served:
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
         self.adapter = adapter
-        self.keys = folder / "keys"
-        self.keyring = create_keyring(
-            self.keys,
-            adapter.tokenizer,
-            adapter.vocabulary_size,
-            SchemeSpecification("gumbel"),
-            Schedule.from_shares(_SHARES, {SLOT: TRIALS}),
-            1,
-        )
-        self._scheme = Watermark(self.keyring).scheme
         self._generator = np.random.default_rng(0)
         prompts = [tuple(int(i) for i in prompt) for prompt in adapter.prompts]
         labels = [*TRIALS, *[TRIALS[0]] * len(TRIALS), *[None] * len(TRIALS)]
@@ -99,12 +95,41 @@ class Served:
             Request(prompts[i % len(prompts)], {SLOT: trial} if trial else {})
             for i, trial in enumerate(labels)
         ]
+        self.keys, self.keyring = self._make_keys(folder)
+        self._scheme = Watermark(self.keyring).scheme
         self.responses = self.generate(self.requests, 1)
         self.draws = [
             draw
             for request, response in zip(self.requests, self.responses, strict=True)
             for draw in self.replay(request, response)
         ]
+
+    def _make_keys(self, folder: Path) -> tuple[Path, UnlockedKeyring]:
+        """A keyring under which the ends of enough prompts would be marked, if they counted.
+
+        Only the selector decides that, so the coins stay as random as ever.
+        """
+        for attempt in range(_ATTEMPTS):
+            keys = folder / f"keys-{attempt}"
+            self.keyring = create_keyring(
+                keys,
+                self.adapter.tokenizer,
+                self.adapter.vocabulary_size,
+                SchemeSpecification("gumbel"),
+                Schedule.from_shares(_SHARES, {SLOT: TRIALS}),
+                1,
+            )
+            ends = [np.array(request.prompt[-1:], dtype=np.uint32) for request in self.requests]
+            keyed = [
+                self._key_after(end, request.labels)
+                for end, request in zip(ends, self.requests, strict=True)
+            ]
+            if sum(key is not None for key in keyed) >= _FIRST_DRAWS:
+                return keys, self.keyring
+        raise UsageError(
+            "the adapter's prompts must not be empty, and end in a few different tokens; "
+            f"{_ATTEMPTS} keyrings marked hardly one of their ends. Give other prompts."
+        )
 
     def generate(self, requests: Sequence[Request], seed: int) -> list[NDArray[np.uint32]]:
         """Serve the requests in one batch."""
