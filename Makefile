@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
-	lab clean
+	bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -34,16 +34,41 @@ bench-calibration: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.calibration --access weights --reference right --keyrings 150
 	$(BIN)/python -m benchmarks.calibration --access weights --reference wrong --keyrings 150
 
+bench-sequential: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.sequential
+	$(BIN)/python -m benchmarks.sequential_pipeline
+
 # Hours, resumable: makes worlds and suspects (needs `make lab` first), then measures every test.
 bench-power: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.power.produce
 	$(BIN)/python -m benchmarks.power
 	$(BIN)/python -m benchmarks.power.rules
+	$(BIN)/python -m benchmarks.power.response
+
+# Ten minutes; VLLM_PYTHON is the Python of an environment with vLLM, made as docs/serving.md says.
+VLLM_PYTHON ?= python3.11
+bench-serving-vllm:
+	PYTHONPATH=. $(VLLM_PYTHON) -m benchmarks.serving.vllm_server
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(VLLM_PYTHON) -m benchmarks.serving.vllm_sampler
+
+# A quarter of an hour of one core, and an hour for the quality (resumable).
+bench-serving: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.serving.quality
 
 # Hours, resumable: SmolLM2-135M-Instruct serves, students are fine-tuned, both are read.
 bench-smollm: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.smollm
 	$(BIN)/python -m benchmarks.smollm.evaluate
+
+# Foreign schemes beside their originals; originals that are not installed are left out, see the file.
+bench-detect: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.foreign.speed
+
+# An hour: false-positive rates of every foreign scheme, then one end to end (needs `make lab`).
+bench-foreign: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.foreign.false_positives
+	$(BIN)/python -m benchmarks.foreign.end_to_end
 
 # Trains teacher, base and suspects from the text of installed packages and rewrites fixtures/.
 lab: $(VENV)/.dev
@@ -60,7 +85,7 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
 # torch is installed by its exact pin: any range would pull a CUDA build of several GB.
 $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) "torch==2.13.0"
-	$(INSTALL) --editable ".[torch,dev]"
+	$(INSTALL) --editable ".[torch,evidence,dev]"
 	touch $@ $(VENV)/.demo
 
 clean:

@@ -29,7 +29,7 @@ def words_per_second(width: int, n: int = 1 << 20, rounds: int = 7) -> float:
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
-        coins._fill_words(key, coins._CONSTANTS, contexts, tokens, out)
+        coins.fill_words(key, coins.CONSTANTS, contexts, tokens, out)
         seconds.append(time.perf_counter() - started)
     return n / float(np.median(seconds[1:]))
 

@@ -31,6 +31,7 @@ _HOMES = {
     "load_tokenizer": "provenance.tokenizer",
     "make_scheme": "provenance.schemes",
     "observe": "provenance.suspect.outputs",
+    "read_foreign_mark": "provenance.marks.files",
 }
 
 __all__ = list(_HOMES)

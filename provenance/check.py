@@ -7,38 +7,60 @@ inputs give the same bytes.
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from provenance.controls import (
     control_innocents,
     control_placebo,
     control_slot,
     control_unserved,
+    list_unserved,
 )
 from provenance.errors import UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json
+from provenance.inputs import describe_inputs, describe_versions
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
-from provenance.schemes import Scheme, make_scheme
-from provenance.scoring import Weighing, score, weigh_observations
+from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE, Schedule, key_name
+from provenance.marks import Mark, Placebos, as_mark
+from provenance.plan import Plan
+from provenance.power import Power, Setting, state_power
+from provenance.scoring import Coins, Weighing, open_coins, weigh_observations
 from provenance.served.index import Index
 from provenance.stats.families import fieller_shares, weighted_holm
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.suspect.observations import Observations
-from provenance.verdict import Conclusion, Control, HypothesisResult, Share, Verdict
+from provenance.verdict import (
+    Conclusion,
+    Control,
+    HypothesisResult,
+    PlanReference,
+    Share,
+    Verdict,
+)
 from provenance.weigh import DEFAULT_RULE, RULES
 
-__all__ = ["CheckSettings", "check_outputs", "try_keys"]
+__all__ = [
+    "CheckSettings",
+    "Examination",
+    "attribute_shares",
+    "check_outputs",
+    "conclude",
+    "examine_outputs",
+    "find_power",
+    "has_control_slot",
+    "run_placebos",
+    "try_keys",
+]
 
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
+_KeyPair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class CheckSettings:
 
     Attributes
     ----------
-    alpha : family-wise error rate over all keys of the check
+    alpha : family-wise error rate over all keys of the check (of this look, if there are several)
     rule : weight rule, a name of `provenance.weigh.RULES`
     placebo_keys : number of random keys of the placebo control
     """
@@ -67,12 +89,40 @@ class CheckSettings:
             )
 
 
+@dataclass(frozen=True)
+class Examination:
+    """A verdict beside what it was computed from, for evidence that can be recomputed.
+
+    Attributes
+    ----------
+    verdict : the result
+    weighing : all weighted pairs
+    coins : weight and score of every coin per (slot, value)
+    """
+
+    verdict: Verdict
+    weighing: Weighing
+    coins: Mapping[_KeyPair, Coins]
+
+    @property
+    def scores(self) -> Mapping[_KeyPair, NDArray[np.int64]]:
+        """int64 [n] per (slot, value), in the order of `weighing.hypotheses[slot, value]`.
+
+        Empty for a mark in which several pairs share a coin: its coins are not those of pairs.
+        """
+        pairs = self.weighing.hypotheses
+        if any(found.weights is not pairs[key].weights for key, found in self.coins.items()):
+            return {}
+        return {key: found.scores for key, found in self.coins.items()}
+
+
 def check_outputs(
     observations: Observations,
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: UnlockedKeyring | Mark,
     settings: CheckSettings = CheckSettings(),
     innocents: Mapping[str, Observations] | None = None,
+    plan: Plan | None = None,
 ) -> Verdict:
     """Was the model behind these outputs trained on the marked responses of this index?
 
@@ -81,56 +131,92 @@ def check_outputs(
     observations : of the suspect's outputs (`provenance.suspect.outputs`), or of its weights or
         logprobs (`provenance.suspect.probabilities`)
     index : the marked responses, opened with the same keyring
-    keyring : unlocked
+    keyring : unlocked, or another mark (`provenance.marks.foreign`)
     settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
     innocents : outputs of models that cannot have been trained on the log, by name
+    plan : the analysis plan; without one the verdict is exploratory
 
     Returns
     -------
     Verdict. H0 of each key: the suspect's choices are independent of the key's coins, given the
     weights. Exact with fixed weights; see docs/validity.md for the index's first-occurrence counts.
 
+    Raises
+    ------
+    ConfigurationMismatchError (78), before any key is opened, if the check is not the planned one.
+
     Notes
     -----
     Cost: about 45 ns per pair and key, times the placebo keys twice; memory about 100 bytes a pair.
     """
+    return examine_outputs(observations, index, keyring, settings, innocents, plan).verdict
+
+
+def examine_outputs(
+    observations: Observations,
+    index: Index,
+    keyring: UnlockedKeyring | Mark,
+    settings: CheckSettings = CheckSettings(),
+    innocents: Mapping[str, Observations] | None = None,
+    plan: Plan | None = None,
+) -> Examination:
+    """`check_outputs`, with the weighted pairs and their scores beside the verdict."""
     innocents = innocents or {}
-    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
-    weighing = weigh_observations(observations, index, keyring, settings.rule)
-    tables = _score_all(weighing, keyring, scheme)
-    hypotheses = try_keys(tables, settings.alpha)
-    inputs = _describe_inputs(observations, index, innocents, settings)
-    controls = _control_all(weighing, tables, hypotheses, keyring, scheme, inputs, settings)
+    mark = as_mark(keyring)
+    if mark.shares_coins:
+        index = index.evened()
+    weighing = weigh_observations(observations, index, mark, settings.rule)
+    inputs = describe_inputs(observations, index, innocents, asdict(settings))
+    if plan is not None:
+        plan.require(mark.public, list(weighing.hypotheses), inputs)
+    coins = _open_all(weighing, mark)
+    hypotheses = try_keys(_tabulate(coins, mark), settings.alpha)
+    controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
+    controls += _control_keys(weighing, mark)
     controls += control_innocents(
         list(innocents),
-        lambda i: _smallest_adjusted(list(innocents.values())[i], index, keyring, scheme, settings),
+        lambda i: _smallest_adjusted(list(innocents.values())[i], index, mark, settings),
     )
-    conclusion = _conclude(hypotheses, controls)
-    return Verdict(
+    conclusion = conclude(hypotheses, controls)
+    public = mark.public
+    verdict = Verdict(
         conclusion=conclusion,
         alpha=settings.alpha,
         hypotheses=hypotheses,
         controls=tuple(controls),
-        shares=_attribute(hypotheses, keyring) if conclusion == "evidence" else (),
-        keyring_id=keyring.public.id,
-        scheme=keyring.public.scheme.to_json(),
+        shares=attribute_shares(hypotheses, mark.schedule, conclusion),
+        keyring_id=public.id,
+        scheme=public.scheme.to_json(),
         weight_rule=settings.rule,
         commitments={
             key_name(*pair): commitment.sha256
-            for pair, commitment in keyring.public.commitments.items()
+            for pair, commitment in mark.public.commitments.items()
         },
+        power=find_power(
+            conclusion,
+            hypotheses,
+            settings.alpha,
+            Setting.of(public, settings.rule, inputs["outputs"]),
+        ),
         inputs=inputs,
-        versions=_describe_versions(),
+        versions=describe_versions(),
+        plan=PlanReference(plan.sha256, plan.timestamp) if plan is not None else None,
+        caveat=_say_caveat(mark),
     )
+    return Examination(verdict, weighing, coins)
 
 
-def _score_all(
-    weighing: Weighing, keyring: UnlockedKeyring, scheme: Scheme
-) -> dict[tuple[str, str], ClassTable]:
+def _open_all(weighing: Weighing, mark: Mark) -> dict[_KeyPair, Coins]:
     """Only here are the keys opened."""
     return {
-        (slot, value): score(pairs, keyring.key(slot, value), scheme)
-        for (slot, value), pairs in weighing.hypotheses.items()
+        pair: open_coins(pairs, mark.open(*pair)) for pair, pairs in weighing.hypotheses.items()
+    }
+
+
+def _tabulate(coins: Mapping[_KeyPair, Coins], mark: Mark) -> dict[_KeyPair, ClassTable]:
+    return {
+        pair: ClassTable.from_scores(found.weights, found.scores, mark.null_law)
+        for pair, found in coins.items()
     }
 
 
@@ -164,56 +250,70 @@ def try_keys(
 def _smallest_adjusted(
     observations: Observations,
     index: Index,
-    keyring: UnlockedKeyring,
-    scheme: Scheme,
+    mark: Mark,
     settings: CheckSettings,
 ) -> float:
     """log10 p of the whole check on other outputs, without controls."""
-    weighing = weigh_observations(observations, index, keyring, settings.rule)
-    results = try_keys(_score_all(weighing, keyring, scheme), settings.alpha)
+    weighing = weigh_observations(observations, index, mark, settings.rule)
+    results = try_keys(_tabulate(_open_all(weighing, mark), mark), settings.alpha)
     return min((result.log10_adjusted for result in results), default=0.0)
 
 
-def _control_all(
+def run_placebos(
     weighing: Weighing,
-    tables: Mapping[tuple[str, str], ClassTable],
     hypotheses: Sequence[HypothesisResult],
-    keyring: UnlockedKeyring,
-    scheme: Scheme,
+    mark: Placebos,
     inputs: Mapping[str, Any],
-    settings: CheckSettings,
+    keyring_id: str,
 ) -> list[Control]:
-    """Placebo keys on the global key's pairs and on the headline's; then the keyed controls."""
-    seed = hashlib.sha256(canonical_json([dict(inputs), keyring.public.id])).digest()
+    """Placebo keys on the global key's pairs and on the headline's.
+
+    The keys are a function of `inputs`, so whoever has the pairs repeats this control exactly.
+    """
+    seed = hashlib.sha256(canonical_json([dict(inputs), keyring_id])).digest()
     headline = min(hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
-    chosen = [pair for pair in [_GLOBAL_KEY] if pair in tables]
+    found = {(h.slot, h.value): h for h in hypotheses}
+    chosen = [pair for pair in [_GLOBAL_KEY] if pair in found]
     if headline and (headline.slot, headline.value) not in chosen:
         chosen.append((headline.slot, headline.value))
-    names = {(h.slot, h.value): h.name for h in hypotheses}
-    controls = [
+    return [
         control_placebo(
             weighing.hypotheses[pair],
-            names[pair],
-            tables[pair],
-            scheme,
-            settings.placebo_keys,
+            found[pair].name,
+            found[pair].table,
+            mark,
+            int(inputs["settings"]["placebo_keys"]),
             seed,
         )
         for pair in chosen
     ]
-    served = [keyring.key(*pair) for pair in tables]
-    unserved = [
-        keyring.key(slot.name, value)
-        for slot in keyring.schedule.slots[2:]
-        for value in slot.values
-        if (slot.name, value) not in tables
+
+
+def _control_keys(weighing: Weighing, mark: Mark) -> list[Control]:
+    """The controls that need keys: the control slot, and keys that never marked a response.
+
+    None for a mark without a control slot: others' schemes mark every context under one key.
+    """
+    if not has_control_slot(mark.schedule):
+        return []
+    served = list(weighing.hypotheses)
+    unserved = list_unserved(mark.schedule, served)
+    return [
+        control_slot(weighing.control, [mark.open(*pair) for pair in served], mark.null_law),
+        control_unserved(weighing.pooled, [mark.open(*pair) for pair in unserved], mark.null_law),
     ]
-    controls.append(control_slot(weighing.control, served, scheme))
-    controls.append(control_unserved(weighing.pooled, unserved, scheme))
-    return controls
 
 
-def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:
+def _say_caveat(mark: Mark) -> str:
+    """The mark's own, and which controls there cannot be."""
+    said = [mark.caveat] if mark.caveat else []
+    if not has_control_slot(mark.schedule):
+        said.append("the mark has no control slot and no unserved values to control the check with")
+    return "; ".join(said)
+
+
+def conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:
+    """What follows from the adjusted p-values and the controls; see `provenance.verdict`."""
     if not any(result.tail.coins for result in hypotheses):
         return "nothing scored"
     if not all(control.passed for control in controls):
@@ -221,15 +321,38 @@ def _conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control
     return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
 
 
-def _attribute(
-    hypotheses: Sequence[HypothesisResult], keyring: UnlockedKeyring
+def find_power(
+    conclusion: Conclusion, hypotheses: Sequence[HypothesisResult], alpha: float, setting: Setting
+) -> Power | None:
+    """What the global key's test would have found: the one that every suspect takes.
+
+    Parameters: the conclusion and hypotheses of a check, its alpha, and what chooses the response
+    curve. None unless there is `no evidence` and something was scored under the global key. Cost:
+    about .5 s.
+    """
+    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
+    if conclusion != "no evidence" or found is None or not found.tail.coins:
+        return None
+    return state_power(found.table, found.name, alpha * found.family_weight, setting)
+
+
+def has_control_slot(schedule: Schedule) -> bool:
+    """False for other people's schemes, which mark every context under one key."""
+    return schedule.slot(CONTROL).share_words > 0
+
+
+def attribute_shares(
+    hypotheses: Sequence[HypothesisResult], schedule: Schedule, conclusion: Conclusion
 ) -> tuple[Share, ...]:
-    """Shares of each attribute's values in the absorbed evidence, against the global key."""
+    """Shares of each attribute's values in the absorbed evidence, against the global key.
+
+    Empty unless there is evidence and the global key was tested.
+    """
     reference = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
-    if reference is None:
+    if reference is None or conclusion != "evidence":
         return ()
     shares: list[Share] = []
-    for slot in keyring.schedule.slots[2:]:
+    for slot in schedule.slots[2:]:
         own = [h for h in hypotheses if h.slot == slot.name]
         if not own:
             continue
@@ -237,46 +360,10 @@ def _attribute(
             np.array([h.tail.z for h in own]),
             reference.tail.z,
             slot.share,
-            keyring.schedule.slot(GLOBAL).share,
+            schedule.slot(GLOBAL).share,
         )
         shares += [
             Share(slot.name, h.value, *map(float, row))
             for h, *row in zip(own, found.estimate, found.lower, found.upper, strict=True)
         ]
     return tuple(shares)
-
-
-def _describe_inputs(
-    observations: Observations,
-    index: Index,
-    innocents: Mapping[str, Observations],
-    settings: CheckSettings,
-) -> dict[str, Any]:
-    return {
-        "outputs": _describe(observations),
-        "index_sha256": index.manifest.content_sha256,
-        "index_responses": index.manifest.marked_responses,
-        "tokenizer_sha256": index.manifest.tokenizer_sha256,
-        "innocents": {name: _describe(found) for name, found in innocents.items()},
-        "settings": asdict(settings),
-    }
-
-
-def _describe(observations: Observations) -> dict[str, Any]:
-    return {
-        "sha256": dict(observations.sha256),
-        "outputs": observations.outputs,
-        "tokens": observations.tokens_read,
-        "short_outputs": observations.short_outputs,
-        "positions": observations.positions,
-        "pairs": int(observations.masses.shape[0]),
-        "repeated": observations.repeated,
-        "prompted": observations.prompted,
-        "source": dict(observations.source),
-        "reference": dict(observations.reference),
-    }
-
-
-def _describe_versions() -> dict[str, str]:
-    packages = ("provenance", "numpy", "scipy", "numba", "tokenizers", "cryptography")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

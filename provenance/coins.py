@@ -13,6 +13,7 @@ while scoring). Tests hold them equal to each other and to the vectors of the RF
 from __future__ import annotations
 
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -23,14 +24,22 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 
-__all__ = ["KEY_BYTES", "MAXIMUM_CONTEXT_WIDTH", "row", "words"]
+__all__ = [
+    "CONSTANTS",
+    "KEY_BYTES",
+    "MAXIMUM_CONTEXT_WIDTH",
+    "fill_words",
+    "read_key",
+    "row",
+    "words",
+]
 
 KEY_BYTES = 32
 MAXIMUM_CONTEXT_WIDTH = 3
 _MISSING = 0xFFFFFFFF
 _LANES = 16
 _CHUNK = 1 << 16
-_CONSTANTS = np.frombuffer(b"expand 32-byte k", dtype="<u4").astype(np.uint32)
+CONSTANTS = np.frombuffer(b"expand 32-byte k", dtype="<u4").astype(np.uint32)
 
 Words = NDArray[np.uint32]
 
@@ -61,8 +70,12 @@ def _quarter_round(x, a, b, c, d):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _fill_words(key, constants, contexts, tokens, out):  # type: ignore[no-untyped-def]
-    """Coins of tokens[i] after contexts[i], 16 ChaCha20 blocks at a time, into out[i]."""
+def fill_words(key, constants, contexts, tokens, out):  # type: ignore[no-untyped-def]
+    """Coins of tokens[i] after contexts[i], 16 ChaCha20 blocks at a time, into out[i].
+
+    For compiled code, unchecked; others call `words`. key uint32 [8] of `read_key`, constants
+    CONSTANTS, contexts uint32 [n, k], tokens and out uint32 [n].
+    """
     n = tokens.shape[0]
     k = contexts.shape[1]
     x = np.empty((16, _LANES), np.uint32)
@@ -137,7 +150,7 @@ def words(key: bytes, contexts: Words, tokens: Words) -> Words:
     >>> words(bytes(32), pairs, np.array([9, 9], dtype=np.uint32)).tolist()
     [822393812, 3851543667]
     """
-    key_words = _read_key(key)
+    key_words = read_key(key)
     contexts = _check_contexts(contexts)
     tokens = np.ascontiguousarray(tokens)
     if tokens.dtype != np.uint32 or tokens.shape != (contexts.shape[0],):
@@ -149,7 +162,7 @@ def words(key: bytes, contexts: Words, tokens: Words) -> Words:
     spans = [slice(i, i + _CHUNK) for i in range(0, tokens.shape[0], _CHUNK)]
 
     def fill(span: slice) -> None:
-        _fill_words(key_words, _CONSTANTS, contexts[span], tokens[span], out[span])
+        fill_words(key_words, CONSTANTS, contexts[span], tokens[span], out[span])
 
     workers = min(len(spans), len(os.sched_getaffinity(0)))
     if workers <= 1:
@@ -188,15 +201,15 @@ def row(key: bytes, context: Words, vocabulary_size: int) -> Words:
     >>> int(row(bytes(32), np.array([5, 6], dtype=np.uint32), 10)[9])
     822393812
     """
-    _read_key(key)
+    _check_key(key)
     nonce = _check_contexts(np.asarray(context)[np.newaxis, :])[0]
     if not 1 <= vocabulary_size <= 1 << 32:
         raise UsageError(
             f"vocabulary_size must be 1 .. 2**32; got {vocabulary_size}. "
             "Pass the number of tokens of the served tokenizer."
         )
-    missing = [_MISSING] * (MAXIMUM_CONTEXT_WIDTH - nonce.shape[0])
-    counter_and_nonce = np.array([0, *missing, *nonce], dtype="<u4").tobytes()
+    missing = (_MISSING,) * (MAXIMUM_CONTEXT_WIDTH - nonce.shape[0])
+    counter_and_nonce = struct.pack("<4I", 0, *missing, *nonce.tolist())
     encryptor = Cipher(algorithms.ChaCha20(key, counter_and_nonce), mode=None).encryptor()
     out = np.empty(vocabulary_size, dtype="<u4")
     encryptor.update_into(_zeros(4 * vocabulary_size), out.view(np.uint8).data)
@@ -209,14 +222,19 @@ def _zeros(size: int) -> bytes:
     return bytes(size)
 
 
-def _read_key(key: bytes) -> Words:
-    """Eight little-endian words of a 256-bit key; the message never shows the key."""
+def read_key(key: bytes) -> Words:
+    """Eight little-endian words of a 256-bit key: uint32 [8]."""
+    _check_key(key)
+    return np.frombuffer(key, dtype="<u4").astype(np.uint32)
+
+
+def _check_key(key: bytes) -> None:
+    """The message never shows the key."""
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         raise UsageError(
             f"key must be {KEY_BYTES} bytes; got {type(key).__name__} of length "
             f"{len(key) if hasattr(key, '__len__') else 'unknown'}. Derive it from a keyring."
         )
-    return np.frombuffer(key, dtype="<u4").astype(np.uint32)
 
 
 def _check_contexts(contexts: Words) -> Words:

@@ -9,22 +9,23 @@ Four controls, each at level 1e-3 after correction for the looks inside it:
 3. *unserved values*: keys of values that are in the keyring but in no response of the index.
 4. *innocent models*: outputs of models that cannot have been trained on the log, under the true
    keys. The only control that sees a leak from the index to the true key.
+
+Other people's schemes mark every context under one key: they have the first and the last.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from provenance import coins
-from provenance.keys.keyring import Key
-from provenance.keys.schedule import key_name
-from provenance.schemes import Scheme
-from provenance.scoring import WeightedPairs, score
+from provenance.keys.schedule import Schedule, key_name
+from provenance.marks import OpenKey, Placebos
+from provenance.scoring import WeightedPairs, tabulate
+from provenance.stats.laws import NullLaw
 from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.placebo import placebo_test
 from provenance.stats.tables import ClassTable
@@ -43,64 +44,90 @@ LEVEL: Final = 1e-3
 
 
 def control_placebo(
-    pairs: WeightedPairs, name: str, true_table: ClassTable, scheme: Scheme, keys: int, seed: bytes
+    pairs: WeightedPairs,
+    name: str,
+    true_table: ClassTable,
+    mark: Placebos,
+    keys: int,
+    seed: bytes,
+    share: float = 1.0,
 ) -> Control:
     """Score the same weighted pairs under random keys and test that their z behave as under H0.
 
     Parameters
     ----------
     pairs, name, true_table : one hypothesis of the check: its pairs, name and true class table
+    mark : draws the placebo keys, and knows the law of a score
     keys : number of placebo keys
     seed : makes the keys; a hash of the inputs, so that a check is a function of its inputs
+    share : share of LEVEL that this look may spend, if the control is repeated after every batch
 
     Notes
     -----
     Cost: keys * pairs coins (400 keys on 100 k pairs: about 2 s on one core).
     """
     title = f"placebo keys ({name})"
-    if not len(pairs):
+    if not true_table.coins:
         return Control(title, True, None, "nothing scored")
-    law = scheme.null_law
-    generator = np.random.default_rng(np.frombuffer(seed, dtype=np.uint64))
-    null = NullDistribution.from_table(true_table)
-    statistics = np.empty(keys, dtype=np.int64)
+    uniforms = np.random.default_rng(np.frombuffer(seed, dtype=np.uint64)).random(keys)
+    z, statistics = np.empty(keys), np.empty(keys, dtype=np.int64)
+    nulls = {b"": NullDistribution.from_table(true_table)}
+    groups: dict[bytes, list[int]] = {}
     for i in range(keys):
-        secret = hashlib.sha256(b"placebo" + seed + i.to_bytes(4, "big")).digest()
-        words = coins.words(secret, pairs.contexts, pairs.tokens)
-        statistics[i] = pairs.weights @ scheme.score(words)
-    deviation = math.sqrt(law.variance * float(pairs.weights @ pairs.weights))
-    z = (statistics - law.mean * float(pairs.weights.sum())) / deviation
+        weights, scores = mark.placebo(seed, i).open(pairs.contexts, pairs.tokens, pairs.weights)
+        statistics[i], z[i] = weights @ scores, _z(weights, scores, mark.null_law)
+        group = b""
+        if weights is not pairs.weights:  # pairs that share coins share others under another key
+            group = np.sort(weights).tobytes()
+            if group not in nulls:
+                table = ClassTable.from_scores(weights, scores, mark.null_law)
+                nulls[group] = NullDistribution.from_table(table)
+        groups.setdefault(group, []).append(i)
+    shares = np.empty(keys)
+    for group, own in groups.items():
+        shares[own] = nulls[group].randomised_p(statistics[own], uniforms[own])
     result = placebo_test(
         z,
-        null.randomised_p(statistics, generator.random(keys)),
+        shares,
         true_table.z,
-        level=LEVEL,
+        level=LEVEL * share,
     )
-    smallest = 3 * min(result.chi_square_p, result.mean_p, result.ks_p)
+    smallest = 3 * min(result.chi_square_p, result.mean_p, result.ks_p) / share
     return Control(
         title,
         result.passed,
         min(0.0, math.log10(smallest)) if smallest > 0 else -300.0,
         f"{keys} keys: mean z {result.mean:+.3f}, sd {result.standard_deviation:.3f}, "
         f"KS p {result.ks_p:.2g}; true key ranks p {result.rank_p:.3g}",
+        tuple(z.round(3).tolist()),
     )
 
 
-def control_slot(pairs: WeightedPairs, keys: Sequence[Key], scheme: Scheme) -> Control:
+def control_slot(pairs: WeightedPairs, keys: Sequence[OpenKey], law: NullLaw) -> Control:
     """Never-marked contexts under every key of the check."""
     if not len(pairs):
         return Control("control slot", True, None, "no context of the control slot was scored")
-    return _smallest("control slot", [(pairs, key) for key in keys], scheme)
+    return _smallest("control slot", [(pairs, key) for key in keys], law)
 
 
 def control_unserved(
-    pooled: Mapping[str, WeightedPairs], keys: Sequence[Key], scheme: Scheme
+    pooled: Mapping[str, WeightedPairs], keys: Sequence[OpenKey], law: NullLaw
 ) -> Control:
     """Keys that never marked a response, on the contexts of their slot."""
     tests = [(pooled[key.slot], key) for key in keys if len(pooled[key.slot])]
     if not tests:
         return Control("unserved values", True, None, "the keyring has no unserved value")
-    return _smallest("unserved values", tests, scheme)
+    return _smallest("unserved values", tests, law)
+
+
+def list_unserved(schedule: Schedule, served: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(slot, value) of every attribute value that has a key but is not among the served ones."""
+    return [
+        (slot.name, value)
+        for slot in schedule.slots[2:]
+        for value in slot.values
+        if (slot.name, value) not in served
+    ]
 
 
 def control_innocents(names: Sequence[str], log10_p: Callable[[int], float]) -> list[Control]:
@@ -119,9 +146,16 @@ def control_innocents(names: Sequence[str], log10_p: Callable[[int], float]) -> 
     return found
 
 
-def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, Key]], scheme: Scheme) -> Control:
+def _z(weights: NDArray[np.int64], scores: NDArray[np.int64], law: NullLaw) -> float:
+    deviation = math.sqrt(law.variance * float(weights @ weights))
+    if deviation == 0:  # all of the pairs are the same under every key
+        return 0.0
+    return (int(weights @ scores) - law.mean * float(weights.sum())) / deviation
+
+
+def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], law: NullLaw) -> Control:
     """Bonferroni over tests that must all be null."""
-    values = [log10_upper_tail(score(pairs, key, scheme)) for pairs, key in tests]
+    values = [log10_upper_tail(tabulate(pairs, key, law)) for pairs, key in tests]
     best = int(np.argmin(values))
     corrected = min(0.0, values[best] + math.log10(len(tests)))
     key = tests[best][1]

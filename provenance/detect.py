@@ -6,7 +6,7 @@ windows, so that a marked passage inside unmarked text is found; every look is p
 
     p(key) = min(2 p(whole), 2 W min over W windows of p(window)),   then weighted Holm over keys.
 
-Each pair is scored once, at its first occurrence: a repeated passage adds no evidence.
+Each coin is scored once, at its first occurrence: a repeated passage adds no evidence.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.contexts import pack, response_contexts
 from provenance.families import family_weights
-from provenance.keys.keyring import Key, UnlockedKeyring
+from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import key_name
-from provenance.schemes import Scheme, make_scheme
+from provenance.marks import Mark, TextCoins, as_mark
 from provenance.stats.families import weighted_holm
+from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_gamma_tail, log10_upper_tail
 
@@ -63,11 +63,15 @@ class KeyDetection:
 
 @dataclass(frozen=True)
 class Detection:
-    """All keys on one text; `log10_p` is that of "no key of this keyring marked this text"."""
+    """All keys on one text; `log10_p` is that of "no key of this keyring marked this text".
+
+    `caveat` says what makes the test weaker than its law says; "" if nothing does.
+    """
 
     tokens: int
     keys: tuple[KeyDetection, ...]
     alpha: float
+    caveat: str = ""
 
     @property
     def log10_p(self) -> float:
@@ -86,6 +90,7 @@ class Detection:
             "marked": self.marked,
             "log10_p": self.log10_p,
             "alpha": self.alpha,
+            "caveat": self.caveat,
             "keys_tried": len(self.keys),
             "keys": [
                 {
@@ -103,14 +108,14 @@ class Detection:
 
 
 def detect_mark(
-    token_ids: NDArray[np.uint32], keyring: UnlockedKeyring, alpha: float = 1e-4
+    token_ids: NDArray[np.uint32], keyring: UnlockedKeyring | Mark, alpha: float = 1e-4
 ) -> Detection:
     """Test one text under every key of the keyring.
 
     Parameters
     ----------
     token_ids : uint32 [n], ids of the served tokenizer
-    keyring : unlocked
+    keyring : unlocked, or another mark (`provenance.marks.foreign`)
     alpha : level of `Detection.marked`, after correction for windows and keys
 
     Returns
@@ -121,23 +126,10 @@ def detect_mark(
     -----
     Cost: one coin a token and key of its slot; about 10 exact tails a key.
     """
-    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
-    contexts, tokens = response_contexts(token_ids, keyring.context_width)
-    if not tokens.size:
-        return Detection(int(token_ids.shape[0]), (), alpha)
-    pairs = np.stack([pack(contexts), tokens.astype(np.int64)], axis=1)
-    kept = np.sort(np.unique(pairs, axis=0, return_index=True)[1])
-    slots = keyring.slots_of(contexts)
+    mark = as_mark(keyring)
     windows = _make_windows(token_ids.shape[0])
-    found = []
-    for number, slot in enumerate(keyring.schedule.slots[1:], start=1):
-        own = kept[slots[kept] == number]
-        for value in slot.values:
-            key = keyring.key(slot.name, value)
-            scores = scheme.score(key.words(contexts[own], tokens[own]))
-            positions = own + keyring.context_width
-            found.append(_try_key(key, positions, scores, windows, scheme))
-    return Detection(int(token_ids.shape[0]), _adjust(found), alpha)
+    found = [_try_key(coins, windows, mark.null_law) for coins in mark.read(token_ids)]
+    return Detection(int(token_ids.shape[0]), _adjust(found), alpha, mark.caveat)
 
 
 def _make_windows(tokens: int) -> NDArray[np.int64]:
@@ -151,47 +143,43 @@ def _make_windows(tokens: int) -> NDArray[np.int64]:
     return np.concatenate(spans) if spans else np.empty((0, 2), dtype=np.int64)
 
 
-def _try_key(
-    key: Key,
-    positions: NDArray[np.int64],
-    scores: NDArray[np.int64],
-    windows: NDArray[np.int64],
-    scheme: Scheme,
-) -> KeyDetection:
+def _try_key(coins: TextCoins, windows: NDArray[np.int64], law: NullLaw) -> KeyDetection:
     """p of one key over the whole text and all windows.
 
     Only the windows that look strongest get an exact tail; leaving out the others can only make the
     reported p larger.
     """
-    whole = _log10_tail(scores, scheme)
+    positions, scores = coins.positions, coins.scores
+    whole = _log10_tail(scores, law)
     span = (int(positions[0]), int(positions[-1]) + 1) if positions.size else (0, 0)
     best = whole + np.log10(2) if len(windows) else whole
     if len(windows) and positions.size:
         sums = np.concatenate([[0], np.cumsum(scores)])
         first, last = np.searchsorted(positions, windows.T)
         counts, totals = last - first, sums[last] - sums[first]
-        for i in _strongest(counts, totals, scheme):
-            exact = _log10_tail(scores[first[i] : last[i]], scheme)
+        for i in _strongest(counts, totals, law):
+            exact = _log10_tail(scores[first[i] : last[i]], law)
             paid = exact + np.log10(2 * len(windows))
             if paid < best:
                 best, span = paid, (int(windows[i, 0]), int(windows[i, 1]))
-    return KeyDetection(key.slot, key.value, int(scores.size), float(min(best, 0.0)), 0.0, *span)
+    return KeyDetection(
+        coins.slot, coins.value, int(scores.size), float(min(best, 0.0)), 0.0, *span
+    )
 
 
 def _strongest(
-    counts: NDArray[np.int64], totals: NDArray[np.int64], scheme: Scheme
+    counts: NDArray[np.int64], totals: NDArray[np.int64], law: NullLaw
 ) -> NDArray[np.int64]:
     """Windows in the order of a Gamma tail with the law's mean and variance; a few of them."""
-    law = scheme.null_law
     some = np.flatnonzero(counts > 0)
     shape = counts[some] * law.mean**2 / law.variance
     rough = log10_gamma_tail(totals[some] * law.mean / law.variance, shape)
     return some[np.argsort(rough, kind="stable")[:_EXACT_WINDOWS]]
 
 
-def _log10_tail(scores: NDArray[np.int64], scheme: Scheme) -> float:
+def _log10_tail(scores: NDArray[np.int64], law: NullLaw) -> float:
     ones = np.ones(scores.shape[0], dtype=np.int64)
-    return log10_upper_tail(ClassTable.from_scores(ones, scores, scheme.null_law))
+    return log10_upper_tail(ClassTable.from_scores(ones, scores, law))
 
 
 def _adjust(found: Sequence[KeyDetection]) -> tuple[KeyDetection, ...]:

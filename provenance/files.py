@@ -17,10 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import rfc8785
+
 from provenance.errors import DataError, LockedError, StorageError
 
 __all__ = [
     "canonical_json",
+    "interchange_json",
     "lock_folder",
     "parse_json",
     "read_bytes",
@@ -37,6 +40,18 @@ _MAXIMUM_JSON_BYTES = 1 << 28
 def canonical_json(value: object) -> bytes:
     """One byte string per value: sorted keys, no spaces, ASCII, no NaN (ValueError)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def interchange_json(value: Any) -> bytes:
+    """The byte string of RFC 8785 (JSON Canonicalization Scheme), for what others must reproduce.
+
+    Raises ValueError for a NaN, an infinity or an integer beyond 2**53. `canonical_json` differs in
+    how it writes some floats and everything beyond ASCII; keys were derived with it, so it stays.
+
+    >>> interchange_json({"b": 1e-7, "a": "\u00e9"}).decode()
+    '{"a":"é","b":1e-7}'
+    """
+    return rfc8785.dumps(value)
 
 
 def parse_json(text: bytes | str, origin: str) -> Any:

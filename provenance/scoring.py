@@ -13,17 +13,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.contexts import unpack
 from provenance.errors import UsageError
-from provenance.keys.keyring import Key, UnlockedKeyring
+from provenance.keys.keyring import Key
 from provenance.keys.schedule import CONTROL
+from provenance.marks import OpenKey, SchemeKey, Served
 from provenance.schemes import Scheme
 from provenance.served.index import Index
+from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.suspect.observations import Observations
 from provenance.weigh import REFERENCE_RULE, Choices, weigh
 
-__all__ = ["Weighing", "WeightedPairs", "score", "weigh_observations"]
+__all__ = [
+    "Coins",
+    "Weighing",
+    "WeightedPairs",
+    "open_coins",
+    "score",
+    "tabulate",
+    "weigh_observations",
+]
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Weighing:
 
 
 def weigh_observations(
-    observations: Observations, index: Index, keyring: UnlockedKeyring, rule: str
+    observations: Observations, index: Index, keyring: Served, rule: str
 ) -> Weighing:
     """Attach a weight to every pair whose context was served marked.
 
@@ -76,7 +85,7 @@ def weigh_observations(
         )
     contexts, starts = np.unique(observations.contexts, return_index=True)
     stops = np.append(starts[1:], observations.contexts.shape[0])
-    slots = keyring.slots_of(unpack(contexts, keyring.context_width))
+    slots = keyring.slots_of_names(contexts)
     hypotheses: dict[tuple[str, str], WeightedPairs] = {}
     pooled: dict[str, WeightedPairs] = {}
     for number, slot in enumerate(keyring.schedule.slots):
@@ -98,15 +107,36 @@ def weigh_observations(
     return Weighing(hypotheses, pooled, pooled[CONTROL])
 
 
+@dataclass(frozen=True)
+class Coins:
+    """The coins of weighted pairs under one key, each once: int64 [m] weights and scores.
+
+    For our own schemes the coins are the pairs, in their order; other schemes share coins.
+    """
+
+    weights: NDArray[np.int64]
+    scores: NDArray[np.int64]
+
+
+def open_coins(pairs: WeightedPairs, key: OpenKey) -> Coins:
+    """Open one key. Cost: one coin a pair."""
+    return Coins(*key.open(pairs.contexts, pairs.tokens, pairs.weights))
+
+
+def tabulate(pairs: WeightedPairs, key: OpenKey, law: NullLaw) -> ClassTable:
+    """Open one key: the class table of the coins of these pairs. Cost: one coin a pair."""
+    coins = open_coins(pairs, key)
+    return ClassTable.from_scores(coins.weights, coins.scores, law)
+
+
 def score(pairs: WeightedPairs, key: Key, scheme: Scheme) -> ClassTable:
-    """Open one key: the class table of these pairs. Cost: one coin a pair."""
-    words = key.words(pairs.contexts, pairs.tokens)
-    return ClassTable.from_scores(pairs.weights, scheme.score(words), scheme.null_law)
+    """`tabulate` under a key of our own keyring."""
+    return tabulate(pairs, SchemeKey(key, scheme), scheme.null_law)
 
 
 def _expand(
     observations: Observations,
-    keyring: UnlockedKeyring,
+    keyring: Served,
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
     rows: NDArray[np.int64],
@@ -129,7 +159,7 @@ def _expand(
     kept = weights != 0
     pairs = pairs[kept]
     return WeightedPairs(
-        unpack(observations.contexts[pairs], keyring.context_width),
+        observations.context_ids(pairs, keyring.context_width),
         observations.tokens[pairs],
         weights[kept],
     )

@@ -3,7 +3,7 @@
 A verdict says one of four things:
 
 - `evidence`: an adjusted p-value is at or below alpha and every control passed;
-- `no evidence`: none is; `detectable_shift` says what the test could have seen;
+- `no evidence`: none is; `power` says what the test of the global key would have found;
 - `nothing scored`: no context of the outputs was served marked, so nothing was tested;
 - `invalid`: a control failed, so no p-value of this check may be called evidence.
 
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from provenance.keys.schedule import key_name
+from provenance.power import Power
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
 
@@ -26,6 +27,7 @@ __all__ = [
     "Conclusion",
     "Control",
     "HypothesisResult",
+    "PlanReference",
     "Share",
     "TwinsResult",
     "Verdict",
@@ -71,12 +73,21 @@ class HypothesisResult:
 
 @dataclass(frozen=True)
 class Control:
-    """A check of the check. `log10_p` is corrected for the looks inside this control."""
+    """A check of the check. `log10_p` is corrected for the looks inside this control.
+
+    `placebo_z` holds z of every placebo key to three digits, for the picture; empty elsewhere.
+    """
 
     name: str
     passed: bool
     log10_p: float | None
     detail: str
+    placebo_z: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Control:
+        """From its fields, all of them and no other. Raises TypeError, KeyError."""
+        return cls(**{**row, "placebo_z": tuple(row["placebo_z"])})
 
 
 @dataclass(frozen=True)
@@ -133,10 +144,24 @@ class TwinsResult:
 
 
 @dataclass(frozen=True)
+class PlanReference:
+    """The plan that a check followed: hex SHA-256 of its file, and when an authority saw that hash.
+
+    `timestamp` is RFC 3339 in UTC, or None if the plan was not timestamped.
+    """
+
+    sha256: str
+    timestamp: str | None
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What `check` returns; see the module docstring for `conclusion`.
 
-    `alpha` is that of all keys together; the twins, if any, have their own.
+    `alpha` is that of all keys together; the twins, if any, have their own. `plan` is the analysis
+    plan that the check followed, if there was one. `caveat` says what makes the test of this mark
+    weaker than its law says, and which controls it cannot have, or "". `power` goes with `no
+    evidence`, if anything was scored under the global key.
     """
 
     conclusion: Conclusion
@@ -150,7 +175,18 @@ class Verdict:
     commitments: Mapping[str, str]
     inputs: Mapping[str, Any]
     versions: Mapping[str, str]
+    plan: PlanReference | None = None
+    caveat: str = ""
+    power: Power | None = None
     twins: TwinsResult | None = None
+
+    @property
+    def exploratory(self) -> bool:
+        """True if no plan fixed the check before it was made: its p-value is no evidence by itself.
+
+        Whoever tries several outputs, rules or thresholds and keeps the best one finds something.
+        """
+        return self.plan is None
 
     @property
     def found_evidence(self) -> bool:
@@ -183,19 +219,6 @@ class Verdict:
                     found.setdefault(result.slot, []).append(result.value)
         return found
 
-    @property
-    def detectable_shift(self) -> float | None:
-        """Mean shift of the global key's scores that this check finds half of the time.
-
-        In standard deviations of one score: sqrt(-2 ln(alpha / 2)) / sqrt(effective coins), the
-        Chernoff radius at half of alpha. None if nothing was scored under the global key.
-        """
-        for result in self.hypotheses:
-            if not result.value and result.tail.coins:
-                radius = math.sqrt(-2 * math.log(self.alpha / 2))
-                return radius / math.sqrt(result.tail.effective_coins)
-        return None
-
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the schema version and every class table; holds no key."""
         headline = self.headline
@@ -208,7 +231,6 @@ class Verdict:
             "headline": headline.name if headline else None,
             "controls_passed": self.controls_passed,
             "attributed": self.attributed,
-            "detectable_shift": self.detectable_shift,
             "hypotheses": [
                 {
                     "slot": result.slot,
@@ -231,5 +253,9 @@ class Verdict:
             "commitments": dict(self.commitments),
             "inputs": dict(self.inputs),
             "versions": dict(self.versions),
+            "exploratory": self.exploratory,
+            "plan": asdict(self.plan) if self.plan else None,
+            "caveat": self.caveat,
+            "power": self.power.to_json() if self.power else None,
             "twins": self.twins.to_json() if self.twins else None,
         }

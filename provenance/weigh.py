@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 
-__all__ = ["DEFAULT_RULE", "REFERENCE_RULE", "RULES", "Choices", "weigh"]
+__all__ = ["DEFAULT_RULE", "MAXIMAL_WEIGHTS", "REFERENCE_RULE", "RULES", "Choices", "weigh"]
 
 Integers = NDArray[np.int64]
 Masses = NDArray[np.float64]
@@ -95,6 +95,12 @@ RULES: Final[Mapping[str, Callable[[Choices], Integers]]] = {
     "log-sqrt": weigh_log_sqrt,
     "residual": weigh_residual,
 }
+MAXIMAL_WEIGHTS: Final[Mapping[str, int]] = {
+    "presence": _LEVELS,
+    "log-sqrt": 111,
+    "residual": _RESIDUAL_LEVELS,
+}
+"""Bound on |weight| of each rule: the scale that an e-process declares before any coin is seen."""
 DEFAULT_RULE: Final = "log-sqrt"
 """For text without a reference."""
 REFERENCE_RULE: Final = "residual"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import Schedule
+
+if TYPE_CHECKING:
+    from benchmarks.calibration.world import World
 
 VALUES = {
     "week": ["2026-W17", "2026-W18", "2026-W19"],
@@ -78,3 +82,11 @@ def make_keyring(
     size = Tokenizer.from_file(str(tokenizer_path)).get_vocab_size()
     schedule = Schedule.from_shares(shares, values)
     return create_keyring(folder, tokenizer_path, size, scheme, schedule, width)
+
+
+@pytest.fixture(scope="session")
+def synthetic_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A small language, served marked and indexed: for tests that need suspects of both kinds."""
+    from benchmarks.calibration.world import Teacher, make_world
+
+    return make_world(tmp_path_factory.mktemp("synthetic"), Teacher.draw(0), 1)

@@ -19,7 +19,7 @@ from provenance.errors import UsageError
 from provenance.keys.keyring import SchemeSpecification
 from provenance.scoring import weigh_observations
 from provenance.suspect.outputs import observe
-from provenance.weigh import Choices, weigh
+from provenance.weigh import MAXIMAL_WEIGHTS, RULES, Choices, weigh
 
 FAST = CheckSettings(placebo_keys=100)
 
@@ -240,3 +240,16 @@ def test_the_other_schemes_find_a_guilty_suspect_too(tmp_path, teacher, scheme):
     assert found.conclusion == "evidence"
     blank = check_outputs(_observe(other, "ordinary", 1), other.index, other.keyring, FAST)
     assert blank.conclusion == "no evidence"
+
+
+def test_the_declared_bound_of_each_rule_holds_and_is_reached():
+    rng = np.random.default_rng(2)
+    masses = rng.integers(0, 10**6, 20_000)
+    totals = masses + rng.integers(0, 10**6, 20_000)
+    responses = rng.integers(0, 2**31, 20_000)
+    expected = totals * rng.random(20_000)
+    assert set(RULES) == set(MAXIMAL_WEIGHTS)
+    for rule, bound in MAXIMAL_WEIGHTS.items():
+        for sampled in (True, False):
+            choices = Choices(masses.astype(float), totals, responses, expected, sampled)
+            assert np.abs(weigh(choices, rule)).max() == bound

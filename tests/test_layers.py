@@ -13,30 +13,48 @@ ROOT = Path(provenance.__file__).parent
 # package from anywhere in the package.
 ROWS = [
     "errors",
+    "printable",
     "files",
     "engine",
     "lines",
     "coins",
+    "distinct",
     "contexts",
     "stats",
     "keys",
     "tokenizer",
     "families",
     "schemes",
-    "embed",
+    "marks",
+    "detect",
     "served",
+    "embed",
     "suspect",
+    "inputs",
     "weigh",
     "scoring",
+    "power",
     "verdict",
+    "plan",
     "twins",
     "controls",
     "check",
-    "detect",
+    "trajectory",
+    "sequential",
+    "suspects",
+    "evidence",
     "commands",
 ]
-TORCH = {"embed/torch_coins.py", "embed/transformers.py", "suspect/language_model.py"}
-OPTIONAL = {"torch": TORCH, "vllm": set(), "openai": set(), "pyspark": set()}
+VLLM = {"embed/vllm_v1.py", "embed/vllm_v2.py"}
+TORCH = {
+    "embed/torch_coins.py",
+    "embed/torch_step.py",
+    "embed/transformers.py",
+    "suspect/language_model.py",
+    *VLLM,
+}
+OPTIONAL = {"torch": TORCH, "vllm": VLLM, "openai": set(), "pyspark": set()}
+OPTIONAL["rfc3161_client"] = {"evidence/timestamp.py"}
 TRANSFORMERS = {*TORCH, "commands/generate.py"}
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
 

@@ -27,6 +27,7 @@ PUBLIC = [
     "load_tokenizer",
     "make_scheme",
     "observe",
+    "read_foreign_mark",
 ]
 
 

@@ -56,7 +56,10 @@ PeerTest = Callable[[Words], methods.PeerResult]
 
 @dataclass(frozen=True)
 class Record:
-    """One test of one suspect. `false_positive_rate` is at level .01 over 300 random keys."""
+    """One test of one suspect. `false_positive_rate` is at level .01 over 300 random keys.
+
+    `effective_coins` of our tests: what a response curve needs beside z (`response.py`).
+    """
 
     world: str
     suspect: str
@@ -68,6 +71,7 @@ class Record:
     z: float
     false_positive_rate: float | None = None
     null_sd: float | None = None
+    effective_coins: float | None = None
 
 
 class Bench:
@@ -323,7 +327,13 @@ def measure(bench: Bench, folder: Path, share: float, read: str, null: bool) -> 
     facts = {"world": bench.folder.name, "suspect": folder.name, "share": share}
     records = []
 
-    def keep(access: str, method: str, result: methods.PeerResult, under: Null | None) -> None:
+    def keep(
+        access: str,
+        method: str,
+        result: methods.PeerResult,
+        under: Null | None,
+        effective_coins: float | None = None,
+    ) -> None:
         records.append(
             Record(
                 **facts,
@@ -334,6 +344,7 @@ def measure(bench: Bench, folder: Path, share: float, read: str, null: bool) -> 
                 z=round(result.z, 3),
                 false_positive_rate=under.rate if under else None,
                 null_sd=round(under.sd, 3) if under else None,
+                effective_coins=None if effective_coins is None else round(effective_coins, 1),
             )
         )
         print(json.dumps(asdict(records[-1])), flush=True)
@@ -343,7 +354,8 @@ def measure(bench: Bench, folder: Path, share: float, read: str, null: bool) -> 
         table: ClassTable = score(pairs, bench.key, bench.scheme)
         tail = upper_tail(table)
         result = methods.PeerResult(method, observations.positions, tail.z, tail.log10_p)
-        keep(access, method, result, null_of_ours(bench, pairs, method) if null else None)
+        under = null_of_ours(bench, pairs, method) if null else None
+        keep(access, method, result, under, tail.effective_coins)
     served = all_served(bench)
     positions = read_positions([folder / "outputs.jsonl.gz"], bench.tokenizer, bench.public)
     for access, windows, make in (

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from benchmarks.power.measure import (
 )
 from benchmarks.power.settings import (
     POWER_WORLDS,
+    WIDTHS,
     WORK,
     World,
     frontier_worlds,
@@ -42,6 +44,7 @@ SERVED_DOCUMENTS = {"gumbel-k2-s20": 1000, "green-d2-k2-s100": 128}
 """Served responses that are read, so that about 20 k positions of the marked slot are."""
 FRONTIER_DOCUMENTS = 128
 DIVERSITY = 0.95
+MARGIN = 1.645
 
 
 def measure_world(work: Path, world: World, documents: int) -> list[Record]:
@@ -140,7 +143,8 @@ def compare_systems(records: list[Record], qualities: dict[str, Any]) -> dict[st
 
     Ours: the world of the frontier with the best z among those whose responses are at least as
     likely under the unmarked teacher as theirs, and that keep 95 % of the distinct 3-grams of
-    unmarked text.
+    unmarked text. Theirs: one entry a delta and width k (the paper has k = 2). A z of theirs below
+    1 counts as 1. `cautious` takes 1.645 standard deviations off our z and adds them to theirs.
     """
     clean = qualities["unmarked"]["distinct_3"]
     found: dict[str, Any] = {}
@@ -148,8 +152,8 @@ def compare_systems(records: list[Record], qualities: dict[str, Any]) -> dict[st
         ("text", "provenance-base", "sander-closed-filtered"),
         ("weights", "provenance-base", "sander-open"),
     ):
-        for delta in (2, 3):
-            rival = f"frontier-green-d{delta}-k2-s100"
+        for delta, width in product((2, 3), sorted(WIDTHS)):
+            rival = f"frontier-green-d{delta}-k{width}-s100"
             other = find(records, world=rival, access=access, method=theirs)
             allowed = [
                 record
@@ -163,13 +167,24 @@ def compare_systems(records: list[Record], qualities: dict[str, Any]) -> dict[st
             if other is None or not allowed:
                 continue
             best = max(allowed, key=lambda record: record.z)
-            found[f"{access}_green_{delta}"] = {
+            found[f"{access}_green_{delta}_k{width}"] = {
                 "ours": best.world,
                 "z": best.z,
                 "z_of_sander": other.z,
-                "ratio": round((best.z / other.z) ** 2, 2),
+                "ratio": round((best.z / max(other.z, 1.0)) ** 2, 2),
+                "cautious": round(((best.z - MARGIN) / (max(other.z, 0) + MARGIN)) ** 2, 2),
             }
     return found
+
+
+def summarise_systems(systems: dict[str, Any]) -> dict[str, float]:
+    """The smallest ratio against the paper's width, cautiously, and against their best width."""
+    paper = [row for name, row in systems.items() if name.endswith("_k2")]
+    return {
+        "system": min(row["ratio"] for row in paper),
+        "system_cautious": min(row["cautious"] for row in paper),
+        "system_at_their_best_width": min(row["ratio"] for row in systems.values()),
+    }
 
 
 def read_qualities(work: Path) -> dict[str, Any]:
@@ -203,7 +218,7 @@ def main() -> None:
     ratios: dict[str, Any] = compare(records, POWER_WORLDS[0].name)
     systems = compare_systems(records, qualities)
     if systems:
-        ratios["system"] = min(row["ratio"] for row in systems.values())
+        ratios |= summarise_systems(systems)
     result = {
         "command": "python -m benchmarks.power.produce && python -m benchmarks.power",
         "seeds": "benchmarks/power/settings.py, seed_of; keyrings are made afresh",

@@ -16,8 +16,8 @@ from benchmarks.lab import models, sampling
 from benchmarks.lab import stage1 as lab
 from benchmarks.lab.stage2 import Responses, marked_draw
 from benchmarks.lab.tokenizer import load_tokenizer
-from benchmarks.power.draws import CompiledWatermark
 from benchmarks.power.settings import BATCH
+from provenance.embed.watermark import Watermark
 from provenance.served.log import SCHEMA
 
 
@@ -49,7 +49,7 @@ def answer(question: Question) -> Responses:
         seed = 1000 * question.seed + index
         draw = sampling.random_draw(1.0, seed)
         if question.keys is not None:
-            watermark = CompiledWatermark.load(question.keys, np.random.default_rng(seed))
+            watermark = Watermark.load(question.keys, np.random.default_rng(seed))
             draw = marked_draw(watermark, [{}] * len(batch))
         found += sampling.generate(model, batch, question.new_tokens, draw).tolist()
     tokens = len(found) * question.new_tokens

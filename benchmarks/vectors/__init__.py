@@ -30,7 +30,7 @@ def windows(ids, width):
     return [(ids[i - width : i], ids[i]) for i in range(width, len(ids))]
 
 
-def write(name, script, made_by, packages, vectors, note=""):
+def write(name, script, made_by, packages, vectors, note="", folder=FOLDER):
     """Write one file; packages are the distributions whose versions matter."""
     content = {
         "made_by": made_by,
@@ -43,6 +43,6 @@ def write(name, script, made_by, packages, vectors, note=""):
     text = json.dumps(content, separators=(",", ":"))
     for mark in ('"version":', '"command":', '"note":', '"vectors":', '{"config":'):
         text = text.replace(mark, "\n" + mark)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(text + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(text + "\n")
     print(name, len(vectors), "vectors")

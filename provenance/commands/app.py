@@ -9,7 +9,18 @@ from typing import NoReturn
 
 import typer
 
-from provenance.commands import check, demo, detect, generate, index, keys
+from provenance.commands import (
+    check,
+    demo,
+    detect,
+    evidence,
+    generate,
+    index,
+    keys,
+    plan,
+    suspects,
+    verify,
+)
 from provenance.commands.console import clean, words
 from provenance.errors import ProvenanceError, StorageError
 
@@ -27,8 +38,12 @@ app.command("demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
 app.command("generate")(generate.generate)
 app.add_typer(index.app, name="index")
+app.add_typer(plan.app, name="plan")
 app.command("check")(check.check)
+app.command("verify")(verify.verify)
+app.add_typer(evidence.app, name="evidence")
 app.command("detect")(detect.detect)
+app.command("suspects")(suspects.suspects)
 
 
 def main() -> NoReturn:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from provenance.commands.console import print_json, print_verdict, words
+from provenance.commands import marks
+from provenance.commands.marks import MarkChoice
 from provenance.errors import UsageError
-from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 __all__ = ["check"]
 
 
 def check(
-    keys: Annotated[Path, typer.Option(help="Folder of the keyring.")],
     index: Annotated[Path, typer.Option(help="Folder of the index.")],
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="JSONL, gz, zst.")
     ] = None,
+    keys: marks.Keys = None,
+    scheme: marks.SchemeName = None,
+    config: marks.SchemeConfig = None,
+    key_file: marks.SchemeKeyFile = None,
+    key_command: marks.SchemeKeyCommand = None,
+    vocabulary_size: marks.VocabularySize = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
     ] = None,
@@ -43,11 +47,23 @@ def check(
         typer.Option(help="Like the suspect, of a model that cannot be guilty; repeat."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for verdict.json.")
+        Path | None, typer.Option("-o", "--output", help="Folder for the evidence bundle.")
     ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
+    plan: Annotated[
+        Path | None, typer.Option(help="Follow this plan, or stop; without one: exploratory.")
     ] = None,
+    disclose: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="With -o: all, selector, global or SLOT=VALUE; repeat."),
+    ] = None,
+    without_pairs: Annotated[
+        bool, typer.Option("--without-pairs", help="With -o: leave the confidential pairs out.")
+    ] = False,
+    sequential: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a check that goes on: OUTPUTS are its next batch."),
+    ] = None,
+    tokenizer: marks.TokenizerFile = None,
     reference: Annotated[str, typer.Option(help="none, ngram, or a model's folder.")] = "none",
     reference_text: Annotated[
         list[Path] | None,
@@ -60,52 +76,46 @@ def check(
     cache: Annotated[
         Path | None, typer.Option(help="Keep what models said here, to go on after a stop.")
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Family-wise error rate over all keys.")] = 1e-4,
+    alpha: Annotated[
+        float | None, typer.Option(help="Family-wise error rate over all keys; default 1e-4.")
+    ] = None,
     rule: Annotated[
         str | None,
         typer.Option(help="presence, log-sqrt (default) or residual (default with a reference)."),
     ] = None,
-    placebo_keys: Annotated[int, typer.Option(help="Keys of the placebo control.")] = 400,
+    placebo_keys: Annotated[
+        int | None, typer.Option(help="Keys of the placebo control; default 400.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The verdict on stdout.")] = False,
 ) -> None:
     """Check a suspect: its outputs, its weights or its logprobs.
 
     Exit 1: evidence; 0: none, or a control failed.
     """
-    from provenance.check import CheckSettings, check_outputs
-    from provenance.commands.observing import Access, Observer, Reference
-    from provenance.files import lock_folder, write_json
-    from provenance.keys.keyring import TOKENIZER_FILE, Keyring
-    from provenance.served.index import Index
-    from provenance.tokenizer import load_tokenizer
+    from provenance.commands.checking import Bench, Bundle, Wanted
+    from provenance.commands.observing import Access, Reference
+    from provenance.commands.sequential import refuse_with_sequential
 
-    access = Access.choose(outputs, weights, logprobs, read, documents)
+    if sequential is not None:
+        refuse_with_sequential(
+            [weights, read, logprobs, twins, innocent, scheme, disclose, without_pairs]
+        )
+    if sequential is not None and not outputs:
+        access = Access("outputs", ())
+    else:
+        access = Access.choose(outputs, weights, logprobs, read, documents)
     if twins and access.kind != "weights":
         raise UsageError("--twins must come with --weights; it did not. Give the model's folder.")
-    from_text = access.kind == "outputs" and reference == "none"
-    settings = CheckSettings(
-        alpha=alpha / 2 if twins else alpha,
-        rule=rule or (DEFAULT_RULE if from_text else REFERENCE_RULE),
-        placebo_keys=placebo_keys,
-    )
-    public = Keyring.load(keys)
-    loaded = load_tokenizer(tokenizer or keys / TOKENIZER_FILE, public)
-    opened = Index.open(index, public)
-    unlocked = public.unlock(keys)
+    if (disclose or without_pairs) and output is None:
+        raise UsageError("--disclose and --without-pairs must come with -o. Name a folder.")
+    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
-    observer = Observer(expected, loaded, unlocked, opened)
-    pairs = observer.read_twins(twins or [])
-    observations = observer.observe(access)
-    innocents = {str(path): observer.observe(access.of(path)) for path in innocent or []}
-    with words.status("Checking"):
-        verdict = check_outputs(observations, opened, unlocked, settings, innocents)
-    if pairs is not None and weights is not None:
-        verdict = replace(verdict, twins=observer.check_twins(pairs, weights, settings.alpha))
-    if output is not None:
-        with lock_folder(output):
-            write_json(output / "verdict.json", verdict.to_json())
-    if as_json:
-        print_json(verdict.to_json())
+    # refuses nonsense before the suspect is read, which may take hours
+    wanted = Wanted.choose(access, expected, plan, alpha, rule, placebo_keys, twins or [])
+    bench = Bench(choice, index, expected)
+    if sequential is not None:
+        found = bench.continue_check(sequential, access, wanted, output, as_json)
     else:
-        print_verdict(verdict)
-    raise typer.Exit(1 if verdict.found_evidence else 0)
+        bundle = Bundle(output, tuple(disclose or ()), not without_pairs)
+        found = bench.check(access, wanted, innocent or [], bundle, as_json)
+    raise typer.Exit(1 if found else 0)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from provenance.power import say_power
+from provenance.printable import clean
 from provenance.verdict import TwinsResult, Verdict
 
 __all__ = [
@@ -24,11 +26,19 @@ __all__ = [
 
 _NUMBERS = {
     "adjusted",
+    "batch",
     "coins",
     "contexts",
+    "correlation",
     "effective",
+    "known",
+    "level",
+    "log10 e",
     "log10 p",
+    "needed",
+    "outputs",
     "share",
+    "shared pairs",
     "tokens",
     "windows",
     "z",
@@ -36,11 +46,6 @@ _NUMBERS = {
 
 words = Console(stderr=True)
 results = Console()
-
-
-def clean(text: str) -> str:
-    """One printable line: no terminal escapes, no line breaks."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def parse_labels(labels: Iterable[str]) -> dict[str, str]:
@@ -78,6 +83,7 @@ def print_verdict(verdict: Verdict) -> None:
     """The readable report of a check, for 80 columns."""
     headline = verdict.headline
     results.print(Text(_say(verdict), style="bold"))
+    results.print(Text(_say_plan(verdict)))
     if verdict.found_evidence and verdict.conclusion != "evidence":
         results.print(Text("EVIDENCE from the twins, a second line: see below.", style="bold"))
     results.print(
@@ -121,6 +127,8 @@ def print_verdict(verdict: Verdict) -> None:
         results.print()
         results.print(Text(_say_twins(verdict.twins)))
     results.print()
+    if verdict.caveat:
+        results.print(Text(f"Caveat of this mark: {verdict.caveat}."))
     results.print(Text(_caveat(verdict), style="dim"))
 
 
@@ -136,6 +144,13 @@ def _say(verdict: Verdict) -> str:
     return "NO EVIDENCE of training on marked responses."
 
 
+def _say_plan(verdict: Verdict) -> str:
+    if verdict.plan is None:
+        return "Exploratory: no plan fixed this check before it was made."
+    seen = f", timestamped {verdict.plan.timestamp}" if verdict.plan.timestamp else ""
+    return f"Planned: {verdict.plan.sha256}{seen}."
+
+
 def _say_twins(twins: TwinsResult) -> str:
     outcome = "EVIDENCE of training on them" if twins.rejected else "no evidence"
     return (
@@ -146,11 +161,8 @@ def _say_twins(twins: TwinsResult) -> str:
 
 
 def _caveat(verdict: Verdict) -> str:
-    if verdict.conclusion == "no evidence" and verdict.detectable_shift:
-        return (
-            "Absence of evidence is not evidence of absence: this check could see a mean shift "
-            f"of {verdict.detectable_shift:.3f} standard deviations per coin of the global key."
-        )
+    if verdict.conclusion == "no evidence" and verdict.power:
+        return f"Absence of evidence is not evidence of absence. {say_power(verdict.power)}"
     return (
         "What this does not show: intent, or the route. Quotation and echo of marked text in "
         "other training data leave the same trace."

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results
+from provenance.commands.marks import MarkChoice
 from provenance.errors import DataError, UsageError
 
 __all__ = ["detect"]
@@ -22,10 +24,13 @@ def detect(
             metavar="TEXT...", help="Files: .jsonl[.gz|.zst] or plain text; - is stdin."
         ),
     ],
-    keys: Annotated[Path, typer.Option(help="Folder of the keyring.")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
-    ] = None,
+    keys: marks.Keys = None,
+    scheme: marks.SchemeName = None,
+    config: marks.SchemeConfig = None,
+    key_file: marks.SchemeKeyFile = None,
+    key_command: marks.SchemeKeyCommand = None,
+    tokenizer: marks.TokenizerFile = None,
+    vocabulary_size: marks.VocabularySize = None,
     alpha: Annotated[float, typer.Option(help="Level over all keys, windows and texts.")] = 1e-4,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -33,14 +38,12 @@ def detect(
     import numpy as np
 
     from provenance.detect import detect_mark
-    from provenance.keys.keyring import TOKENIZER_FILE, Keyring
-    from provenance.tokenizer import load_tokenizer
 
     if not 0 < alpha <= 0.05:
         raise UsageError(f"alpha must be in (0, 0.05]; got {alpha}. Use 1e-4.")
-    public = Keyring.load(keys)
-    loaded = load_tokenizer(tokenizer or keys / TOKENIZER_FILE, public)
-    unlocked = public.unlock(keys)
+    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
+    mark = choice.open()
+    loaded = choice.load_tokenizer(mark)
     named = [pair for name in texts for pair in _read_texts(name)]
     if not named:
         raise DataError(f"{', '.join(texts)}: must hold at least one text; got none.")
@@ -48,7 +51,7 @@ def detect(
     for origin, text in named:
         encoding = loaded.encode(text, add_special_tokens=False)
         ids = np.asarray(encoding.ids, dtype=np.uint32)
-        found.append((origin, encoding, detect_mark(ids, unlocked, alpha / len(named))))
+        found.append((origin, encoding, detect_mark(ids, mark, alpha / len(named))))
     if as_json:
         print_json(
             {"texts": [{"origin": origin, **result.to_json()} for origin, _, result in found]}
@@ -66,6 +69,8 @@ def detect(
         print_table(["text", "tokens", "log10 p", "result", "strongest"], rows)
         keyed = len(found[0][2].keys)
         results.print(f"p corrected for {keyed} keys and all windows; alpha {alpha:g}.")
+        if caveat := found[0][2].caveat:
+            results.print(f"Caveat: {caveat}.", highlight=False, markup=False)
     raise typer.Exit(1 if any(result.marked for _, _, result in found) else 0)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +17,9 @@ def generate(
     model: Annotated[Path, typer.Option(help="Folder of a transformers model.")],
     prompts: Annotated[Path, typer.Option(help="JSONL: prompt or messages; optional labels.")],
     keys: Annotated[Path, typer.Option(help="Folder of the keyring.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Served log to write, JSONL.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Served log: .jsonl, .parquet or a folder.")
+    ],
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts per batch.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens per response.")] = 256,
@@ -32,10 +32,10 @@ def generate(
     import numpy as np
     from rich.progress import track
 
+    from provenance.embed.sink import ResponseSink
     from provenance.embed.transformers import generate_responses
     from provenance.embed.watermark import Watermark
     from provenance.lines import LineReader, read_json_lines
-    from provenance.served.log import LogWriter
 
     watermark = Watermark.load(keys, np.random.default_rng(seed))
     watermark.keyring.public.check_tokenizer(model / "tokenizer.json")
@@ -48,7 +48,6 @@ def generate(
         raise DataError(f"{prompts}: must hold at least one prompt; it is empty.")
     for mapping in labels:
         watermark.check_labels(mapping)
-    run = hashlib.sha256(f"{datetime.now(UTC)}{output}".encode()).hexdigest()[:12]
     responses = generate_responses(
         loaded,
         tokenizer,
@@ -62,19 +61,18 @@ def generate(
         top_p=top_p,
     )
     marked = 0
-    with LogWriter(output) as log:
+    with ResponseSink(watermark, output) as sink:
         progress = track(responses, "Generating", total=len(texts), console=words, transient=True)
         for response in progress:
-            marked += response.marked
-            log.write(
-                response_id=f"{run}-{response.prompt_index}",
-                time=datetime.now(UTC).isoformat(timespec="seconds"),
-                labels=labels[response.prompt_index],
-                token_ids=response.token_ids.tolist(),
+            marked += sink.write(
+                labels[response.prompt_index],
+                response.token_ids,
                 text=tokenizer.decode(response.token_ids.tolist()),
-                marked=response.marked,
-                prompt_token_ids=response.prompt_token_ids.tolist(),
+                prompt_token_ids=response.prompt_token_ids,
             )
+    recovered = getattr(sink.log, "recovered", None)
+    if recovered is not None:
+        words.print(f"An earlier run was cut off; its responses: {recovered}", highlight=False)
     words.print(f"{len(texts)} responses, {marked} of them marked: {output}", highlight=False)
 
 

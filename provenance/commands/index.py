@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
+from provenance.commands.marks import MarkChoice
 
 __all__ = ["app"]
 
@@ -15,24 +17,26 @@ app = typer.Typer(
     help="The index: which context was served marked how often.", no_args_is_help=True
 )
 
-Keys = Annotated[Path, typer.Option(help="Folder of the keyring.")]
-
 
 @app.command("build")
 def build(
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet.")],
-    keys: Keys,
+    logs: Annotated[
+        list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet, folders.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the index.")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
-    ] = None,
+    keys: marks.Keys = None,
+    scheme: marks.SchemeName = None,
+    config: marks.SchemeConfig = None,
+    key_file: marks.SchemeKeyFile = None,
+    key_command: marks.SchemeKeyCommand = None,
+    tokenizer: marks.TokenizerFile = None,
+    vocabulary_size: marks.VocabularySize = None,
 ) -> None:
     """Build the index of served logs. It is as confidential as the logs."""
-    from provenance.keys.keyring import TOKENIZER_FILE, Keyring
     from provenance.served.index import build_index
 
-    public = Keyring.load(keys)
-    manifest = build_index(logs, output, public.unlock(keys), tokenizer or keys / TOKENIZER_FILE)
+    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
+    manifest = build_index(logs, output, choice.open(), choice.tokenizer_path)
     words.print(
         f"{manifest.marked_responses:,} marked responses of {manifest.responses:,} "
         f"({manifest.duplicates:,} duplicates counted once), {manifest.rows:,} rows: {output}",

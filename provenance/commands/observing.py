@@ -14,7 +14,7 @@ from provenance.errors import UsageError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from provenance.keys.keyring import UnlockedKeyring
+    from provenance.marks import Served
     from provenance.served.index import Index
     from provenance.suspect.language_model import LanguageModel
     from provenance.suspect.ngram import NgramReference
@@ -102,7 +102,7 @@ class Observer:
     """Observes suspects, always with the same reference, tokenizer, keyring and index."""
 
     def __init__(
-        self, reference: Reference, tokenizer: Tokenizer, keyring: UnlockedKeyring, index: Index
+        self, reference: Reference, tokenizer: Tokenizer, keyring: Served, index: Index
     ) -> None:
         self._reference, self._tokenizer = reference, tokenizer
         self._keyring, self._index = keyring, index
@@ -153,6 +153,22 @@ class Observer:
                 progress=progress,
             )
         return add_expectations(observations, expected)
+
+    def observe_in_batches(self, access: Access, batches: int) -> list[Observations]:
+        """The same outputs once more, in batches for `provenance.trajectory`.
+
+        Empty for other ways of access, and with a model as reference, which would read everything
+        a second time.
+        """
+        from provenance.suspect.outputs import count_positions
+        from provenance.suspect.positions import split_positions
+
+        if access.kind != "outputs" or self._model is not None:
+            return []
+        positions = self._read(list(access.paths))
+        size = -(-len(positions.outputs) // batches)
+        parts = split_positions(positions, size)
+        return [self._add_ngrams(count_positions(part)) for part in parts]
 
     def observe_weights(self, folder: Path, logs: list[Path], limit: int | None) -> Observations:
         """The suspect's own probabilities over documents."""

@@ -1,22 +1,25 @@
 """Adapter for Hugging Face `generate`: the mark is the last step after temperature and top-k/p.
 
-transformers applies user processors *before* temperature and top-k/top-p, and its own
-`watermarking_config` after them. The draw must act on the final probabilities, so this adapter is a
-watermarking config. It draws the token itself and leaves transformers a single candidate.
+transformers applies user processors *before* temperature, top-k, top-p, min-p and the other
+warpers, and its own `watermarking_config` after all of them. The draw must act on the final
+probabilities, so this adapter is a watermarking config. It draws the token itself and leaves
+transformers a single candidate.
 
-    arguments = TransformersWatermark(watermark).generate_arguments(inputs, labels)
-    output = model.generate(**inputs, **arguments, temperature=0.8, top_p=0.95, max_new_tokens=200)
+    marked = TransformersWatermark(watermark)
+    options = {"temperature": 0.8, "top_p": 0.95, "max_new_tokens": 200}
+    output = model.generate(**inputs, **marked.generate_arguments(inputs, labels, options))
 
-Sampling only: `do_sample=True` and `num_beams=1` are part of the arguments, so asking for greedy
-decoding or beams as well is a TypeError, never a silently unmarked response.
+Sampling only. Greedy decoding, beams and continuous batching are refused in one line: nothing is
+silently unmarked. Assisted decoding (an assistant model, prompt lookup) keeps the mark,
+since a draw depends on the ids of the response alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +42,11 @@ except ImportError as error:
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_NO_CONTINUOUS_BATCHING: Final = (
+    "Continuous batching does not tell a processor which response a row is; use generate."
+)
+_NO_ENSEMBLE: Final = "It accepts tokens that the watermark did not draw; leave it out."
+
 __all__ = ["GeneratedResponse", "TransformersWatermark", "generate_responses", "load_model"]
 
 
@@ -49,7 +57,10 @@ class TransformersWatermark:
         self.watermark = watermark
 
     def generate_arguments(
-        self, inputs: Mapping[str, Any], labels: Sequence[Labels]
+        self,
+        inputs: Mapping[str, Any],
+        labels: Sequence[Labels],
+        options: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Keyword arguments for `model.generate(**inputs, **arguments)`.
 
@@ -57,11 +68,14 @@ class TransformersWatermark:
         ----------
         inputs : what the tokenizer returned; `input_ids` [rows, width], padded on the left
         labels : attribute values, one mapping per row (`num_return_sequences` repeats them)
+        options : arguments of `generate`, for example temperature or max_new_tokens; they are
+            checked here and returned with the others
 
         Raises
         ------
-        UsageError if there is not one mapping per row or the padding is on the right;
-        ConfigurationMismatchError if a label has no key.
+        UsageError if there is not one mapping per row, the padding is on the right, or an option
+        asks for a way of decoding that cannot be marked; ConfigurationMismatchError if a label has
+        no key.
         """
         ids = inputs["input_ids"]
         if len(labels) != ids.shape[0]:
@@ -77,8 +91,37 @@ class TransformersWatermark:
             )
         for mapping in labels:
             self.watermark.check_labels(mapping)
+        options = dict(options or {})
+        for source in (options.get("generation_config"), options):
+            _check_options(source)
         config = _WatermarkConfig(self.watermark, tuple(labels), int(ids.shape[1]))
-        return {"watermarking_config": config, "do_sample": True, "num_beams": 1}
+        fixed = {"watermarking_config": config, "do_sample": True, "num_beams": 1}
+        return {**options, **fixed}
+
+
+def _check_options(options: Any) -> None:
+    """Raise UsageError for a way of decoding that cannot carry the mark.
+
+    `options` is a mapping, a GenerationConfig or None. Each rule: the option, the values that are
+    refused, what to do.
+    """
+    asked = options if isinstance(options, Mapping) else vars(options) if options else {}
+    rules: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+        ("do_sample", lambda value: value is False, "Greedy decoding draws nothing; sample."),
+        ("num_beams", lambda value: (value or 1) > 1, "Beam search picks by score; sample."),
+        ("temperature", lambda value: value is not None and value <= 0, "Use one above 0."),
+        ("cache_implementation", lambda value: value == "paged", _NO_CONTINUOUS_BATCHING),
+        ("watermarking_config", lambda value: value is not None, "Use one watermark."),
+        ("custom_generate", lambda value: value is not None, "Use transformers' own loop."),
+        ("penalty_alpha", bool, "Contrastive search picks by score; sample."),
+        ("token_healing", bool, "It changes the prompt that was measured; leave it out."),
+        ("dola_layers", lambda value: value is not None, "DoLa is another decoding loop; sample."),
+        ("assistant_ensemble_weight", lambda value: value is not None, _NO_ENSEMBLE),
+    )
+    for name, is_refused, advice in rules:
+        value = asked.get(name)
+        if is_refused(value):
+            raise UsageError(f"{name}={value!r} must not be asked for with a watermark. {advice}")
 
 
 class _WatermarkConfig(BaseWatermarkingConfig):  # type: ignore[misc]
@@ -117,25 +160,40 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, watermark: Watermark, labels: tuple[Labels, ...], width: int) -> None:
         self._watermark = watermark
-        self._labels = labels
+        self._numbers = watermark.key_numbers(labels)
         self._width = width
+
+    @property
+    def supports_continuous_batching(self) -> bool:
+        """Raises: transformers asks, and drops a processor that says no, unmarked."""
+        raise UsageError(
+            f"a watermark must not be used with generate_batch. {_NO_CONTINUOUS_BATCHING}"
+        )
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """input_ids int64 [rows, width + n], scores float [rows, vocabulary] -> same shape."""
-        rows = scores.shape[0]
-        repeats, rest = divmod(rows, len(self._labels))
-        if rest:
+        numbers = self._numbers
+        if scores.shape[0] != numbers.shape[0]:
+            repeats, rest = divmod(scores.shape[0], numbers.shape[0])
+            if rest:
+                raise UsageError(
+                    f"the batch must be a multiple of the {numbers.shape[0]} labelled prompts; "
+                    f"got {scores.shape[0]} rows."
+                )
+            numbers = np.repeat(numbers, repeats, axis=0)
+        if input_ids.shape[1] < self._width:
             raise UsageError(
-                f"the batch must be a multiple of the {len(self._labels)} labelled prompts; "
-                f"got {rows} rows. Call generate_arguments for this very batch."
+                f"the model must continue its prompt of {self._width} tokens; it holds "
+                f"{input_ids.shape[1]}. Encoder-decoder models are not supported."
             )
-        labels = [self._labels[row // repeats] for row in range(rows)]
-        responses = input_ids[:, self._width :].cpu().numpy().astype(np.uint32)
-        probabilities = torch.softmax(scores.double(), dim=-1).cpu().numpy()
-        draws = self._watermark.draw_batch(labels, list(responses), probabilities)
-        tokens = torch.tensor([draw.token for draw in draws], device=scores.device)
+        responses = input_ids.numpy(force=True)[:, self._width :]
+        final = scores if scores.dtype == torch.float32 else scores.float()
+        tokens = self._watermark.draw_scores(numbers, responses, final.numpy(force=True))
         only = torch.full_like(scores, float("-inf"))
-        only.scatter_(1, tokens.unsqueeze(1), 0.0)
+        if only.device.type == "cpu" and only.dtype == torch.float32:
+            only.numpy()[np.arange(tokens.shape[0]), tokens] = 0.0  # a third of a scatter's time
+        else:
+            only.scatter_(1, torch.from_numpy(tokens).to(only.device).unsqueeze(1), 0.0)
         return only
 
 
@@ -208,6 +266,13 @@ def generate_responses(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     for start in range(0, len(prompts), batch_size):
         chosen = list(range(start, min(start + batch_size, len(prompts))))
         inputs = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True).to(
@@ -217,12 +282,7 @@ def generate_responses(
         with torch.inference_mode():
             output = model.generate(
                 **inputs,
-                **adapter.generate_arguments(inputs, [labels[i] for i in chosen]),
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                pad_token_id=tokenizer.pad_token_id,
+                **adapter.generate_arguments(inputs, [labels[i] for i in chosen], options),
             )
         width = inputs["input_ids"].shape[1]
         ends = _end_tokens(model)

@@ -10,7 +10,8 @@ For every token of a response:
 4. Else the scheme draws with the coins of the key of (slot, value of the label).
 
 Everything follows from the ids of the response alone, so nothing is kept between steps, and batch
-neighbours, padding, speculative decoding and re-use of one object cannot change a mark.
+neighbours, padding, speculative decoding and re-use of one object cannot change a mark. The rules
+and the draws are compiled (`provenance.embed.step`); this module decides what they are given.
 """
 
 from __future__ import annotations
@@ -22,20 +23,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.coins import KEY_BYTES, read_key
 from provenance.contexts import first_occurrences, pack, response_contexts
+from provenance.embed.step import MANY, NOTHING, draw_among_few, find_keys
 from provenance.errors import ConfigurationMismatchError, UsageError
-from provenance.keys.keyring import Key, Keyring, UnlockedKeyring
+from provenance.keys.keyring import SELECTOR, Key, Keyring, UnlockedKeyring
 from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
 from provenance.schemes import Scheme, make_scheme
 from provenance.schemes.base import draw_unmarked
+from provenance.schemes.compiled import GUMBEL, choose, choose_by_race, draw_plain_of_many
 
 __all__ = ["Draw", "Labels", "Watermark"]
 
 Labels = Mapping[str, str]
 """Attribute values of one request, for example week=2026-W17. Names without a slot are ignored."""
 
-_ROW_FROM = 4
-"""From a quarter of the vocabulary on, a whole row of coins is cheaper than scattered ones."""
+_SCATTERED = 64
+"""Up to this fraction of the vocabulary, scattered coins are cheaper than a whole row of them."""
+_FEW = 512
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,14 @@ class Watermark:
         specification = keyring.public.scheme
         self.scheme: Scheme = make_scheme(specification.name, specification.parameters)
         self._generator = generator if generator is not None else np.random.default_rng()
+        self._code = self.scheme.code
+        self._size = keyring.public.vocabulary_size
+        shares = [slot.share_words for slot in keyring.schedule.slots]
+        self._ends = np.cumsum(np.array(shares, dtype=np.uint64))
+        self._selector = read_key(keyring.key(SELECTOR, SINGLE_VALUE).reveal())
+        self._known: list[Key] = []
+        self._table = np.empty((0, KEY_BYTES // 4), dtype=np.uint32)
+        self._numbers: dict[tuple[str | None, ...], NDArray[np.int64]] = {}
 
     @classmethod
     def load(cls, folder: Path | str, generator: np.random.Generator | None = None) -> Watermark:
@@ -101,7 +114,7 @@ class Watermark:
         -----
         Cost: one coin a candidate where the context is marked; else one uniform.
         """
-        key = self._keys([labels], [response])[0]
+        (key,) = self.next_keys([labels], [response])
         return self._draw(key, response, candidates, probabilities, self._generator.random())
 
     def draw_batch(
@@ -124,19 +137,104 @@ class Watermark:
                 f"{len(labels)}, {len(responses)} and {probabilities.shape[0]}."
             )
         uniforms = self._generator.random(len(labels))
-        keys = self._keys(labels, responses)
-        plain = [row for row, key in enumerate(keys) if key is None]
-        drawn = dict(zip(plain, _draw_rows(probabilities[plain], uniforms[plain]), strict=True))
         draws = []
-        for row, key in enumerate(keys):
+        for row, key in enumerate(self.next_keys(labels, responses)):
+            p, uniform = probabilities[row], float(uniforms[row])
             if key is None:
-                draws.append(Draw(int(drawn[row]), None))
+                draws.append(Draw(draw_unmarked(p, uniform), None))
                 continue
-            candidates = np.flatnonzero(probabilities[row]).astype(np.uint32)
-            kept = probabilities[row, candidates]
-            uniform = float(uniforms[row])
-            draws.append(self._draw(key, responses[row], candidates, kept, uniform))
+            candidates = np.flatnonzero(p).astype(np.uint32)
+            if self._is_scattered(candidates.shape[0]):
+                p = p[candidates]
+            else:
+                self._check_size(int(candidates[-1]))
+                candidates = np.arange(min(p.shape[0], self._size), dtype=np.uint32)
+                p = p[: self._size]
+            draws.append(self._draw(key, responses[row], candidates, p, uniform))
         return draws
+
+    def key_numbers(self, labels: Sequence[Labels]) -> NDArray[np.int64]:
+        """For `draw_scores`: what the labels of each row mean, worked out once per request.
+
+        Returns int64 [rows, slots]: the number of the row's key in each slot, -1 for none. Raises
+        ConfigurationMismatchError if a label has no key.
+        """
+        rows = [self._numbers_of(mapping) for mapping in labels]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._ends))
+
+    def next_keys(
+        self, labels: Sequence[Labels], responses: Sequence[NDArray[np.uint32]]
+    ) -> list[Key | None]:
+        """The key that decides the next token of each row (rules 1 to 3); None: an ordinary draw.
+
+        Parameters: one mapping and one uint32 [n] a row, as for `draw`. A server can leave the rows
+        without a key to its own sampler. Cost: one comparison a token and one coin a row.
+        """
+        lengths = np.array([ids.shape[0] for ids in responses], dtype=np.int64)
+        padded = np.zeros((len(responses), int(lengths.max(initial=0))), dtype=np.uint32)
+        for row, ids in enumerate(responses):
+            padded[row, : ids.shape[0]] = ids
+        numbers = self.key_numbers(labels)
+        width = self.keyring.context_width
+        found = find_keys(padded, lengths, width, self._selector, self._ends, numbers)
+        return [None if number < 0 else self._known[number] for number in found]
+
+    def draw_scores(
+        self,
+        numbers: NDArray[np.int64],
+        responses: NDArray[np.uint32],
+        scores: NDArray[np.float32],
+    ) -> NDArray[np.int64]:
+        """Draw the next token of each row of a batch from logits: the fast path of the adapters.
+
+        Parameters
+        ----------
+        numbers : int64 [rows, slots], from `key_numbers`
+        responses : uint32 [rows, n], ids generated so far, without prompt and padding
+        scores : float32 [rows, vocabulary], *final* logits (after temperature, top-k, top-p), minus
+            infinity for what is no candidate; need not be normalised
+
+        Returns
+        -------
+        int64 [rows]. Raises UsageError if a row has no candidate or a score that is not a number.
+
+        Notes
+        -----
+        Over the same keys and uniforms the tokens are those of `draw_batch` on the softmax, up to
+        rounding: draws among many candidates compute in float32, as the scores are. Cost: one pass
+        over the scores where few candidates are left; else a few, and a row of coins if marked.
+        """
+        if responses.dtype != np.uint32 or not responses.flags.c_contiguous:
+            responses = np.ascontiguousarray(responses, dtype=np.uint32)
+        if not scores.flags.c_contiguous:
+            scores = np.ascontiguousarray(scores)
+        uniforms = self._generator.random(scores.shape[:1])
+        keys, tokens, smallest, largest = draw_among_few(
+            scores,
+            scores.view(np.int32),
+            responses,
+            self.keyring.context_width,
+            self._selector,
+            self._ends,
+            numbers,
+            self._table,
+            *self._code,
+            uniforms,
+            scores.shape[1] // _SCATTERED + _FEW,
+        )
+        if smallest == MANY:
+            for row in np.flatnonzero(tokens == MANY):
+                tokens[row] = self._draw_among_many(
+                    int(keys[row]), responses[row], scores[row], float(uniforms[row])
+                )
+            smallest, largest = tokens.min(), tokens[keys >= 0].max(initial=-1)
+        if smallest < 0:
+            raise UsageError(
+                "scores must leave every row a candidate and be numbers; they do not. "
+                "Pass the model's final logits."
+            )
+        self._check_size(int(largest))
+        return np.asarray(tokens)
 
     def marked_positions(self, labels: Labels, response: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Which tokens of a finished response were drawn under a key (replayed from its ids).
@@ -159,23 +257,24 @@ class Watermark:
         value = SINGLE_VALUE if slot == GLOBAL else labels.get(slot)
         return None if value is None else self.keyring.key(slot, value)
 
-    def _keys(
-        self, labels: Sequence[Labels], responses: Sequence[NDArray[np.uint32]]
-    ) -> list[Key | None]:
-        """Rules 1 to 3 for the next token of each row."""
-        width = self.keyring.context_width
-        keys: list[Key | None] = [None] * len(responses)
-        lengths = np.array([ids.shape[0] for ids in responses])
-        rows = []
-        for length in np.unique(lengths[lengths >= width]):
-            alike = np.flatnonzero(lengths == length)
-            repeated = _are_repeated(np.stack([responses[int(i)] for i in alike]), width)
-            rows += alike[~repeated].tolist()
-        if rows:
-            contexts = np.stack([responses[i][-width:] for i in rows])
-            for i, slot in zip(rows, self.keyring.slots_of(contexts), strict=True):
-                keys[i] = self._key_of_slot(self.keyring.schedule.names[slot], labels[i])
-        return keys
+    def _numbers_of(self, labels: Labels) -> NDArray[np.int64]:
+        """Numbers of the keys in the table, by slot; new keys enter the table."""
+        names = self.keyring.schedule.names
+        values = tuple(labels.get(name) for name in names)
+        if values not in self._numbers:
+            numbers = np.full(len(names), -1, dtype=np.int64)
+            for slot, name in enumerate(names):
+                key = self._key_of_slot(name, labels)
+                if key is not None:
+                    numbers[slot] = self._number_of(key)
+            self._numbers[values] = numbers
+        return self._numbers[values]
+
+    def _number_of(self, key: Key) -> int:
+        if key not in self._known:
+            self._known.append(key)
+            self._table = np.concatenate([self._table, read_key(key.reveal())[np.newaxis]])
+        return self._known.index(key)
 
     def _draw(
         self,
@@ -188,35 +287,43 @@ class Watermark:
         if key is None:
             return Draw(int(candidates[draw_unmarked(probabilities, uniform)]), None)
         context = response[-self.keyring.context_width :]
-        size = self.keyring.public.vocabulary_size
-        if int(candidates.max()) >= size:
-            raise ConfigurationMismatchError(
-                f"candidates must be below the keyring's vocabulary size {size}; got "
-                f"{int(candidates.max())}. Use the keyring of this model."
-            )
-        if candidates.shape[0] * _ROW_FROM >= size:
-            words = key.row(context, size)[candidates]
-        else:
+        self._check_size(int(candidates.max()))
+        if self._is_scattered(candidates.shape[0]):
             words = key.words(np.tile(context, (candidates.shape[0], 1)), candidates)
+        else:
+            words = key.row(context, self._size)[candidates]
         return Draw(int(candidates[self.scheme.draw(probabilities, words, uniform)]), key)
 
+    def _draw_among_many(
+        self,
+        number: int,
+        response: NDArray[np.uint32],
+        scores: NDArray[np.float32],
+        uniform: float,
+    ) -> int:
+        """One row with a whole row of coins; -1 if a score is not a number."""
+        size, code = scores.shape[0], self._code
+        if number < 0:
+            top = scores.max()
+            return (
+                int(draw_plain_of_many(np.exp(scores - top), uniform))
+                if np.isfinite(top)
+                else NOTHING
+            )
+        words = self._known[number].row(response[-self.keyring.context_width :], size)
+        if code.kind == GUMBEL:
+            return int(choose_by_race(scores, words))
+        top = float(scores.max())
+        if not np.isfinite(top):
+            return NOTHING
+        return int(choose(*code, np.exp(scores.astype(np.float64) - top), words, uniform))
 
-def _are_repeated(responses: NDArray[np.uint32], width: int) -> NDArray[np.bool_]:
-    """Rows whose last `width` ids already stood before a token: uint32 [rows, n] -> bool [rows]."""
-    earlier = responses.shape[1] - width
-    alike = np.ones((responses.shape[0], earlier), dtype=np.bool_)
-    for j in range(width):
-        alike &= responses[:, j : j + earlier] == responses[:, earlier + j, np.newaxis]
-    return np.asarray(alike.any(axis=1))
+    def _is_scattered(self, candidates: int) -> bool:
+        return candidates <= self._size // _SCATTERED + _FEW
 
-
-def _draw_rows(
-    probabilities: NDArray[np.float64], uniforms: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """`draw_unmarked` for each row of a dense batch: float64 [rows, V], [rows] -> int64 [rows]."""
-    cumulative = np.cumsum(probabilities, axis=1)
-    targets = uniforms * cumulative[:, -1]
-    drawn = np.asarray((cumulative <= targets[:, np.newaxis]).sum(axis=1), dtype=np.int64)
-    for row in np.flatnonzero(drawn == probabilities.shape[1]):
-        drawn[row] = draw_unmarked(probabilities[row], float(uniforms[row]))
-    return drawn
+    def _check_size(self, token: int) -> None:
+        if token >= self._size:
+            raise ConfigurationMismatchError(
+                f"candidates must be below the keyring's vocabulary size {self._size}; got "
+                f"{token}. Use the keyring of this model."
+            )

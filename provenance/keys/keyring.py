@@ -14,7 +14,6 @@ other. Knows no tokens beyond their ids, and not how a scheme uses a coin.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import secrets
 from collections.abc import Mapping
@@ -28,13 +27,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from provenance import coins
-from provenance.contexts import MAXIMUM_VOCABULARY
-from provenance.errors import (
-    ConfigurationMismatchError,
-    DataError,
-    StorageError,
-    UsageError,
-)
+from provenance.contexts import MAXIMUM_VOCABULARY, unpack
+from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from provenance.files import (
     canonical_json,
     lock_folder,
@@ -43,6 +37,7 @@ from provenance.files import (
     write_atomically,
     write_json,
 )
+from provenance.keys.commitment import Commitment
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, Slot
 from provenance.keys.secrets import read_master_secret
 
@@ -79,25 +74,6 @@ class SchemeSpecification:
     def to_json(self) -> dict[str, Any]:
         """JSON form; also part of the derivation of every key."""
         return {"name": self.name, "parameters": dict(self.parameters)}
-
-
-@dataclass(frozen=True)
-class Commitment:
-    """SHA-256(salt || key): shows later that the key was fixed when the keyring was written."""
-
-    salt: str
-    sha256: str
-
-    @classmethod
-    def to_key(cls, secret: bytes) -> Commitment:
-        """Commit to a key under a fresh 32-byte salt."""
-        salt = secrets.token_bytes(32)
-        return cls(salt.hex(), hashlib.sha256(salt + secret).hexdigest())
-
-    def opens_to(self, secret: bytes) -> bool:
-        """True if this commitment was made to `secret`."""
-        digest = hashlib.sha256(bytes.fromhex(self.salt) + secret).hexdigest()
-        return hmac.compare_digest(digest, self.sha256)
 
 
 class Key:
@@ -161,7 +137,10 @@ class Keyring:
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """JSON form, as stored in `keyring.json`; holds no secret."""
+        """JSON form, as stored in `keyring.json`; holds no secret. Other people's schemes have no
+        selector and no key of the control slot: such a file opens no key.
+        """
+        selector = self.commitments.get((SELECTOR, SINGLE_VALUE))
         return {
             "format": _FORMAT,
             "version": _VERSION,
@@ -170,7 +149,7 @@ class Keyring:
             "context_width": self.context_width,
             "vocabulary_size": self.vocabulary_size,
             "tokenizer_sha256": self.tokenizer_sha256,
-            "selector": vars(self.commitments[SELECTOR, SINGLE_VALUE]),
+            "selector": vars(selector) if selector else None,
             "slots": [
                 {
                     "name": slot.name,
@@ -178,6 +157,7 @@ class Keyring:
                     "values": [
                         {"value": value, **vars(self.commitments[slot.name, value])}
                         for value in slot.values
+                        if (slot.name, value) in self.commitments
                     ],
                 }
                 for slot in self.schedule.slots
@@ -263,6 +243,10 @@ class UnlockedKeyring:
         """
         words = self._selector.words(contexts, np.zeros(contexts.shape[0], dtype=np.uint32))
         return self.schedule.assign(words)
+
+    def slots_of_names(self, names: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """`slots_of` for packed contexts: int64 [n] -> uint8 [n]."""
+        return self.slots_of(unpack(names, self.context_width))
 
 
 def create_keyring(
@@ -370,15 +354,19 @@ def _derive(master: bytes, public: Keyring, slot: str, value: str) -> bytes:
 
 
 def _parse_keyring(document: Mapping[str, Any]) -> Keyring:
-    commitments = {(SELECTOR, SINGLE_VALUE): _parse_commitment(document["selector"])}
+    commitments: dict[tuple[str, str], Commitment] = {}
+    if document["selector"] is not None:
+        commitments[SELECTOR, SINGLE_VALUE] = Commitment.from_json(document["selector"])
     slots = []
     for entry in document["slots"]:
         values = tuple(str(item["value"]) for item in entry["values"])
         slots.append(Slot(str(entry["name"]), int(entry["share_words"]), values))
         for item in entry["values"]:
-            commitments[str(entry["name"]), str(item["value"])] = _parse_commitment(item)
+            commitments[str(entry["name"]), str(item["value"])] = Commitment.from_json(item)
     width, size = int(document["context_width"]), int(document["vocabulary_size"])
-    if width not in (1, 2, 3) or not 2 <= size <= MAXIMUM_VOCABULARY:
+    own = document["selector"] is not None
+    widths = range(1, coins.MAXIMUM_CONTEXT_WIDTH + 1) if own else range(256)
+    if width not in widths or not 2 <= size <= MAXIMUM_VOCABULARY:
         raise ValueError("context_width or vocabulary_size out of range")
     return Keyring(
         id=str(document["id"]),
@@ -391,10 +379,3 @@ def _parse_keyring(document: Mapping[str, Any]) -> Keyring:
         schedule=Schedule(tuple(slots)),
         commitments=commitments,
     )
-
-
-def _parse_commitment(item: Mapping[str, Any]) -> Commitment:
-    commitment = Commitment(str(item["salt"]), str(item["sha256"]))
-    if len(bytes.fromhex(commitment.salt)) != 32 or len(bytes.fromhex(commitment.sha256)) != 32:
-        raise ValueError("a commitment that is not 32 bytes of salt and 32 of SHA-256")
-    return commitment

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
+from provenance.schemes.compiled import Code, draw_plain
 from provenance.stats.tails import NullLaw
 
 __all__ = ["WORDS", "Scheme", "check_draw", "draw_unmarked"]
@@ -35,6 +36,11 @@ class Scheme(Protocol):
     @property
     def null_law(self) -> NullLaw:
         """Exact law of the score of a uniform word: how many of the 2**32 words score j."""
+        ...
+
+    @property
+    def code(self) -> Code:
+        """The scheme as numbers, for compiled code; see `provenance.schemes.compiled`."""
         ...
 
     def draw(
@@ -65,11 +71,7 @@ def draw_unmarked(probabilities: NDArray[np.float64], uniform: float) -> int:
 
     Parameters: probabilities float64 [m] with positive sum; uniform in [0, 1). Returns an index.
     """
-    cumulative = np.cumsum(probabilities)
-    drawn = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    if drawn < probabilities.shape[0]:
-        return drawn
-    return int(np.flatnonzero(probabilities)[-1])
+    return int(draw_plain(probabilities, uniform))
 
 
 def check_draw(probabilities: NDArray[np.float64], words: NDArray[np.uint32]) -> None:

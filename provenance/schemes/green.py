@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
-from provenance.schemes.base import WORDS, check_draw, draw_unmarked
+from provenance.schemes.base import WORDS, check_draw
+from provenance.schemes.compiled import GREEN, Code, choose
 from provenance.stats.tails import NullLaw
 
 __all__ = ["Green"]
@@ -52,13 +53,17 @@ class Green:
         """Bernoulli(threshold / 2**32)."""
         return NullLaw.bernoulli(self.threshold)
 
+    @property
+    def code(self) -> Code:
+        """For compiled code."""
+        return Code(GREEN, self.threshold, exp(self.delta))
+
     def draw(
         self, probabilities: NDArray[np.float64], words: NDArray[np.uint32], uniform: float
     ) -> int:
         """Ordinary draw from probabilities * exp(delta * green)."""
         check_draw(probabilities, words)
-        tilted = np.where(words < self.threshold, exp(self.delta), 1.0) * probabilities
-        return draw_unmarked(tilted, uniform)
+        return int(choose(*self.code, probabilities.copy(), words, uniform))
 
     def score(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """1 for a green word, else 0."""

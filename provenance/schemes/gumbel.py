@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.schemes.base import WORDS, check_draw
+from provenance.schemes.compiled import GUMBEL, Code, draw_gumbel
 from provenance.stats.tails import NullLaw
 
 __all__ = ["Gumbel"]
@@ -60,19 +61,18 @@ class Gumbel:
         edges = [0, *(int(t) for t in _THRESHOLDS), WORDS]
         return NullLaw(tuple(b - a for a, b in pairwise(edges)))
 
+    @property
+    def code(self) -> Code:
+        """For compiled code."""
+        return Code(GUMBEL)
+
     def draw(
         self, probabilities: NDArray[np.float64], words: NDArray[np.uint32], uniform: float
     ) -> int:
-        """argmin of -ln(u) / p; `uniform` is not used. Cost: one logarithm a candidate."""
+        """argmin of -ln(u) / p; `uniform` is not used. Cost: few logarithms."""
         del uniform
         check_draw(probabilities, words)
-        positive = probabilities > 0
-        exponential = -np.log((words.astype(np.float64) + 0.5) / WORDS)
-        arrival = np.full(probabilities.shape, np.inf)
-        with np.errstate(over="ignore"):  # a vanishing probability arrives at infinity
-            np.divide(exponential, probabilities, out=arrival, where=positive)
-        drawn = int(arrival.argmin())
-        return drawn if positive[drawn] else int(probabilities.argmax())
+        return int(draw_gumbel(probabilities, words))
 
     def score(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Number of thresholds at or below each word: 0 .. 88."""

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
-from provenance.schemes.base import WORDS, check_draw, draw_unmarked
+from provenance.schemes.base import WORDS, check_draw
+from provenance.schemes.compiled import TOURNAMENT, Code, choose
 from provenance.stats.tails import NullLaw
 
 __all__ = ["Tournament"]
@@ -45,16 +46,17 @@ class Tournament:
         each = WORDS >> self.layers
         return NullLaw(tuple(comb(self.layers, j) * each for j in range(self.layers + 1)))
 
+    @property
+    def code(self) -> Code:
+        """For compiled code."""
+        return Code(TOURNAMENT, self.layers)
+
     def draw(
         self, probabilities: NDArray[np.float64], words: NDArray[np.uint32], uniform: float
     ) -> int:
         """Ordinary draw after `layers` tournament updates. Cost: 2 passes a layer."""
         check_draw(probabilities, words)
-        p = probabilities / probabilities.sum()
-        for layer in range(self.layers):
-            g = ((words >> np.uint32(31 - layer)) & np.uint32(1)).astype(np.float64)
-            p = p * (1 + g - g @ p)
-        return draw_unmarked(np.maximum(p, 0), uniform)
+        return int(choose(*self.code, probabilities.copy(), words, uniform))
 
     def score(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Number of ones among the first `layers` bits."""

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from provenance.engine import check_memory_limit
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from provenance.files import lock_folder, sha256_of_file, sync_folder
-from provenance.keys.keyring import Keyring, UnlockedKeyring
+from provenance.keys.keyring import Keyring
+from provenance.marks import Served
 from provenance.served.grouping import group_tables, group_windows
 from provenance.served.log import LogReader, LogStatistics, read_log
 from provenance.served.manifest import MANIFEST_FILE, IndexManifest, ServedSlot, ServedValue
@@ -40,7 +41,7 @@ Grouping = Callable[[Path], AbstractContextManager[Iterable[pa.RecordBatch]]]
 def build_index(
     logs: Sequence[Path | str],
     folder: Path | str,
-    keyring: UnlockedKeyring,
+    keyring: Served,
     tokenizer: Path | str | None = None,
     *,
     memory_limit: str = "512MiB",
@@ -140,7 +141,7 @@ def merge_indexes(
 
 
 def _windows_of(
-    reader: LogReader, keyring: UnlockedKeyring, without_value: NDArray[np.int64]
+    reader: LogReader, keyring: Served, without_value: NDArray[np.int64]
 ) -> Iterator[pa.RecordBatch]:
     """Windows of every batch; counts marked responses without a value, per slot."""
     rows = 0

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from provenance.errors import DataError, StorageError, UsageError
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import Keyring
+from provenance.keys.schedule import Schedule
 from provenance.served.build import build_index, merge_indexes
 from provenance.served.manifest import IndexManifest, ServedSlot, ServedValue
 from provenance.served.table import Audit, RowGroup, read_table
@@ -34,7 +35,7 @@ __all__ = [
     "merge_indexes",
 ]
 
-_CONTROL_SLOT = 0
+_CONTROL_SLOT, _GLOBAL_SLOT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,27 @@ class Index:
         by_query = np.argsort(query, kind="stable")
         return Matches(query[by_query], value[by_query], responses[by_query])
 
+    def keys_served(self, schedule: Schedule) -> list[tuple[str, str]]:
+        """(slot, value) of every key that marked a context of this index, in the schedule's order.
+
+        Those are the keys that a check tests.
+        """
+        return [
+            (slot.name, served.name)
+            for number, slot in enumerate(schedule.slots)
+            if number != _CONTROL_SLOT
+            for served in self.values_served(number)
+            if served.contexts
+        ]
+
+    def evened(self) -> Index:
+        """The same index, as if every context had been served once under the global key.
+
+        For marks whose coins are shared by many contexts: there the counts are not independent of
+        the coins, and none may weigh anything.
+        """
+        return _EvenIndex(self.folder, self.manifest, self._groups)
+
     def control(self, contexts: NDArray[np.int64]) -> Matches:
         """`lookup` in the control slot: contexts of marked responses that never carry a mark."""
         return self.lookup(_CONTROL_SLOT, contexts)
@@ -202,3 +224,15 @@ class Index:
             raise kind(f"{path}: must stay readable; got: {reason}. Open it again.") from error
         columns = (table.column(name).to_numpy() for name in ("context", "value", "responses"))
         return tuple(columns)
+
+
+class _EvenIndex(Index):
+    """See `Index.evened`."""
+
+    def lookup(self, slot: int, contexts: NDArray[np.int64]) -> Matches:
+        """Every context once in the slot `global`, none elsewhere; looks nothing up."""
+        self._check_slot(slot)
+        count = contexts.shape[0] if slot == _GLOBAL_SLOT else 0
+        return Matches(
+            np.arange(count), np.zeros(count, dtype=np.uint32), np.ones(count, dtype=np.int32)
+        )

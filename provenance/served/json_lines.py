@@ -27,12 +27,16 @@ from provenance.served.records import (
     check_name,
     list_array,
 )
+from provenance.served.writer import PART
 
 __all__ = ["JsonLinesFile"]
 
 
 class JsonLinesFile:
     """One JSONL file; iterate once, then `sha256` holds the digest of the bytes that were read.
+
+    In a part (the file of a writer that was killed) what follows the last line break is no record:
+    it is left out, and `torn` is 1. In every other file each line must be a record.
 
     Raises DataError naming file and line, or StorageError. Cost: about 3 M token ids per second;
     memory: one batch.
@@ -43,6 +47,7 @@ class JsonLinesFile:
         self._lines = LineReader(path)
         self._vocabulary_size = vocabulary_size
         self._batch_rows = batch_rows
+        self.torn = 0
 
     @property
     def sha256(self) -> str:
@@ -52,6 +57,9 @@ class JsonLinesFile:
     def __iter__(self) -> Iterator[RawBatch]:
         records = _Records(self.path, 1)
         for _, line in self._lines:
+            if self.path.suffix == PART and not line.endswith(b"\n"):
+                self.torn = 1
+                continue
             records.add(line, self._vocabulary_size)
             if len(records) >= self._batch_rows or records.values >= MAXIMUM_VALUES:
                 yield records.close()

@@ -17,16 +17,25 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from provenance.contexts import MAXIMUM_VOCABULARY, check_token_ids
-from provenance.errors import DataError, StorageError, UsageError
-from provenance.lines import COMPRESSIONS
+from provenance.errors import DataError, LockedError, StorageError, UsageError
 from provenance.served.json_lines import JsonLinesFile
 from provenance.served.parquet_log import ParquetFile
 from provenance.served.records import SCHEMA, RawBatch, list_array
+from provenance.served.rotation import LOG_ENDINGS, RotatingLog, list_log_files
 from provenance.served.seen import SeenNames
-from provenance.served.writer import LogWriter
+from provenance.served.writer import PART, LogWriter, ServedRecord, is_being_written
 from provenance.tokenizer import prepare_tokenizer, tokenise
 
-__all__ = ["SCHEMA", "LogFile", "LogReader", "LogStatistics", "LogWriter", "read_log"]
+__all__ = [
+    "SCHEMA",
+    "LogFile",
+    "LogReader",
+    "LogStatistics",
+    "LogWriter",
+    "RotatingLog",
+    "ServedRecord",
+    "read_log",
+]
 
 _SHOWN_DUPLICATES = 5
 _MAXIMUM_BATCH_ROWS = 1 << 16
@@ -51,6 +60,7 @@ class LogStatistics:
     empty : responses without a single token (also counted as marked or unmarked)
     retokenised : responses whose ids come from their text
     tokens, marked_tokens : token ids of responses, without prompts
+    torn : unfinished last lines of killed writers, left out
     files : files read to the end
     """
 
@@ -63,6 +73,7 @@ class LogStatistics:
     retokenised: int = 0
     tokens: int = 0
     marked_tokens: int = 0
+    torn: int = 0
     files: tuple[LogFile, ...] = ()
 
 
@@ -76,6 +87,7 @@ class _Counts:
     retokenised: int = 0
     tokens: int = 0
     marked_tokens: int = 0
+    torn: int = 0
     files: list[LogFile] = field(default_factory=list)
 
 
@@ -101,7 +113,8 @@ class LogReader(Iterator[pa.RecordBatch]):
         self._vocabulary_size = vocabulary_size
         self._seen = SeenNames()
         self._counts = _Counts()
-        files = [open_log_file(Path(path), vocabulary_size, batch_rows) for path in paths]
+        named = list_log_files(paths)
+        files = [open_log_file(path, vocabulary_size, batch_rows) for path in named]
         self._batches = self._read(files)
 
     def __next__(self) -> pa.RecordBatch:
@@ -121,6 +134,7 @@ class LogReader(Iterator[pa.RecordBatch]):
             retokenised=counts.retokenised,
             tokens=counts.tokens,
             marked_tokens=counts.marked_tokens,
+            torn=counts.torn,
             files=tuple(counts.files),
         )
 
@@ -132,6 +146,8 @@ class LogReader(Iterator[pa.RecordBatch]):
                 batch = self._finish(raw)
                 if batch.num_rows:
                     yield batch
+            if isinstance(file, JsonLinesFile):
+                self._counts.torn += file.torn
             if not records:
                 raise DataError(
                     f"{file.path}: must hold at least one record; it is empty. Leave it out."
@@ -198,7 +214,8 @@ def read_log(
 
     Parameters
     ----------
-    paths : files in order, each .jsonl, .jsonl.gz, .jsonl.zst or .parquet
+    paths : files in order, each .jsonl, .jsonl.gz, .jsonl.zst, .parquet, or the .part that a killed
+        writer left; a folder stands for its files, see `list_log_files`
     tokenizer : used where a record holds text and no token_ids; it must be the keyring's
     vocabulary_size : every token id must be below it
     batch_rows : at most so many responses per batch; a batch also ends at about 2**20 token ids
@@ -224,11 +241,12 @@ def open_log_file(path: Path, vocabulary_size: int, batch_rows: int) -> JsonLine
     """The reader that the ending of a file's name asks for."""
     if path.exists() and not path.is_file():
         raise StorageError(f"{path}: must be a regular file; it is not. Name the files of the log.")
+    if not path.name.endswith(LOG_ENDINGS):
+        raise DataError(
+            f"{path}: must end in {', '.join(LOG_ENDINGS)}; it does not. Rename the file."
+        )
     if path.suffix == ".parquet":
         return ParquetFile(path, vocabulary_size, batch_rows)
-    endings = [".jsonl", *(f".jsonl{suffix}" for suffix in COMPRESSIONS)]
-    if any(path.name.endswith(ending) for ending in endings):
-        return JsonLinesFile(path, vocabulary_size, batch_rows)
-    raise DataError(
-        f"{path}: must end in {', '.join(endings)} or .parquet; it does not. Rename the file."
-    )
+    if path.suffix == PART and path.exists() and is_being_written(path):
+        raise LockedError(f"{path}: must not be read while it is written. Wait until it is closed.")
+    return JsonLinesFile(path, vocabulary_size, batch_rows)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from provenance.contexts import list_windows, pack_windows, unpack
-from provenance.keys.keyring import UnlockedKeyring
+from provenance.contexts import list_windows, pack_windows
 from provenance.keys.schedule import Schedule
+from provenance.marks import Served
 from provenance.served.seen import name_hashes
 
 __all__ = ["WINDOWS", "label_numbers", "windows"]
@@ -33,7 +33,7 @@ WINDOWS = pa.schema(
 _NO_VALUE = -1
 
 
-def windows(batch: pa.RecordBatch, keyring: UnlockedKeyring) -> pa.Table:
+def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     """The windows of a batch of responses.
 
     Parameters
@@ -66,7 +66,7 @@ def windows(batch: pa.RecordBatch, keyring: UnlockedKeyring) -> pa.Table:
     pairs = _distinct(rows * distinct.shape[0] + numbers)
     pairs = pairs[~_in_prompt(batch.column("prompt_token_ids"), width, distinct, pairs)]
     rows, numbers = np.divmod(pairs, max(distinct.shape[0], 1))
-    slots = keyring.slots_of(unpack(distinct, width))[numbers]
+    slots = keyring.slots_of_names(distinct)[numbers]
     values = label_numbers(batch.column("labels"), keyring.schedule)[slots, rows]
     keep = values != _NO_VALUE
     rows = rows[keep]

@@ -1,4 +1,10 @@
-"""Writing a served log: a JSONL file that is either whole or absent.
+"""Writing a served log: a file that is whole under its name, and loses nothing of a killed process.
+
+While it is written, a log is the file `NAME.part`: JSON lines, each handed whole to the operating
+system. So a killed process leaves every finished record, and at most one line that does not end.
+The rule for such a file is one: *what follows the last line break is no record*. Readers leave it
+out (`served.json_lines`), and the next writer of the same name cuts it off and renames the rest to
+`STEM.recovered-1.jsonl` before it starts anew. A log that is closed gets its final name.
 
 Knows the fields of a record; no keys and no tokenizer.
 """
@@ -6,34 +12,113 @@ Knows the fields of a record; no keys and no tokenizer.
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
+import time as clock
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.errors import DataError, LockedError, StorageError, UsageError
-from provenance.files import sync_folder
+from provenance.files import parse_json, sync_folder
 from provenance.lines import MAXIMUM_LINE
-from provenance.served.records import MAXIMUM_TOKENS, check_labels, check_name
+from provenance.served.records import MAXIMUM_TOKENS, SCHEMA, check_labels, check_name
 
-__all__ = ["LogWriter"]
+__all__ = ["PART", "LogWriter", "ServedRecord", "is_being_written"]
+
+PART: Final = ".part"
+"""Ending of the name of a log that no writer has closed."""
+_SUFFIXES: Final = (".jsonl", ".parquet")
+_SYNC_SECONDS: Final = 1.0
+_GROUP_ROWS: Final = 4096
+_PARQUET: Final = SCHEMA.append(pa.field("text", pa.string())).append(
+    pa.field("keyring_id", pa.string())
+).append(pa.field("scheme", pa.string()))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ServedRecord:
+    """One response as the log keeps it.
+
+    Attributes
+    ----------
+    response_id : unique in the whole log of the service
+    labels : attribute values of the request
+    marked : whether the response was really drawn under the keyring
+    token_ids : ids of the response, without prompt; preferred to `text`
+    text : the response as text; needed if `token_ids` is None
+    time : when it was served, as the service writes times
+    prompt_token_ids : ids of everything the model had seen before the response
+    conversation_id : equal for all turns of one conversation, None for a single turn
+    keyring_id, scheme : of the keyring that was in use; for people, readers do not need them
+    """
+
+    response_id: str
+    marked: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    token_ids: Sequence[int] | NDArray[np.uint32] | None = None
+    text: str | None = None
+    time: str | None = None
+    prompt_token_ids: Sequence[int] | NDArray[np.uint32] | None = None
+    conversation_id: str | None = None
+    keyring_id: str | None = None
+    scheme: str | None = None
+
+    def to_line(self, path: Path) -> bytes:
+        """The record as one line of JSON. Raises DataError if `read_log` would refuse it."""
+        origin = f"{path}: response {self.response_id!r}"
+        if self.token_ids is None and self.text is None:
+            raise UsageError(f"{origin}: must have token_ids or text; both are missing. Pass one.")
+        record = {
+            "response_id": check_name(self.response_id, "response_id", origin),
+            **{
+                name: check_name(getattr(self, name), name, origin, optional=True)
+                for name in ("time", "conversation_id", "keyring_id", "scheme")
+            },
+            "marked": bool(self.marked),
+            "labels": dict(check_labels(self.labels, origin)),
+            "prompt_token_ids": _to_list(self.prompt_token_ids, "prompt_token_ids", origin),
+            "token_ids": _to_list(self.token_ids, "token_ids", origin),
+            "text": self.text,
+        }
+        kept = {name: value for name, value in record.items() if value is not None}
+        try:
+            line = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{origin}: must be Unicode text; got a lone surrogate. Repair the text."
+            ) from error
+        if len(line) >= MAXIMUM_LINE:
+            raise DataError(f"{origin}: must be below {MAXIMUM_LINE} bytes; got {len(line)}.")
+        return line + b"\n"
 
 
 class LogWriter:
     """Writes one new served log; use it as a context manager.
 
-    Records go to a hidden file beside `path` (mode 0600), which takes its final name when the block
-    ends without an exception. After an exception nothing is left; a killed process leaves only the
-    hidden file, and the next writer starts it anew.
+    Records go to `NAME.part` beside `path` (mode 0600). The file takes its final name when the
+    block ends without an exception; a `.parquet` log is converted then. After an exception, or when
+    the process is killed, every finished record stays in `NAME.part`, which readers accept; the
+    next writer of the same path renames it to `STEM.recovered-1.jsonl` and starts anew.
 
-    Raises UsageError if `path` does not end in .jsonl, StorageError if it exists or cannot be
-    written, LockedError if another process is writing it.
+    Records are handed to the operating system one by one, so they survive the process; they are
+    forced to the disk once a second and at the end, so a machine that loses power may lose one
+    second of them.
+
+    Raises UsageError if `path` ends in neither .jsonl nor .parquet, StorageError if it exists or
+    cannot be written, LockedError if another process is writing it.
+
+    Attributes: records and bytes, finished so far; recovered, the log that a killed writer of this
+    path had left, or None.
 
     Examples
     --------
@@ -47,22 +132,29 @@ class LogWriter:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if self.path.suffix != ".jsonl":
-            raise UsageError(f"{path}: a served log must end in .jsonl. Choose another name.")
-        self._temporary = self.path.with_name(f".{self.path.name}.part")
-        self._file: BinaryIO | None = None
+        if self.path.suffix not in _SUFFIXES:
+            raise UsageError(
+                f"{path}: a served log must end in {' or '.join(_SUFFIXES)}. Choose another name."
+            )
+        self.records = 0
+        self.bytes = 0
+        self.recovered: Path | None = None
+        self._part = self.path.with_name(self.path.name + PART)
+        self._file: io.FileIO | None = None
+        self._synced = 0.0
 
     def __enter__(self) -> LogWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
             if self.path.exists():
-                self._close(keep=False)
+                self._drop()
                 raise StorageError(
                     f"{self.path}: must not exist yet; it does. Choose another name."
                 )
         except OSError as error:
             raise self._unwritable(error) from error
+        self._synced = clock.monotonic()
         return self
 
     def __exit__(
@@ -72,8 +164,8 @@ class LogWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._close(keep=kind is None)
-        except OSError as failure:
+            self._close(commit=kind is None)
+        except (OSError, pa.ArrowException) as failure:
             raise self._unwritable(failure) from failure
 
     def write(
@@ -88,58 +180,48 @@ class LogWriter:
         prompt_token_ids: Sequence[int] | NDArray[np.uint32] | None = None,
         conversation_id: str | None = None,
     ) -> None:
-        """Append one response.
+        """Append one response; the parameters are the fields of `ServedRecord`, see `append`."""
+        self.append(
+            ServedRecord(
+                response_id=response_id,
+                labels=labels,
+                marked=marked,
+                token_ids=token_ids,
+                text=text,
+                time=time,
+                prompt_token_ids=prompt_token_ids,
+                conversation_id=conversation_id,
+            )
+        )
 
-        Parameters
-        ----------
-        response_id : unique in the whole log of the service
-        labels : attribute values of the request
-        marked : whether the response was really drawn under the keyring
-        token_ids : ids of the response, without prompt; preferred to `text`
-        text : the response as text; needed if `token_ids` is None
-        time : when it was served, as the service writes times
-        prompt_token_ids : ids of everything the model had seen before the response
-        conversation_id : equal for all turns of one conversation, None for a single turn
+    def append(self, record: ServedRecord) -> None:
+        """Append one record; when this returns, it survives the death of the process.
 
         Raises DataError if `read_log` would refuse the record, UsageError outside a `with` block,
-        StorageError if the disk refuses.
+        StorageError if the disk refuses; then nothing of the record is left.
         """
         if self._file is None:
             raise UsageError("a LogWriter must be open. Use it in a with statement.")
-        origin = f"{self.path}: response {response_id!r}"
-        if token_ids is None and text is None:
-            raise UsageError(f"{origin}: must have token_ids or text; both are missing. Pass one.")
-        record = {
-            "response_id": check_name(response_id, "response_id", origin),
-            "time": check_name(time, "time", origin, optional=True),
-            "conversation_id": check_name(
-                conversation_id, "conversation_id", origin, optional=True
-            ),
-            "marked": bool(marked),
-            "labels": dict(check_labels(labels, origin)),
-            "prompt_token_ids": _to_list(prompt_token_ids, "prompt_token_ids", origin),
-            "token_ids": _to_list(token_ids, "token_ids", origin),
-            "text": text,
-        }
-        kept = {name: value for name, value in record.items() if value is not None}
+        line = memoryview(record.to_line(self.path))
         try:
-            line = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{origin}: must be Unicode text; got a lone surrogate. Repair the text."
-            ) from error
-        if len(line) >= MAXIMUM_LINE:
-            raise DataError(f"{origin}: must be below {MAXIMUM_LINE} bytes; got {len(line)}.")
-        try:
-            self._file.write(line + b"\n")
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:]) or 0
+            if clock.monotonic() - self._synced > _SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = clock.monotonic()
         except OSError as error:
+            self._file.truncate(self.bytes)
+            self._file.seek(self.bytes)
             raise self._unwritable(error) from error
+        self.records += 1
+        self.bytes += len(line)
 
-    def _open(self) -> BinaryIO:
-        """The locked, empty hidden file. The lock is on the file that still has the hidden name."""
+    def _open(self) -> io.FileIO:
+        """The locked, empty part. The lock is on the file that still has the part's name."""
         while True:
-            descriptor = os.open(self._temporary, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
-            file = os.fdopen(descriptor, "wb")
+            descriptor = os.open(self._part, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+            file = os.fdopen(descriptor, "r+b", buffering=0)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -149,46 +231,110 @@ class LogWriter:
                     "Wait until it ends."
                 ) from error
             try:
-                current = self._temporary.stat()
+                current = self._part.stat()
             except FileNotFoundError:
                 current = None
             if current is not None and os.path.samestat(current, os.fstat(descriptor)):
-                file.truncate(0)
-                return file
+                if not current.st_size:
+                    return file
+                self._recover(file)
             file.close()
 
-    def _close(self, keep: bool) -> None:
-        """Commit or drop; the lock is held until the hidden name is gone."""
-        file, self._file = self._file, None
+    def _recover(self, file: io.FileIO) -> None:
+        """Give what a killed writer finished a name of its own; drop the line that does not end."""
+        end = _end_of_records(file)
+        if not end:
+            file.truncate(0)
+            return
+        file.truncate(end)
+        os.fsync(file.fileno())
+        number = 1
+        while (kept := self.path.with_name(f"{self.path.stem}.recovered-{number}.jsonl")).exists():
+            number += 1
+        self._part.rename(kept)
+        sync_folder(self.path.parent)
+        self.recovered = kept
+
+    def _close(self, commit: bool) -> None:
+        """Give the log its name, or leave the part; the lock is held until then."""
+        file = self._file
         if file is None:
             return
+        if not (self.records or commit):
+            self._drop()
+            return
+        self._file = None
         with file:
-            if not keep:
-                self._temporary.unlink(missing_ok=True)
+            os.fsync(file.fileno())
+            if not commit:
                 return
-            try:
-                file.flush()
-                os.fsync(file.fileno())
-                self._temporary.rename(self.path)
-            except OSError:
-                self._temporary.unlink(missing_ok=True)
-                raise
+            if self.path.suffix == ".parquet":
+                converted = self._part.with_name(f".{self.path.name}.converted")
+                _convert(self._part, converted)
+                converted.rename(self.path)
+                self._part.unlink()
+            else:
+                self._part.rename(self.path)
             sync_folder(self.path.parent)
 
-    def _unwritable(self, error: OSError) -> StorageError:
+    def _drop(self) -> None:
+        """Remove a part without a record."""
+        file, self._file = self._file, None
+        if file is not None:
+            with file:
+                self._part.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError | pa.ArrowException) -> StorageError:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
         return StorageError(
-            f"{self.path}: must be writable; got: {error.strerror or error}. "
-            "Choose another place or free some space."
+            f"{self.path}: must be writable; got: {reason}. "
+            f"Choose another place or free some space. Finished records stay in {self._part.name}."
         )
 
 
+def is_being_written(path: Path) -> bool:
+    """True if a living process holds `path` (a part) open as its writer. Raises OSError."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _end_of_records(file: io.FileIO) -> int:
+    """Bytes up to and with the last line break; 0 if there is none."""
+    size = os.fstat(file.fileno()).st_size
+    for start in range(max(size - 1, 0) // MAXIMUM_LINE * MAXIMUM_LINE, -1, -MAXIMUM_LINE):
+        found = os.pread(file.fileno(), MAXIMUM_LINE, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return 0
+
+
+def _convert(part: Path, target: Path) -> None:
+    """Lines of a part -> Parquet (mode 0600), a row group of 4,096 records at a time."""
+    target.touch(mode=0o600)
+    with part.open("rb") as lines, pq.ParquetWriter(target, _PARQUET, compression="zstd") as out:
+        rows: list[dict[str, Any]] = []
+        for line in lines:
+            row = parse_json(line, str(part))
+            rows.append({**row, "labels": sorted(row["labels"].items())})
+            if len(rows) == _GROUP_ROWS:
+                out.write_table(pa.Table.from_pylist(rows, schema=_PARQUET))
+                rows = []
+        out.write_table(pa.Table.from_pylist(rows, schema=_PARQUET))
+    with target.open("rb") as written:
+        os.fsync(written.fileno())
+
+
 def _to_list(
-    ids: Sequence[int] | NDArray[np.uint32] | None, field: str, origin: str
+    ids: Sequence[int] | NDArray[np.uint32] | None, field_name: str, origin: str
 ) -> list[int] | None:
     if ids is None:
         return None
-    values = check_token_ids(np.asarray(ids), MAXIMUM_VOCABULARY, f"{origin}: {field}")
+    values = check_token_ids(np.asarray(ids), MAXIMUM_VOCABULARY, f"{origin}: {field_name}")
     if values.shape[0] > MAXIMUM_TOKENS:
-        raise DataError(f"{origin}: {field} must be at most {MAXIMUM_TOKENS} ids; got more.")
+        raise DataError(f"{origin}: {field_name} must be at most {MAXIMUM_TOKENS} ids; got more.")
     ids_as_list: list[int] = values.tolist()
     return ids_as_list

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from provenance.errors import UsageError
+from provenance.stats.units import identifiers
 
-__all__ = ["ShareIntervals", "fieller_shares", "weighted_holm"]
+__all__ = ["ShareIntervals", "correlate_z", "fieller_shares", "weighted_holm"]
 
 _Array = NDArray[np.float64]
 
@@ -67,6 +68,42 @@ def weighted_holm(log10_p: ArrayLike, weights: ArrayLike) -> _Array:
     steps = values[order] + np.log10(remaining / shares[order])
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 0.0)
     return adjusted
+
+
+def correlate_z(
+    first: tuple[NDArray[np.uint32], ArrayLike], second: tuple[NDArray[np.uint32], ArrayLike]
+) -> tuple[float, int]:
+    """Correlation of two suspects' z under H0 when both are scored under one key.
+
+    Parameters
+    ----------
+    first, second : (uint32 (n, width), int64 (n,))
+        Distinct units of each suspect, and their weights.
+
+    Returns
+    -------
+    (float, int)
+        Correlation in [-1, 1] (0.0 if one of them has no units), and the number of shared units.
+
+    Notes
+    -----
+    Given the weights, z_A and z_B are sums over independent coins of one law; only a shared coin is
+    in both: corr = sum over shared of W_A W_B / sqrt(sum W_A^2 sum W_B^2). Each p stays exact and
+    Holm and e-BH hold under any dependence; but with correlation rho both suspects are wrong
+    together more often than two independent tests would be. O(n log n).
+
+    Examples
+    --------
+    >>> units = np.array([[1, 5], [1, 6], [2, 5], [3, 9]], dtype=np.uint32)
+    >>> correlate_z((units[:3], [1, 1, 2]), (units[1:], [1, 2, 2]))   # (1 + 4) / sqrt(6 * 9)
+    (0.6804138174397717, 2)
+    """
+    names = [identifiers(units, units.shape[1]) for units, _ in (first, second)]
+    a, b = (np.asarray(weights, dtype=np.float64) for _, weights in (first, second))
+    _, left, right = np.intersect1d(names[0], names[1], assume_unique=True, return_indices=True)
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    shared = float(a[left] @ b[right])
+    return (shared / scale if scale else 0.0), int(left.size)
 
 
 @dataclass(frozen=True)

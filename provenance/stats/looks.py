@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from provenance.errors import UsageError
 
-__all__ = ["outputs_suffice", "planned_looks"]
+__all__ = ["coins_needed", "effective_coins", "outputs_suffice", "planned_looks"]
 
 
 def planned_looks(log10_p: ArrayLike, shares: ArrayLike) -> float:
@@ -112,18 +112,35 @@ def outputs_suffice(weights: ArrayLike, shift: float, alpha: float, power: float
     >>> outputs_suffice([1] * 1400, shift=0.1, alpha=0.01)
     True
     """
+    return effective_coins(weights) >= coins_needed(shift, alpha, power)
+
+
+def coins_needed(shift: float, alpha: float, power: float = 0.9) -> float:
+    """Effective coins at which `outputs_suffice` says True; arguments and errors as there.
+
+    >>> round(coins_needed(0.1, 0.01))
+    1302
+    """
+    if not (0.0 < shift < math.inf and 0.0 < alpha < 0.5 and 0.5 <= power < 1.0):
+        raise UsageError(
+            "shift must be positive, alpha in (0, 1/2) and power in [1/2, 1); got "
+            f"{shift}, {alpha}, {power}. Fix them in the plan."
+        )
+    return float((ndtri(power) - ndtri(alpha)) / shift) ** 2
+
+
+def effective_coins(weights: ArrayLike) -> float:
+    """(sum |w|)^2 / sum w^2 of integer weights; 0.0 if there are none. UsageError otherwise.
+
+    >>> effective_coins([3, 3, -3, 1])
+    3.5714285714285716
+    """
     array = np.asarray(weights)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise UsageError(
             f"weights must be an integer vector; got {array.dtype} of shape {array.shape}. "
             "Pass one weight per unit."
         )
-    if not (0.0 < shift < math.inf and 0.0 < alpha < 0.5 and 0.5 <= power < 1.0):
-        raise UsageError(
-            "shift must be positive, alpha in (0, 1/2) and power in [1/2, 1); got "
-            f"{shift}, {alpha}, {power}. Fix them in the plan."
-        )
     sizes = np.abs(array.astype(np.float64))
     squares = float(sizes @ sizes)
-    effective = float(sizes.sum()) ** 2 / squares if squares else 0.0
-    return bool(shift * math.sqrt(effective) >= ndtri(power) - ndtri(alpha))
+    return float(sizes.sum()) ** 2 / squares if squares else 0.0

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.contexts import unpack
 from provenance.errors import DataError
-from provenance.keys.keyring import UnlockedKeyring
+from provenance.marks import Served
 from provenance.served.index import Index
 from provenance.served.log import read_log
 from provenance.suspect.passes import PART_DOCUMENTS
@@ -44,7 +43,7 @@ class Documents:
     paths: Sequence[Path]
     tokenizer: Tokenizer
     index: Index
-    keyring: UnlockedKeyring
+    keyring: Served
     limit: int | None = None
     unmarked_only: bool = False
 
@@ -98,16 +97,14 @@ class Documents:
             )
 
 
-def find_served(
-    contexts: NDArray[np.int64], index: Index, keyring: UnlockedKeyring
-) -> NDArray[np.bool_]:
+def find_served(contexts: NDArray[np.int64], index: Index, keyring: Served) -> NDArray[np.bool_]:
     """Which contexts were served in any marked response: int64 [n] -> bool [n].
 
     For whoever has to compute something expensive per context. Looks at the selector only.
     """
     distinct, names = np.unique(contexts, return_inverse=True)
     served = np.zeros(distinct.shape[0], dtype=np.bool_)
-    slots = keyring.slots_of(unpack(distinct, keyring.context_width))
+    slots = keyring.slots_of_names(distinct)
     for number in range(len(keyring.schedule.slots)):
         own = np.flatnonzero(slots == number)
         served[own[index.lookup(number, distinct[own]).query]] = True

@@ -22,6 +22,7 @@ from provenance.errors import DataError, MissingExtraError
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
 from provenance.suspect.foreign import ForeignTokenizer
+from provenance.suspect.model_files import TEMPLATE_FILES, describe_model
 from provenance.suspect.passes import Reading
 from provenance.suspect.positions import Positions
 from provenance.tokenizer import tokenise
@@ -39,7 +40,6 @@ except ImportError as error:
 __all__ = ["LanguageModel"]
 
 _LEAST_PROBABILITY: Final = 0.002
-_TEMPLATES: Final = ("tokenizer_config.json", "chat_template.jinja")
 _LONGEST: Final = 2048
 _LOGITS: Final = 1 << 27
 """Most logits of one forward pass: half a gigabyte in float32."""
@@ -96,19 +96,7 @@ class LanguageModel:
     @cached_property
     def description(self) -> Mapping[str, Any]:
         """Hashes of all that determines what the model says."""
-        weights = sorted(self.folder.glob("*.safetensors"))
-        return {
-            "kind": "model",
-            "weights": {path.name: sha256_of_file(path) for path in weights},
-            "config": sha256_of_file(self.folder / "config.json"),
-            "tokenizer": sha256_of_file(self.folder / TOKENIZER_FILE),
-            "template": {
-                name: sha256_of_file(self.folder / name)
-                for name in _TEMPLATES
-                if (self.folder / name).exists()
-            },
-            "least_probability": _LEAST_PROBABILITY,
-        }
+        return {**describe_model(self.folder), "least_probability": _LEAST_PROBABILITY}
 
     def read(self, positions: Positions, wanted: NDArray[np.bool_]) -> Reading:
         """What the model says at the wanted positions.
@@ -218,7 +206,7 @@ class LanguageModel:
     @cached_property
     def _template(self) -> Callable[..., Any] | None:
         """The model's chat template (run in the sandbox of transformers), if it has one."""
-        if not any((self.folder / name).exists() for name in _TEMPLATES):
+        if not any((self.folder / name).exists() for name in TEMPLATE_FILES):
             return None
         tokenizer = load_tokenizer_of(self.folder)
         return tokenizer.apply_chat_template if tokenizer.chat_template else None

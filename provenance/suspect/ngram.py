@@ -16,7 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.contexts import list_windows, pack_windows
+from provenance.coins import MAXIMUM_CONTEXT_WIDTH
+from provenance.contexts import list_windows, pack, pack_windows
 from provenance.errors import DataError
 from provenance.suspect.observations import Expectations, Observations
 from provenance.suspect.positions import Positions
@@ -66,7 +67,7 @@ class NgramReference:
     ----------
     positions : where that text was read, see `read_positions`; every token counts, not only the
         first occurrence of a context
-    vocabulary_size, width : of the keyring
+    vocabulary_size, width : of the keyring; of longer contexts the last three tokens count
 
     Raises
     ------
@@ -79,7 +80,7 @@ class NgramReference:
 
     def __init__(self, positions: Positions, vocabulary_size: int, width: int) -> None:
         self._size = vocabulary_size
-        self._width = width
+        self._width = width = min(width, MAXIMUM_CONTEXT_WIDTH)
         lengths = np.array([ids.shape[0] for ids in positions.outputs], dtype=np.int64)
         ids = np.concatenate([*positions.outputs, np.empty(0, dtype=np.uint32)])
         self._levels = []
@@ -103,7 +104,7 @@ class NgramReference:
     def probability(
         self, contexts: NDArray[np.int64], tokens: NDArray[np.uint32]
     ) -> NDArray[np.float64]:
-        """q(t | c) of pairs: int64 [n] and uint32 [n] -> float64 [n], in (0, 1)."""
+        """q(t | c) of pairs: int64 [n], packed, and uint32 [n] -> float64 [n], in (0, 1)."""
         q: NDArray[np.float64] = self._unigram[tokens]
         for j, level in enumerate(self._levels, start=1):
             rows, known = level.find(contexts & ((1 << (_BITS * j)) - 1))
@@ -125,12 +126,15 @@ class NgramReference:
         contexts, rows = np.unique(observations.contexts, return_inverse=True)
         totals = np.zeros(contexts.shape[0])
         totals[rows] = observations.totals
+        endings = contexts
+        if observations.wide is not None:
+            endings = pack(observations.wide.find(contexts)[:, -self._width :])
         pairs = [np.stack([rows, observations.tokens.astype(np.int64)], axis=1)]
-        pairs += list(self._likely(contexts, totals))
+        pairs += list(self._likely(endings, totals))
         both = np.concatenate(pairs)
         row, token = np.divmod(np.unique(both[:, 0] * self._size + both[:, 1]), self._size)
         tokens = token.astype(np.uint32)
-        masses = totals[row] * self.probability(contexts[row], tokens)
+        masses = totals[row] * self.probability(endings[row], tokens)
         return Expectations(contexts[row], tokens, masses, self.reference)
 
     def _likely(

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Expectations", "Observations", "add_expectations", "sum_pairs", "totals_of_pairs"]
+from provenance.contexts import ContextIds, unpack
+
+__all__ = [
+    "Expectations",
+    "Observations",
+    "add_expectations",
+    "sum_pairs",
+    "totals_of_pairs",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Observations:
     repeated, prompted : positions left out because the context repeats or stands in the prompt
     sha256 : hex digest of each file read, by path as given
     reference, source : what the reference was and how the suspect was read, for the verdict
+    wide : ids of the contexts, where these are longer than a packed name can hold
     """
 
     contexts: NDArray[np.int64]
@@ -53,6 +62,12 @@ class Observations:
     sha256: Mapping[str, str]
     reference: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=lambda: {"access": "outputs"})
+    wide: ContextIds | None = None
+
+    def context_ids(self, pairs: NDArray[np.int64], width: int) -> NDArray[np.uint32]:
+        """Ids of the contexts of these pairs (positions in the columns): uint32 [n, width]."""
+        names = self.contexts[pairs]
+        return unpack(names, width) if self.wide is None else self.wide.find(names)
 
 
 @dataclass(frozen=True)

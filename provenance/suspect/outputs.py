@@ -111,6 +111,7 @@ def count_positions(positions: Positions) -> Observations:
         repeated=positions.repeated,
         prompted=positions.prompted,
         sha256=positions.sha256,
+        wide=positions.wide,
     )
 
 

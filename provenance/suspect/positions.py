@@ -7,15 +7,21 @@ learnt it). Knows token ids; knows no key, no index and no file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.contexts import list_windows, pack_windows, select_first_unprompted
+from provenance.coins import MAXIMUM_CONTEXT_WIDTH
+from provenance.contexts import (
+    ContextIds,
+    list_windows,
+    pack_windows,
+    select_first_unprompted,
+)
 
-__all__ = ["Chat", "Positions", "find_positions", "join_ids", "split_positions"]
+__all__ = ["Chat", "Positions", "collect_wide", "find_positions", "join_ids", "split_positions"]
 
 
 Chat = tuple[tuple[str, str], ...]
@@ -33,6 +39,7 @@ class Positions:
     contexts, tokens : int64 [m] and uint32 [m], context and choice at each position
     short_outputs, repeated, prompted, sha256 : see `Observations`
     chats : per output its (role, content) messages, or None for a plain prompt; empty without chats
+    wide : ids of the contexts, where these are longer than a packed name can hold
     """
 
     outputs: Sequence[NDArray[np.uint32]]
@@ -46,6 +53,7 @@ class Positions:
     prompted: int
     sha256: Mapping[str, str]
     chats: Sequence[Chat | None] = ()
+    wide: ContextIds | None = None
 
     @property
     def tokens_read(self) -> int:
@@ -100,7 +108,28 @@ def find_positions(
         repeated=int((~first).sum()),
         prompted=int((first & ~unprompted).sum()),
         sha256=dict(sha256),
+        wide=_collect_wide(ids, starts[chosen], width),
     )
+
+
+def _collect_wide(
+    ids: NDArray[np.uint32], starts: NDArray[np.int64], width: int
+) -> ContextIds | None:
+    if width <= MAXIMUM_CONTEXT_WIDTH:
+        return None
+    if ids.shape[0] < width:
+        return ContextIds.collect(np.empty((0, width), dtype=np.uint32))
+    return ContextIds.collect(np.lib.stride_tricks.sliding_window_view(ids, width)[starts])
+
+
+def collect_wide(parts: Iterable[Positions]) -> ContextIds | None:
+    """`Positions.wide` of all parts together; walks no further than the first if it is None."""
+    found = []
+    for part in parts:
+        if part.wide is None:
+            return None
+        found.append(part.wide.ids)
+    return ContextIds.collect(np.concatenate(found)) if found else None
 
 
 def split_positions(positions: Positions, outputs: int) -> Iterator[Positions]:

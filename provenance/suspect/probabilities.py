@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.files import sha256_of_file
-from provenance.keys.keyring import UnlockedKeyring
+from provenance.marks import Served
 from provenance.served.index import Index
 from provenance.suspect.documents import Documents, find_served
 from provenance.suspect.logprobs import LogprobsPart, read_logprobs
@@ -33,7 +33,7 @@ from provenance.suspect.passes import (
     run_pass,
     sum_passes,
 )
-from provenance.suspect.positions import Positions, split_positions
+from provenance.suspect.positions import Positions, collect_wide, split_positions
 
 __all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
 
@@ -90,7 +90,7 @@ def observe_weights(
         elif reference is not None:
             run = _run(reference, facts, documents, cache, "reference", progress)
             done.append(stack.enter_context(run))
-        return _observe("weights", done, sha256)
+        return _observe("weights", done, sha256, (positions for positions, _ in documents))
 
 
 def observe_logprobs(
@@ -98,7 +98,7 @@ def observe_logprobs(
     reference: Reader | None,
     tokenizer: Tokenizer,
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: Served,
     *,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -133,14 +133,14 @@ def observe_logprobs(
             chunks = ((part.positions, wanted & part.listed) for part, wanted in parts())
             run = _run(reference, facts, chunks, cache, "reference", progress)
             done.append(stack.enter_context(run))
-        return _observe("logprobs", done, sha256)
+        return _observe("logprobs", done, sha256, (part.positions for part, _ in parts()))
 
 
 def expect_with_model(
     model: Reader,
     positions: Positions,
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: Served,
     *,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -165,7 +165,7 @@ def expect_with_model(
 class _Outputs:
     """A suspect's outputs in parts, with the positions that matter; can be walked again."""
 
-    def __init__(self, positions: Positions, index: Index, keyring: UnlockedKeyring) -> None:
+    def __init__(self, positions: Positions, index: Index, keyring: Served) -> None:
         self._positions = positions
         self._wanted = find_served(positions.contexts, index, keyring)
 
@@ -194,7 +194,7 @@ def _run(
     return run_pass(chunks, read, description, cache, tell)
 
 
-def _describe(index: Index, keyring: UnlockedKeyring) -> dict[str, Any]:
+def _describe(index: Index, keyring: Served) -> dict[str, Any]:
     return {"keyring": keyring.public.id, "index": index.manifest.content_sha256}
 
 
@@ -220,8 +220,10 @@ def _count(positions: Positions, reading: Reading) -> Reading:
     return replace(reading, tally={**seen, **reading.tally})
 
 
-def _observe(access: str, done: Sequence[Pass], sha256: Mapping[str, str]) -> Observations:
-    """Sum the passes of suspect and reference up."""
+def _observe(
+    access: str, done: Sequence[Pass], sha256: Mapping[str, str], walked: Iterable[Positions]
+) -> Observations:
+    """Sum the passes of suspect and reference up; `walked` is all that was read, once more."""
     read = done[0].tally
     if not read.get("positions_read"):
         raise DataError(
@@ -246,4 +248,5 @@ def _observe(access: str, done: Sequence[Pass], sha256: Mapping[str, str]) -> Ob
         sha256=sha256,
         reference=described[1] if len(described) > 1 else {},
         source={"access": access, **described[0]},
+        wide=collect_wide(walked),
     )

@@ -128,3 +128,27 @@ def test_another_models_tokenizer_is_a_mismatch(
         *("-o", tmp_path / "served.jsonl"),
     )
     assert code == 78
+
+
+def test_generate_into_a_folder_after_a_killed_run(
+    tmp_path, tokenizer_path, model_folder, monkeypatch, capsys
+):
+    """What the killed run had finished stays, and the index reads both."""
+    keys, served = tmp_path / "keys", tmp_path / "served"
+    make_keyring(keys, tokenizer_path)
+    served.mkdir()
+    part = served / "served-00000.jsonl.part"
+    part.write_text('{"response_id":"old","marked":true,"token_ids":[5,6,7,8,9]}\n{"resp')
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "def x():"}) + "\n")
+    arguments = ("generate", "--model", model_folder, "--prompts", prompts, "--keys", keys)
+    code, _, err = _run(monkeypatch, capsys, *arguments, "-o", served, "--max-new-tokens", 8)
+    assert code == 0, err
+    index = ("index", "build", served, "--keys", keys, "-o", tmp_path / "index")
+    code, _, err = _run(monkeypatch, capsys, *index)
+    assert code == 0, err
+    assert "of 2" in err
+    (tmp_path / "a.jsonl.part").write_bytes(part.read_bytes())
+    code, _, err = _run(monkeypatch, capsys, *arguments, "-o", tmp_path / "a.jsonl")
+    assert code == 0, err
+    assert "a.recovered-1.jsonl" in err.replace("\n", "")

@@ -12,22 +12,25 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from provenance.contexts import response_contexts  # noqa: E402
+from provenance.detect import detect_mark  # noqa: E402
+from provenance.embed import conformance  # noqa: E402
 from provenance.embed.transformers import (  # noqa: E402
     TransformersWatermark,
     generate_responses,
 )
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.errors import ConfigurationMismatchError, UsageError  # noqa: E402
+from tests.conftest import make_keyring  # noqa: E402
 
 PAD, END = 0, 1
 WEEKS = ("2026-W17", "2026-W18")
 
 
-@pytest.fixture(scope="module")
-def model(keyring):
-    torch.manual_seed(0)
+def _make_model(size, seed, scale=1.0):
+    """A tiny random Llama; `scale` sharpens its distributions."""
+    torch.manual_seed(seed)
     config = transformers.LlamaConfig(
-        vocab_size=keyring.public.vocabulary_size,
+        vocab_size=size,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -36,7 +39,19 @@ def model(keyring):
         bos_token_id=None,
         eos_token_id=END,
     )
-    return transformers.LlamaForCausalLM(config).eval()
+    made = transformers.LlamaForCausalLM(config).eval()
+    made.lm_head.weight.data *= scale
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(keyring):
+    return _make_model(keyring.public.vocabulary_size, 0)
+
+
+@pytest.fixture(scope="module")
+def sharp_model(keyring):
+    return _make_model(keyring.public.vocabulary_size, 0, 12.0)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +125,6 @@ def test_drawn_tokens_follow_the_models_distribution_over_keys(tmp_path, tokeniz
     """Chi-square of the third token (the first that can be marked) over keyrings, at 1e-6."""
     from scipy import stats
 
-    from tests.conftest import make_keyring
-
     counts = np.zeros(model.config.vocab_size)
     expected = np.zeros(model.config.vocab_size)
     repeats, keyrings = 40, 15
@@ -176,13 +189,262 @@ def test_number_of_return_sequences_and_reuse_of_one_object(keyring, model):
         assert output.shape[0] == len(prompts)
 
 
-def test_greedy_and_beams_cannot_be_asked_for_with_the_mark(keyring, model):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": False},
+        {"num_beams": 3},
+        {"temperature": 0.0},
+        {"cache_implementation": "paged"},
+        {"penalty_alpha": 0.6},
+        {"dola_layers": "high"},
+        {"token_healing": True},
+        {"assistant_ensemble_weight": 0.5},
+        {"custom_generate": "somebody/repository"},
+        {"watermarking_config": transformers.WatermarkingConfig()},
+        {"generation_config": transformers.GenerationConfig(num_beams=2)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_ways_of_decoding_that_cannot_be_marked_are_refused_in_one_line(keyring, options):
+    adapter = TransformersWatermark(Watermark(keyring))
+    with pytest.raises(UsageError, match="must not be asked for with a watermark") as refused:
+        adapter.generate_arguments(_inputs([5, 6, 7]), [{}], options)
+    assert "\n" not in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+def test_greedy_and_beams_of_the_models_own_defaults_or_beside_the_arguments_are_not_served(
+    keyring, model
+):
+    """Never silently unmarked: the arguments win over defaults, and cannot be given twice."""
+    watermark = Watermark(keyring, np.random.default_rng(7))
+    inputs = _inputs([5, 6, 7])
+    defaults = copy.deepcopy(model.generation_config)
+    model.generation_config.num_beams, model.generation_config.do_sample = 4, False
+    try:
+        responses = _generate(model, watermark, inputs, [{}], eos_token_id=None)
+    finally:
+        model.generation_config = defaults
+    assert _z(watermark, [{}], responses)[0] > 3
+    arguments = TransformersWatermark(watermark).generate_arguments(inputs, [{}])
+    for twice in ({"num_beams": 3}, {"do_sample": False}):
+        with pytest.raises(TypeError):
+            model.generate(**inputs, **arguments, **twice)
+
+
+def test_continuous_batching_is_refused_never_silently_unmarked(keyring, model):
+    """transformers would drop a processor that says it does not support it, and warn."""
     inputs = _inputs([5, 6, 7])
     arguments = TransformersWatermark(Watermark(keyring)).generate_arguments(inputs, [{}])
-    with pytest.raises(TypeError):
-        model.generate(**inputs, **arguments, do_sample=False)
-    with pytest.raises(TypeError):
-        model.generate(**inputs, **arguments, num_beams=3)
+    config = transformers.GenerationConfig(**arguments, max_new_tokens=4)
+    with pytest.raises(UsageError, match="generate_batch"):
+        model.generate_batch([[5, 6, 7]], generation_config=config)
+    with pytest.raises(UsageError, match="generate_batch"):
+        model.generate(**inputs, **arguments, cache_implementation="paged", max_new_tokens=4)
+
+
+def test_an_encoder_decoder_model_is_refused(keyring):
+    torch.manual_seed(0)
+    size = keyring.public.vocabulary_size
+    config = transformers.T5Config(
+        vocab_size=size, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8,
+        decoder_start_token_id=PAD, pad_token_id=PAD,
+    )  # fmt: skip
+    t5 = transformers.T5ForConditionalGeneration(config).eval()
+    inputs = _inputs([5, 6, 7])
+    arguments = TransformersWatermark(Watermark(keyring)).generate_arguments(inputs, [{}])
+    with pytest.raises(UsageError, match="Encoder-decoder"):
+        t5.generate(**inputs, **arguments, max_new_tokens=4)
+
+
+WARPERS = {
+    "temperature": {"temperature": 0.5},
+    "top_k": {"top_k": 7},
+    "top_p": {"top_p": 0.6},
+    "min_p": {"min_p": 0.4},
+    "typical_p": {"typical_p": 0.4},
+    "epsilon_cutoff": {"epsilon_cutoff": 0.004},
+    "eta_cutoff": {"eta_cutoff": 0.02},
+    "top_h": {"top_h": 0.4},
+    "all": {"temperature": 0.8, "top_k": 60, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9},
+}
+
+
+@pytest.mark.parametrize("options", WARPERS.values(), ids=WARPERS)
+def test_every_warper_acts_before_the_draw(keyring, sharp_model, options):
+    """Each marked token is the one that the coins draw among transformers' own final scores."""
+    watermark = Watermark(keyring, np.random.default_rng(8))
+    inputs, labels = _inputs([5, 6, 7], [9, 9, 4, 8, 3]), [{"week": WEEKS[0]}] * 2
+    options = {"top_k": 0, **options}
+    responses = _generate(sharp_model, watermark, inputs, labels, eos_token_id=None, **options)
+    plain = transformers.GenerationConfig(do_sample=True, eos_token_id=None, **options)
+    plain._eos_token_tensor = None
+    warpers = sharp_model._get_logits_processor(plain, device="cpu")
+    checked = narrowed = 0
+    for row, ids in enumerate(responses):
+        prompt = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
+        whole = torch.cat([prompt, torch.from_numpy(ids.astype(np.int64))])
+        logits = sharp_model(whole[None]).logits[0, len(prompt) - 1 : -1].float()
+        scores = warpers(None, logits)
+        narrowed += int(torch.isinf(scores).sum())
+        possible = scores.gather(1, torch.from_numpy(ids.astype(np.int64))[:, None])
+        assert torch.isfinite(possible).all()
+        for i in np.flatnonzero(watermark.marked_positions(labels[row], ids)):
+            drawn = watermark.draw_scores(
+                watermark.key_numbers(labels[:1]),
+                ids[np.newaxis, :i],
+                scores[i : i + 1].detach().numpy(),
+            )
+            assert drawn[0] == ids[i]
+            checked += 1
+    assert checked > 8
+    assert narrowed > 0 or list(options) == ["top_k", "temperature"]
+
+
+def test_the_mark_is_the_last_processor_of_all(keyring, model):
+    arguments = TransformersWatermark(Watermark(keyring)).generate_arguments(_inputs([5]), [{}])
+    config = transformers.GenerationConfig(
+        **arguments, temperature=0.5, top_k=5, top_p=0.9, min_p=0.1, typical_p=0.9,
+        epsilon_cutoff=0.01, eta_cutoff=0.01, top_h=0.5, repetition_penalty=1.2,
+    )  # fmt: skip
+    config._eos_token_tensor = None
+    processors = model._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
+    names = [type(p).__name__ for p in processors]
+    assert names[-1] == "_WatermarkProcessor"
+    assert len(names) == 10
+
+
+class _Served:
+    """The adapter as `conformance` wants it; a subclass changes how one batch is decoded."""
+
+    end_token, new_tokens = END, 40
+    prompts = ((5, 6, 7), (9, 8), (3, 4, 5, 6, 7, 8), (20, 21, 22, 23))
+    options: dict = {"temperature": 0.7, "top_k": 40, "top_p": 0.98}  # noqa: RUF012
+
+    def __init__(self, tokenizer, model):
+        model = copy.deepcopy(model)
+        model.lm_head.weight.data[END] *= 1.6  # ends a few per cent of all steps
+        self.tokenizer, self.model = tokenizer, model
+        self.vocabulary_size = model.config.vocab_size
+        config = transformers.GenerationConfig(do_sample=True, **self.options)
+        config._eos_token_tensor = None
+        self.warpers = model._get_logits_processor(config, device="cpu")
+
+    def generate(self, keys, requests, seed):
+        watermark = Watermark.load(keys, np.random.default_rng(seed))
+        return self.decode(watermark, requests)
+
+    def decode(self, watermark, requests):
+        inputs = _inputs(*(request.prompt for request in requests))
+        labels = [request.labels for request in requests]
+        options = {
+            **self.options,
+            "max_new_tokens": self.new_tokens,
+            "eos_token_id": self.end_token,
+            "pad_token_id": PAD,
+        }
+        adapter = TransformersWatermark(watermark)
+        arguments = adapter.generate_arguments(inputs, labels, options)
+        output = self.model.generate(**inputs, **arguments)
+        responses = output[:, inputs["input_ids"].shape[1] :].numpy().astype(np.uint32)
+        return [ids[: self._end(ids)] for ids in responses]
+
+    def _end(self, ids):
+        ends = np.flatnonzero(ids == self.end_token)
+        return ends[0] if ends.size else len(ids)
+
+    @torch.inference_mode()
+    def probabilities(self, prompt, response):
+        ids = torch.tensor([[*prompt, *response.tolist()]])
+        logits = self.model(ids).logits[0, len(prompt) - 1 :].float()
+        return self.warpers(None, logits).double().softmax(-1).numpy()
+
+
+class _OneByOne(_Served):
+    """Batches of one, as assisted decoding wants them; a seed of its own for each request."""
+
+    extra: dict = {}  # noqa: RUF012
+
+    def decode(self, watermark, requests):
+        return [super(_OneByOne, self).decode(watermark, [request])[0] for request in requests]
+
+
+class _Assisted(_OneByOne):
+    def __init__(self, tokenizer, model):
+        super().__init__(tokenizer, model)
+        self.options = {**self.options, "assistant_model": _make_assistant(model)}
+
+
+class _PromptLookup(_OneByOne):
+    def __init__(self, tokenizer, model):
+        super().__init__(tokenizer, model)
+        self.options = {**self.options, "prompt_lookup_num_tokens": 3}
+
+
+def _make_assistant(model):
+    """Nearly the model: what it drafts is often accepted."""
+    assistant = copy.deepcopy(model)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        assistant.lm_head.weight += 0.03 * torch.randn_like(assistant.lm_head.weight)
+    return assistant
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        _Served,
+        pytest.param(_Assisted, marks=pytest.mark.slow),
+        pytest.param(_PromptLookup, marks=pytest.mark.slow),
+    ],
+)
+def test_conformance(kind, tokenizer_path, sharp_model, tmp_path):
+    """Plain, with an assistant model (speculative decoding), and with prompt lookup."""
+    report = conformance.check(kind(tokenizer_path, sharp_model), tmp_path)
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("helper", ["assistant_model", "prompt_lookup_num_tokens"])
+def test_speculative_decoding_draws_the_same_marks(tmp_path, tokenizer_path, sharp_model, helper):
+    """Full share: after the first tokens every first occurrence of a context is the coins' choice.
+
+    With one uniform for all ordinary draws the whole response must equal that of plain decoding.
+    """
+    ring = make_keyring(tmp_path / "k", tokenizer_path, shares={"global": 1.0}, values={})
+    value = _make_assistant(sharp_model) if helper == "assistant_model" else 3
+
+    class Constant(np.random.Generator):
+        def random(self, size=None):
+            return np.full(size, 0.37)
+
+    calls = 0
+    forward = sharp_model.forward
+
+    def counted(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        return forward(*arguments, **options)
+
+    for prompt in ([5, 6, 7, 5, 6], [9, 9, 9, 9]):
+        inputs = _inputs(prompt)
+        run = [
+            _generate(sharp_model, Watermark(ring, Constant(np.random.PCG64(0))), inputs, [{}],
+                      eos_token_id=None, max_new_tokens=60, temperature=0.8)
+        ]  # fmt: skip
+        sharp_model.forward, calls = counted, 0
+        try:
+            run.append(
+                _generate(sharp_model, Watermark(ring, Constant(np.random.PCG64(0))), inputs, [{}],
+                          eos_token_id=None, max_new_tokens=60, temperature=0.8, **{helper: value})
+            )  # fmt: skip
+        finally:
+            del sharp_model.forward
+        assert run[0].tolist() == run[1].tolist()
+        assert calls < 60 or helper != "assistant_model"  # drafts were accepted
+        found = detect_mark(run[1][0], ring)
+        assert found.log10_p < -6
+        assert found.keys[0].name == "global"
 
 
 def test_wrong_labels_and_right_padding_are_refused(keyring):

@@ -7,7 +7,8 @@ from scipy import stats
 from provenance.contexts import pack, response_contexts
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
-from provenance.keys.keyring import SchemeSpecification
+from provenance.keys.keyring import SchemeSpecification, create_keyring
+from provenance.keys.schedule import Schedule
 from tests.conftest import make_keyring
 
 LABELS = {"week": "2026-W17", "capability": "code", "cohort": "a", "request": "ignored"}
@@ -181,3 +182,64 @@ def test_every_scheme_and_width_marks_through_the_same_core(
                 totals.append(int(mark.scheme.score(word)[0]))
         assert len(np.unique(pack(contexts))) >= sum(key is not None for key in keys)
     assert (np.mean(totals) - law.mean) / np.sqrt(law.variance / len(totals)) > 5
+
+
+SCHEMES = [
+    SchemeSpecification("gumbel"),
+    SchemeSpecification("green", {"delta": 2.0}),
+    SchemeSpecification("tournament", {"layers": 4}),
+]
+
+
+@pytest.mark.parametrize("specification", SCHEMES, ids=lambda s: s.name)
+@pytest.mark.parametrize("size", [40, 3000], ids=["few candidates", "many candidates"])
+def test_drawing_from_scores_equals_drawing_from_their_softmax(
+    tmp_path, tokenizer_path, specification, size
+):
+    """Same keys, same uniforms: same tokens, but for float32 (at most 1 draw in 1,000 here)."""
+    schedule = Schedule.from_shares({"global": 0.4, "week": 0.4}, {"week": ["a", "b"]})
+    ring = create_keyring(tmp_path / "k", tokenizer_path, 3000, specification, schedule)
+    rng, labels = np.random.default_rng(1), [{"week": "a"}, {}, {"week": "b"}] * 8
+    one, two = (Watermark(ring, np.random.default_rng(2)) for _ in range(2))
+    differences = marked = total = 0
+    for length in (0, 1, 2, 3, 40, 41):
+        responses = rng.integers(0, 12, (24, length), dtype=np.uint32)
+        scores = np.full((24, 3000), -np.inf, dtype=np.float32)
+        for row in scores:
+            row[rng.choice(3000, size, replace=False)] = rng.normal(0, 2, size)
+        p = np.exp(scores.astype(np.float64))
+        draws = one.draw_batch(labels, list(responses), p)
+        tokens = two.draw_scores(two.key_numbers(labels), responses, scores)
+        differences += sum(draw.token != token for draw, token in zip(draws, tokens, strict=True))
+        marked += sum(draw.key is not None for draw in draws)
+        total += len(draws)
+    assert differences <= 1
+    assert 20 < marked < total - 20
+
+
+def test_scores_without_a_candidate_or_a_number_are_refused(keyring, watermark):
+    size = keyring.public.vocabulary_size
+    numbers, ids = watermark.key_numbers([LABELS]), np.array([[5, 6, 7]], dtype=np.uint32)
+    for wrong in (np.full(size, -np.inf), np.full(size, np.nan), np.r_[np.full(9, -1.0), np.inf]):
+        scores = np.full((1, size), -np.inf, dtype=np.float32)
+        scores[0, : wrong.shape[0]] = wrong
+        with pytest.raises(UsageError):
+            watermark.draw_scores(numbers, ids, scores)
+
+
+def test_many_candidates_without_a_number_are_refused(tmp_path, tokenizer_path):
+    for share in (0.0, 1.0):
+        schedule = Schedule.from_shares({"global": share})
+        ring = create_keyring(
+            tmp_path / str(share), tokenizer_path, 4000, SchemeSpecification("gumbel"), schedule
+        )
+        mark = Watermark(ring)
+        scores = np.zeros((1, 4000), dtype=np.float32)
+        scores[0, 7] = np.nan
+        ids = np.array([[5, 6]], dtype=np.uint32)
+        with pytest.raises(UsageError):
+            mark.draw_scores(mark.key_numbers([{}]), ids, scores)
+
+
+def test_an_empty_batch_draws_nothing(watermark, keyring):
+    assert watermark.draw_batch([], [], np.ones((0, keyring.public.vocabulary_size))) == []

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mpmath import mp
 from scipy import stats
 
 from provenance import coins
 from provenance.errors import UsageError
-from provenance.schemes import Green, Gumbel, Tournament, make_scheme
+from provenance.schemes import Green, Gumbel, Tournament, compiled, make_scheme
 from provenance.schemes.base import draw_unmarked
 
 ALL = [
@@ -212,3 +214,81 @@ def test_bad_draws_are_refused(scheme):
 @pytest.mark.parametrize("scheme", ALL, ids=str)
 def test_a_scheme_is_rebuilt_from_its_name_and_parameters(scheme):
     assert make_scheme(scheme.name, scheme.parameters) == scheme
+
+
+def _gumbel_in_numpy(p, words):
+    with np.errstate(divide="ignore", over="ignore"):
+        return int((-np.log((words.astype(np.float64) + 0.5) / 2**32) / p).argmin())
+
+
+def _tournament_in_numpy(p, words, layers, uniform):
+    p = p / p.sum()
+    for layer in range(layers):
+        g = ((words >> np.uint32(31 - layer)) & np.uint32(1)).astype(np.float64)
+        p = p * (1 + g - g @ p)
+    cumulative = np.cumsum(np.maximum(p, 0))
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+
+
+def _green_in_numpy(p, words, scheme, uniform):
+    cumulative = np.cumsum(np.where(words < scheme.threshold, np.exp(scheme.delta), 1.0) * p)
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1, 3, 50, 127, 128, 129, 1000, 5000]))
+def test_the_race_equals_its_formula_at_any_spread_of_scores(seed, size):
+    rng = np.random.default_rng(seed)
+    scores = (rng.choice([0.1, 1.0, 30.0, 3000.0]) * rng.standard_normal(size)).astype(np.float32)
+    scores = np.sort(scores) if seed % 2 else scores
+    words = rng.integers(0, 2**32, size, dtype=np.uint32)
+    values = scores - np.log(-np.log((words + 0.5) / 2.0**32))
+    assert compiled.choose_by_race(scores, words) == int(np.argmax(values))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1, 3, 50, 127, 128, 129, 1000, 5000]))
+def test_compiled_draws_equal_the_formulas_in_numpy(seed, size):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(size, 0.3))
+    p[rng.random(size) < 0.3] = 0
+    p[rng.integers(size)] += 0.01
+    words = rng.integers(0, 2**32, size, dtype=np.uint32)
+    uniform, green = rng.random(), Green(0.25, 2.0)
+    kept = p.copy()
+    assert Gumbel().draw(p, words, uniform) == _gumbel_in_numpy(p, words)
+    assert green.draw(p, words, uniform) == _green_in_numpy(p, words, green, uniform)
+    drawn = Tournament(4).draw(p, words, uniform)
+    assert drawn == _tournament_in_numpy(p, words, 4, uniform)
+    assert np.array_equal(p, kept)
+    cumulative = np.cumsum(p)
+    ordinary = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    assert draw_unmarked(p, uniform) == ordinary
+    with np.errstate(divide="ignore"):
+        scores = np.log(p).astype(np.float32)
+    assert compiled.choose_by_race(scores, words) == _gumbel_in_numpy(
+        np.exp(scores.astype(np.float64)), words
+    )
+    narrow = p.astype(np.float32)
+    near = compiled.draw_plain_of_many(narrow, uniform)
+    assert narrow[near] > 0
+    before, after = cumulative[near] - p[near], cumulative[near]
+    assert before - 1e-5 <= uniform * cumulative[-1] <= after + 1e-5
+
+
+def test_the_race_sees_the_largest_words_and_skips_no_winner():
+    """A winner that is far behind in score and ahead by its word alone: 1 - u down to 2**-33."""
+    scores = np.zeros(1000, dtype=np.float32)
+    scores[900] = -15.0
+    words = np.full(1000, 2**31, dtype=np.uint32)
+    words[900] = 2**32 - 1
+    assert compiled.choose_by_race(scores, words) == 900
+    scores[900] = -25.0
+    assert compiled.choose_by_race(scores, words) == 0
+    for ahead in (1.0, 3.0, 40.0):  # ahead of the best by more than its small word costs
+        scores[900] = ahead
+        words[900] = 2**30
+        assert compiled.choose_by_race(scores, words) == 900
+    scores[500] = np.nan
+    assert compiled.choose_by_race(scores, words) == -1
+    assert compiled.choose_by_race(np.full(3, -np.inf, dtype=np.float32), words[:3]) == -1

@@ -180,7 +180,7 @@ def test_files_that_are_none(tmp_path, read):
     with pytest.raises(StorageError, match="missing"):
         read(tmp_path / "missing.parquet")
     (tmp_path / "d.jsonl").mkdir()
-    with pytest.raises(StorageError, match="regular file"):
+    with pytest.raises(StorageError, match="must hold files"):
         read(tmp_path / "d.jsonl")
     os.mkfifo(tmp_path / "f.jsonl")
     with pytest.raises(StorageError, match="regular file"):

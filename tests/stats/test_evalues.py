@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provenance.errors import UsageError
-from provenance.stats.evalues import average_e, e_bh
+from provenance.stats.evalues import adjust_e, average_e, e_bh
+from provenance.stats.families import weighted_holm
 from provenance.stats.mixture import log10_mixture
 from provenance.stats.sequential import start
 from provenance.stats.tails import ClassTable, NullLaw, ScoreClass
@@ -104,6 +105,69 @@ def test_domain(log10_e: Any, weights: Any) -> None:
         e_bh(log10_e, weights)
     with pytest.raises(UsageError):
         average_e(log10_e, weights)
+
+
+# --- closed testing ----------------------------------------------------------------------------
+
+
+def slow_adjusted(e: list[float], weights: list[float]) -> list[float]:
+    """Smallest weighted average over all sets that hold the hypothesis."""
+    adjusted = [math.inf] * len(e)
+    for size in range(1, len(e) + 1):
+        for subset in itertools.combinations(range(len(e)), size):
+            total = sum(weights[i] for i in subset)
+            if total > 0:
+                average = sum(weights[i] * e[i] for i in subset) / total
+                for i in subset:
+                    adjusted[i] = min(adjusted[i], average)
+    return [value if w > 0 else 0.0 for value, w in zip(adjusted, weights, strict=True)]
+
+
+@given(families)
+def test_adjusted_e_values_are_closed_testing(family: tuple[list[float], list[int]]) -> None:
+    log10_e, parts = family
+    weights = [part / sum(parts) for part in parts]
+    found = adjust_e(log10_e, weights)
+    for value, plain in zip(found, slow_adjusted([10**x for x in log10_e], weights), strict=True):
+        assert value == pytest.approx(math.log10(plain), abs=1e-9) if plain else value == -math.inf
+
+
+@given(families)
+def test_adjusted_e_values_are_no_less_than_holm_and_no_more_than_the_average(
+    family: tuple[list[float], list[int]],
+) -> None:
+    log10_e, parts = family
+    weights = [part / sum(parts) for part in parts]
+    found = adjust_e(log10_e, weights)
+    holm = weighted_holm(np.minimum(0.0, -np.array(log10_e)), weights)
+    positive = np.array(weights) > 0
+    assert (np.minimum(0, -found[positive]) <= holm[positive] + 1e-9).all()
+    # the largest adjusted e-value is below the one of the intersection of all
+    assert found.max() <= average_e(log10_e, weights) + 1e-9
+
+
+def test_adjusted_e_values_beyond_float_range() -> None:
+    found = adjust_e([5000.0, -math.inf, 1000.0], [0.5, 0.25, 0.25])
+    np.testing.assert_allclose(found, [5000 - math.log10(2), -math.inf, 1000 - math.log10(2)])
+    assert adjust_e([-math.inf, -math.inf], [0.5, 0.5]).tolist() == [-math.inf] * 2
+    assert adjust_e([], []).shape == (0,)
+    with pytest.raises(UsageError):
+        adjust_e([0.0, 1.0], [0.5, 0.6])
+
+
+def test_family_wise_error_at_any_look() -> None:
+    """Five keys, one guilty; the innocent four are looked at 20 times. False alarm rate 1e-6."""
+    rng = np.random.default_rng(29)
+    runs, alpha, errors = 1000, 0.2, 0
+    weights = np.array([0.5, 0.125, 0.125, 0.125, 0.125])
+    for _ in range(runs):
+        totals = rng.binomial(10, [0.6, 0.5, 0.5, 0.5, 0.5], (20, 5)).cumsum(axis=0)
+        wrong = False
+        for look, row in enumerate(totals.tolist(), start=1):
+            evidence = [fair_coins(10 * look, total) for total in row]
+            wrong |= bool((adjust_e(evidence, weights)[1:] >= -math.log10(alpha)).any())
+        errors += wrong
+    assert 0 < errors <= runs * alpha + 4.9 * math.sqrt(runs * alpha * (1 - alpha))
 
 
 # --- error rates -------------------------------------------------------------------------------

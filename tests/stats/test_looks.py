@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from provenance.errors import UsageError
-from provenance.stats.looks import outputs_suffice, planned_looks
+from provenance.stats.looks import coins_needed, outputs_suffice, planned_looks
 from provenance.stats.tails import ClassTable, NullLaw, log10_upper_tail
 
 QUARTER = NullLaw((3, 1))
@@ -104,3 +104,9 @@ def test_outputs_suffice_domain(change: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {"weights": [1, 2], "shift": 0.1, "alpha": 0.01, "power": 0.9}
     with pytest.raises(UsageError):
         outputs_suffice(**{**arguments, **change})
+
+
+def test_the_coins_needed_are_where_outputs_begin_to_suffice() -> None:
+    needed = math.ceil(coins_needed(0.1, 0.01, 0.8))
+    assert outputs_suffice([7] * needed, 0.1, 0.01, 0.8)
+    assert not outputs_suffice([7] * (needed - 1), 0.1, 0.01, 0.8)

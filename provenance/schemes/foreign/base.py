@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.contexts import hash_columns
 from provenance.errors import UsageError
 from provenance.stats.laws import NullLaw
 
@@ -26,28 +27,32 @@ Tokens = NDArray[np.uint32]
 Secret = int | Sequence[int] | None
 """A key as its own library takes it: one integer, or one a layer; None = it is in the config."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
 
 @runtime_checkable
 class ForeignScheme(Protocol):
     """The protocol. Instances are immutable; their repr and parameters never show the key.
 
     name : name in the registry
+    key_field : field of the original's configuration that holds the key
     width : tokens before the scored one that its coin depends on; 0 if none
     self_salted : whether the scored token is part of the seed of its own list (self-hash)
     padding : what stands before the first token of a response when the original seeds its first
         coins, as uint32; None where the original leaves those positions unmarked or lets them see
         the prompt, so that they cannot be scored from the response alone
+    refusal : why no valid test exists; empty if one does
+    shares_coins : whether one coin serves many contexts by design, as where only the smallest hash
+        of a window counts; accidents of a hash do not make it so
     caveat : one sentence about what makes the test weaker than the law says, for the report;
         empty if nothing does
     """
 
     name: ClassVar[str]
+    key_field: ClassVar[str]
+    refusal: ClassVar[str]
 
     @property
     def width(self) -> int:
-        """See above; so the next three."""
+        """See above; so the next four."""
         ...
 
     @property
@@ -57,6 +62,11 @@ class ForeignScheme(Protocol):
 
     @property
     def padding(self) -> int | None:
+        """See above."""
+        ...
+
+    @property
+    def shares_coins(self) -> bool:
         """See above."""
         ...
 
@@ -159,10 +169,4 @@ def hash_units(contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
     with probability below 3e-4; the cost of such an accident is one pair not counted.
     Cost: a few nanoseconds a token.
     """
-    state = np.full(tokens.shape, _GOLDEN, dtype=np.uint64)
-    for column in (*contexts.T, tokens):
-        state = (state ^ column.astype(np.uint64)) * np.uint64(0xBF58476D1CE4E5B9)
-        state ^= state >> np.uint64(29)
-        state = (state + _GOLDEN) * np.uint64(0x94D049BB133111EB)
-        state ^= state >> np.uint64(32)
-    return state.view(np.int64)
+    return hash_columns(*contexts.T, tokens).view(np.int64)

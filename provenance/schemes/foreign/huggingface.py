@@ -40,6 +40,7 @@ class LeftHash(GreenList):
     """seed = key * last token mod 2**64 - 1. Token 0 has the same list under every key."""
 
     name: ClassVar[str] = "hf-lefthash"
+    key_field: ClassVar[str] = "hashing_key"
 
     @property
     def width(self) -> int:
@@ -83,6 +84,7 @@ class SelfHash(GreenList):
 
     context_width: int
     name: ClassVar[str] = "hf-selfhash"
+    key_field: ClassVar[str] = "hashing_key"
     self_salted: bool = field(default=True, init=False)
 
     @property

@@ -16,6 +16,7 @@ from math import ceil, expm1
 from typing import Final
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from provenance.stats.laws import NullLaw
@@ -23,6 +24,18 @@ from provenance.stats.laws import NullLaw
 __all__ = ["exponential_law", "exponential_score", "exponential_thresholds"]
 
 _STEP: Final = 0.25
+_CELL_BITS: Final = 13
+
+
+@njit(nogil=True, cache=True)
+def _count(values, shift, counts, thresholds, out):  # type: ignore[no-untyped-def]
+    """counts: thresholds at or below the first value of each cell of 2**shift values."""
+    for i in range(values.shape[0]):
+        value = np.int64(values[i])
+        count = counts[value >> shift]
+        while count < thresholds.shape[0] and thresholds[count] <= value:
+            count += 1
+        out[i] = count
 
 
 @cache
@@ -42,8 +55,12 @@ def exponential_score(values: NDArray[np.integer], total: int) -> NDArray[np.int
     >>> exponential_score(np.array([0, 2**23, 2**24 - 1]), 2**24).tolist()
     [0, 2, 66]
     """
-    found = np.searchsorted(exponential_thresholds(total), values, side="right")
-    return found.astype(np.int64)
+    thresholds = exponential_thresholds(total)
+    shift = max(total.bit_length() - _CELL_BITS, 0)
+    cells = np.arange(((total - 1) >> shift) + 1, dtype=np.int64) << shift
+    out = np.empty(values.shape, dtype=np.int64)
+    _count(values, shift, np.searchsorted(thresholds, cells, side="right"), thresholds, out)
+    return out
 
 
 def exponential_law(masses: NDArray[np.object_] | None, total: int) -> NullLaw:

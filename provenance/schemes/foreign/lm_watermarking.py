@@ -66,11 +66,17 @@ class LmWatermarking(GreenList):
     window: int
     self_salted: bool = field(default=False)
     name: ClassVar[str] = "lm-watermarking"
+    key_field: ClassVar[str] = "hash_key"
 
     @property
     def width(self) -> int:
         """Tokens before the scored one."""
         return self.window - self.self_salted
+
+    @property
+    def shares_coins(self) -> bool:
+        """Sums, minima and the oldest token of a window are those of many windows."""
+        return self.window > 1
 
     @property
     def caveat(self) -> str:

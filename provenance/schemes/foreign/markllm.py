@@ -84,11 +84,17 @@ class MarkLlmKgw(GreenList):
     f_scheme: str = "time"
     self_salted: bool = field(default=False)
     name: ClassVar[str] = "markllm-kgw"
+    key_field: ClassVar[str] = "hash_key"
 
     @property
     def width(self) -> int:
         """prefix_length."""
         return self.prefix_length
+
+    @property
+    def shares_coins(self) -> bool:
+        """Products, sums, minima and the oldest token of a window are those of many windows."""
+        return self.self_salted or self.prefix_length > 1
 
     @property
     def caveat(self) -> str:
@@ -156,8 +162,11 @@ class MarkLlmUnigram:
     vocabulary_size: int
     gamma: float
     name: ClassVar[str] = "markllm-unigram"
+    key_field: ClassVar[str] = "hash_key"
     width: ClassVar[int] = 0
     self_salted: ClassVar[bool] = False
+    shares_coins: ClassVar[bool] = True
+    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = None
 
     @property
@@ -232,6 +241,7 @@ class MarkLlmExp(UniformRow):
 
     prefix_length: int = 4
     name: ClassVar[str] = "markllm-exp"
+    key_field: ClassVar[str] = "hash_key"
 
     def __post_init__(self) -> None:
         if self.key * (self.vocabulary_size - 1) >> 64:
@@ -241,6 +251,11 @@ class MarkLlmExp(UniformRow):
     def width(self) -> int:
         """prefix_length."""
         return self.prefix_length
+
+    @property
+    def shares_coins(self) -> bool:
+        """The product of a window is that of its tokens in any order."""
+        return self.prefix_length > 1
 
     @property
     def parameters(self) -> Mapping[str, Any]:

@@ -68,6 +68,7 @@ class RadioactiveGreenList(_Hashed, GreenList):
     """Their "maryland": key, vocabulary size, gamma, window."""
 
     name: ClassVar[str] = "radioactive-greenlist"
+    key_field: ClassVar[str] = "seed"
 
     @classmethod
     def from_config(
@@ -83,6 +84,7 @@ class RadioactiveGumbel(_Hashed, UniformRow):
     """Their "openai": key, vocabulary size, window."""
 
     name: ClassVar[str] = "radioactive-gumbel"
+    key_field: ClassVar[str] = "seed"
 
     @classmethod
     def from_config(

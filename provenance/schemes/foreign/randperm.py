@@ -41,6 +41,8 @@ class Seeded(ABC):
     key: int = field(repr=False)
     vocabulary_size: int
     name: ClassVar[str]
+    key_field: ClassVar[str]
+    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = None
     self_salted: bool = field(default=False, init=False)
 
@@ -53,6 +55,11 @@ class Seeded(ABC):
     def caveat(self) -> str:
         """Nothing by default."""
         return ""
+
+    @property
+    def shares_coins(self) -> bool:
+        """Where the token is part of the seed, one of the window often decides it alone."""
+        return self.self_salted
 
     @property
     @abstractmethod

@@ -84,7 +84,10 @@ class SynthID:
     sampling_table_size: int = 1 << 16
     skip_first: bool = False
     name: ClassVar[str] = "hf-synthid"
+    key_field: ClassVar[str] = "keys"
     self_salted: ClassVar[bool] = False
+    shares_coins: ClassVar[bool] = False
+    refusal: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         size = self.sampling_table_size

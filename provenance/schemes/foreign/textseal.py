@@ -135,7 +135,10 @@ class _TextSeal:
     key: int = field(repr=False)
     ngram: int = 1
     name: ClassVar[str]
+    key_field: ClassVar[str] = "secret_key"
     self_salted: ClassVar[bool] = False
+    shares_coins: ClassVar[bool] = False
+    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = None
 
     @property
@@ -283,6 +286,10 @@ class TextSealSynthID(TextSealGreenList):
 
     depth: int = 30
     name: ClassVar[str] = "textseal-synthid"
+    refusal: ClassVar[str] = (
+        "layer d of a token is layer 0 of the token whose id is d higher, so tokens with near ids "
+        "share most of their coins and their sum spreads up to 1.4 times as far as its law says"
+    )
 
     @property
     def _layers(self) -> int:

@@ -1,0 +1,97 @@
+"""Response curves: z against the share of marked training data, for the power of a "no evidence".
+
+    python -m benchmarks.power.response
+
+Reads the recorded results of the power benchmark and writes provenance/response_curves.json, which
+is part of the package. A curve needs to know how many effective coins were behind its z. A record
+of text without reference that lacks the number (made before it was recorded) gets an upper bound:
+its pairs are among the distinct (context, token) pairs in served contexts that the test of Sander
+et al., closed and filtered, counted on the same outputs, and effective coins are at most coins. The
+bound makes the shift per coin smaller than it was, and so the share that a check states larger.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.power.settings import POWER, POWER_WORLDS
+from provenance.files import read_json, write_json
+from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
+
+RESULTS = Path(__file__).parents[1] / "results/power.json"
+CURVES = Path(__file__).parents[2] / "provenance/response_curves.json"
+
+SETTINGS = {
+    ("text", "provenance"): ("outputs", DEFAULT_RULE, "none"),
+    ("text", "provenance-ngram"): ("outputs", REFERENCE_RULE, "ngram"),
+    ("text", "provenance-base"): ("outputs", REFERENCE_RULE, "model"),
+    ("weights", "provenance"): ("weights", REFERENCE_RULE, "none"),
+    ("weights", "provenance-base"): ("weights", REFERENCE_RULE, "model"),
+    ("logprobs", "provenance-base"): ("logprobs", REFERENCE_RULE, "model"),
+}
+BOUND = ("text", "provenance"), ("text", "sander-closed-filtered")
+MEASURED_ON = "2026-11-24"
+"""Day of the commit that recorded the results."""
+
+
+def make_curves(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One curve per world and way of access whose effective coins are known or bounded."""
+    curves = []
+    for world in POWER_WORLDS:
+        records = [r for r in results["records"] if r["world"] == world.name and r["share"] > 0]
+        for (access, method), (kind, rule, reference) in SETTINGS.items():
+            own = [r for r in records if (r["access"], r["method"]) == (access, method)]
+            coins, bound = _coins(own, records, (access, method))
+            if len(own) < 2 or coins is None:
+                continue
+            curves.append(
+                {
+                    "setting": {
+                        "scheme": world.scheme,
+                        "context_width": world.context_width,
+                        "access": kind,
+                        "weight_rule": rule,
+                        "reference": reference,
+                    },
+                    "points": sorted([r["share"], r["z"]] for r in own),
+                    "effective_coins": coins,
+                    "effective_coins_are": bound,
+                    "positions": max(r["tokens"] for r in own),
+                    "students": (
+                        "Llama-shaped, 1.9 M parameters, the base model fine-tuned for "
+                        f"{POWER.steps:,} steps of {POWER.tokens_per_step:,} tokens on "
+                        f"{POWER.served:,} responses, the share of them marked; one student a "
+                        "share, one key"
+                    ),
+                    "world": world.name,
+                    "measured_by": results["command"],
+                    "measured_on": MEASURED_ON,
+                }
+            )
+    return curves
+
+
+def _coins(
+    own: list[dict[str, Any]], records: list[dict[str, Any]], method: tuple[str, str]
+) -> tuple[float | None, str]:
+    """Most effective coins behind any z of the curve, and how they are known."""
+    recorded = [r.get("effective_coins") for r in own]
+    if own and None not in recorded:
+        return max(recorded), "recorded"
+    counted, bounding = BOUND
+    if method != counted:
+        return None, ""
+    pairs = [r["tokens"] for r in records if (r["access"], r["method"]) == bounding]
+    return (max(pairs) if pairs else None), "at most: pairs of the filtered closed test"
+
+
+def main() -> None:
+    """Write the file."""
+    curves = make_curves(read_json(RESULTS))
+    write_json(CURVES, {"format": "provenance response curves 1", "curves": curves})
+    print(f"{len(curves)} curves: {CURVES}")
+
+
+if __name__ == "__main__":
+    main()

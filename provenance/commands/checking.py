@@ -1,0 +1,171 @@
+"""What `provenance check` does once its options are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provenance.commands.console import print_json, print_verdict, words
+from provenance.commands.observing import Access, Observer, Reference
+from provenance.commands.planning import choose_settings
+from provenance.errors import UsageError
+from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
+
+if TYPE_CHECKING:
+    from provenance.check import CheckSettings, Examination
+    from provenance.commands.marks import MarkChoice
+    from provenance.evidence.bundle import Contents
+
+__all__ = ["Bench", "Bundle", "Wanted"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a check is to be made, by its options or by its plan.
+
+    contents : the plan that is followed, if any, with what lies beside it; alpha, rule,
+    placebo_keys : None where not given; default_rule : without a plan; twins : files of pairs
+    """
+
+    contents: Contents
+    alpha: float | None
+    rule: str | None
+    placebo_keys: int | None
+    default_rule: str
+    twins: tuple[Path, ...]
+
+    @classmethod
+    def choose(
+        cls,
+        access: Access,
+        reference: Reference,
+        plan: Path | None,
+        alpha: float | None,
+        rule: str | None,
+        placebo_keys: int | None,
+        twins: list[Path],
+    ) -> Wanted:
+        """Options that agree with each other and with the plan; otherwise what `settings` raises"""
+        from provenance.evidence.bundle import Contents, gather_plan
+
+        from_text = access.kind == "outputs" and reference.kind == "none"
+        default_rule = DEFAULT_RULE if from_text else REFERENCE_RULE
+        contents = gather_plan(plan) if plan else Contents()
+        made = cls(contents, alpha, rule, placebo_keys, default_rule, tuple(twins))
+        made.settings(None)
+        return made
+
+    def settings(self, outputs: int | None) -> CheckSettings:
+        """For so many outputs (None: not known yet); see `choose_settings` for what it raises."""
+        return choose_settings(
+            self.contents.plan,
+            outputs,
+            self.alpha,
+            self.rule,
+            self.default_rule,
+            self.placebo_keys,
+            bool(self.twins),
+        )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Where the evidence goes (None: nowhere), which keys it discloses, and whether with pairs."""
+
+    folder: Path | None
+    disclose: tuple[str, ...]
+    pairs: bool
+
+
+class Bench:
+    """The mark, its index and an observer, opened for one check."""
+
+    def __init__(self, choice: MarkChoice, index: Path, reference: Reference) -> None:
+        from provenance.keys.keyring import UnlockedKeyring
+        from provenance.marks import as_mark
+        from provenance.served.index import Index, IndexManifest
+
+        keyring = choice.open(IndexManifest.load(index).vocabulary_size)
+        self._keyring = keyring if isinstance(keyring, UnlockedKeyring) else None
+        self._mark = as_mark(keyring)
+        tokenizer = choice.load_tokenizer(self._mark)
+        opened = Index.open(index, self._mark.public)
+        self._index = opened.evened() if self._mark.shares_coins else opened
+        self._observer = Observer(reference, tokenizer, self._mark, self._index)
+
+    def check(
+        self,
+        access: Access,
+        wanted: Wanted,
+        innocents: list[Path],
+        bundle: Bundle,
+        as_json: bool,
+    ) -> bool:
+        """One check of all there is; writes the bundle and prints. True if there is evidence."""
+        from provenance.check import examine_outputs
+        from provenance.evidence.bundle import check_request
+
+        check_request(bundle.folder, bundle.disclose, self._mark.public)
+        pairs = self._observer.read_twins(list(wanted.twins))
+        observations = self._observer.observe(access)
+        innocent = {str(path): self._observer.observe(access.of(path)) for path in innocents}
+        settings = wanted.settings(observations.outputs)
+        with words.status("Checking"):
+            examination = examine_outputs(
+                observations, self._index, self._mark, settings, innocent, wanted.contents.plan
+            )
+        verdict = examination.verdict
+        if pairs is not None:
+            twins = self._observer.check_twins(pairs, access.paths[0], settings.alpha)
+            verdict = replace(verdict, twins=twins)
+        if bundle.folder is not None:
+            examination = replace(examination, verdict=verdict)
+            self._write(examination, access, settings, wanted.contents, bundle)
+        if as_json:
+            print_json(verdict.to_json())
+        else:
+            print_verdict(verdict)
+        return verdict.found_evidence
+
+    def continue_check(
+        self, state: Path, access: Access, wanted: Wanted, output: Path | None, as_json: bool
+    ) -> bool:
+        """One more batch of a sequential check (no outputs: only look). True if evidence."""
+        from provenance.commands.sequential import continue_sequentially
+
+        if self._keyring is None:
+            raise UsageError("--sequential must come with --keys; it did not. Name the keyring.")
+        return continue_sequentially(
+            state,
+            self._observer.observe(access) if access.paths else None,
+            self._index,
+            self._keyring,
+            wanted.settings(None),
+            wanted.contents.plan,
+            output,
+            as_json,
+        )
+
+    def _write(
+        self,
+        examination: Examination,
+        access: Access,
+        settings: CheckSettings,
+        contents: Contents,
+        bundle: Bundle,
+    ) -> None:
+        """The bundle; for text under our own keyring also how the evidence grew."""
+        from provenance.evidence.bundle import write_bundle
+        from provenance.trajectory import BATCHES, trace_evidence
+
+        with words.status("Writing the evidence"):
+            trajectory = None
+            if self._keyring is not None:
+                batches = self._observer.observe_in_batches(access, BATCHES)
+                traced = trace_evidence(batches, self._index, self._keyring, settings.rule)
+                trajectory = traced.to_json()
+            whole = replace(
+                contents, disclosed=bundle.disclose, pairs=bundle.pairs, trajectory=trajectory
+            )
+            write_bundle(bundle.folder or Path(), examination, self._keyring or self._mark, whole)

@@ -1,0 +1,259 @@
+"""Serving requests through an adapter, and what the rules say of every draw that came back.
+
+The half of `provenance.embed.conformance` that gathers: the requests, the replay of their
+responses, and the state of the global generators. Judges nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.embed.watermark import Watermark
+from provenance.errors import UsageError
+from provenance.keys.keyring import Key, SchemeSpecification, UnlockedKeyring, create_keyring
+from provenance.keys.schedule import CONTROL, Schedule
+
+__all__ = ["Adapter", "ReplayedDraw", "Request", "SeededGlobals", "Served", "distinct_draws"]
+
+SLOT: Final = "trial"
+TRIALS: Final = tuple(f"trial-{i:02d}" for i in range(24))
+_SHARES: Final = {"global": 0.3, SLOT: 0.5}
+
+
+_ATTEMPTS: Final = 64
+_FIRST_DRAWS: Final = 20
+"""Draws right after a prompt whose end lies in a marked slot: what one line of the report needs."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: ids of the prompt and the labels."""
+
+    prompt: tuple[int, ...]
+    labels: Mapping[str, str]
+
+
+class Adapter(Protocol):
+    """What the test of an adapter implements.
+
+    Attributes
+    ----------
+    tokenizer : tokenizer.json of the model
+    vocabulary_size : of the model
+    end_token : id that ends a response; give one that the model draws now and then
+    prompts : ids; at least four prompts of at least two different lengths
+    new_tokens : at most so many tokens a response, 24 .. 64; rows of a batch end earlier
+    """
+
+    tokenizer: Path
+    vocabulary_size: int
+    end_token: int
+    prompts: Sequence[Sequence[int]]
+    new_tokens: int
+
+    def generate(
+        self, keys: Path, requests: Sequence[Request], seed: int
+    ) -> Sequence[NDArray[np.uint32]]:
+        """Serve the requests together, marked under the keyring in the folder `keys`.
+
+        `seed` fixes all fresh randomness of the watermark. Returns for each request uint32 [n]: the
+        response without prompt and padding, cut before its end token, of `new_tokens` ids if it did
+        not end. The folder is the same at every call.
+        """
+        ...
+
+    def probabilities(
+        self, prompt: Sequence[int], response: NDArray[np.uint32]
+    ) -> NDArray[np.float64]:
+        """Final probabilities (after temperature, top-k, top-p) before every token of a response.
+
+        Returns float64 [n + 1, vocabulary_size]: row i after prompt and response[:i].
+        """
+        ...
+
+
+class Served:
+    """72 requests served once: 24 labels once each, one label 24 times, no label 24 times.
+
+    Attributes: adapter, keyring, requests, responses and draws (all of them, replayed).
+    """
+
+    def __init__(self, adapter: Adapter, folder: Path) -> None:
+        self.adapter = adapter
+        self._generator = np.random.default_rng(0)
+        prompts = [tuple(int(i) for i in prompt) for prompt in adapter.prompts]
+        labels = [*TRIALS, *[TRIALS[0]] * len(TRIALS), *[None] * len(TRIALS)]
+        self.requests = [
+            Request(prompts[i % len(prompts)], {SLOT: trial} if trial else {})
+            for i, trial in enumerate(labels)
+        ]
+        self.keys, self.keyring = self._make_keys(folder)
+        self._scheme = Watermark(self.keyring).scheme
+        self.responses = self.generate(self.requests, 1)
+        self.draws = [
+            draw
+            for request, response in zip(self.requests, self.responses, strict=True)
+            for draw in self.replay(request, response)
+        ]
+
+    def _make_keys(self, folder: Path) -> tuple[Path, UnlockedKeyring]:
+        """A keyring under which the ends of enough prompts would be marked, if they counted.
+
+        Only the selector decides that, so the coins stay as random as ever.
+        """
+        for attempt in range(_ATTEMPTS):
+            keys = folder / f"keys-{attempt}"
+            self.keyring = create_keyring(
+                keys,
+                self.adapter.tokenizer,
+                self.adapter.vocabulary_size,
+                SchemeSpecification("gumbel"),
+                Schedule.from_shares(_SHARES, {SLOT: TRIALS}),
+                1,
+            )
+            ends = [np.array(request.prompt[-1:], dtype=np.uint32) for request in self.requests]
+            keyed = [
+                self._key_after(end, request.labels)
+                for end, request in zip(ends, self.requests, strict=True)
+            ]
+            if sum(key is not None for key in keyed) >= _FIRST_DRAWS:
+                return keys, self.keyring
+        raise UsageError(
+            "the adapter's prompts must not be empty, and end in a few different tokens; "
+            f"{_ATTEMPTS} keyrings marked hardly one of their ends. Give other prompts."
+        )
+
+    def generate(self, requests: Sequence[Request], seed: int) -> list[NDArray[np.uint32]]:
+        """Serve the requests in one batch."""
+        found = self.adapter.generate(self.keys, requests, seed)
+        return [np.asarray(ids, dtype=np.uint32) for ids in found]
+
+    def replay(self, request: Request, response: NDArray[np.uint32]) -> Iterator[ReplayedDraw]:
+        """What each token of one response should have been; its end token counts as one."""
+        adapter = self.adapter
+        p = adapter.probabilities(request.prompt, response)
+        tokens = response.astype(np.int64)
+        if response.shape[0] < adapter.new_tokens:
+            tokens = np.append(tokens, adapter.end_token)
+        prompt = np.array(request.prompt, dtype=np.uint32)
+        for i, token in enumerate(tokens):
+            row = p[i] / p[i].sum()
+            before = response[:i] if i else prompt
+            key = self._key_after(before[-1:], request.labels)
+            coin = None
+            if key is not None:
+                words = key.row(before[-1:], row.shape[0])
+                coin = self._scheme.draw(row, words, 0.0)
+            place = row[row > row[token]].sum()
+            place += self._generator.random() * row[row == row[token]].sum()
+            yield ReplayedDraw(
+                token=int(token),
+                coin=coin,
+                first=i == 0,
+                repeated=bool(i and (before[:-1] == before[-1]).any()),
+                key=None if key is None else (key.fingerprint, int(before[-1])),
+                possible=bool(row[token] > 0),
+                place=min(float(place), 1 - 1e-12),
+                luck=0.0 if coin is None else float(row[coin]),
+                end=float(row[adapter.end_token]),
+            )
+
+    def _key_after(self, context: NDArray[np.uint32], labels: Mapping[str, str]) -> Key | None:
+        slot = self.keyring.schedule.names[int(self.keyring.slots_of(context[np.newaxis])[0])]
+        if slot == CONTROL or (slot == SLOT and SLOT not in labels):
+            return None
+        return self.keyring.key(slot, labels[SLOT] if slot == SLOT else "")
+
+
+@dataclass(frozen=True)
+class ReplayedDraw:
+    """One draw, beside what the rules say of it.
+
+    Attributes
+    ----------
+    token : what was drawn
+    coin : what the coins of its context's key draw; None without a key
+    first : the context is the end of the prompt, so it must not count
+    repeated : the context already stood in the response
+    key : fingerprint of the key, and the context: equal ones are equal coins
+    possible : the model gives the token a probability above 0
+    place : where the token stands among the probabilities, likeliest first, made continuous:
+        uniform in [0, 1] if the draw is right
+    luck : probability that an ordinary draw hits `coin`
+    end : probability of the end token
+    """
+
+    token: int
+    coin: int | None
+    first: bool
+    repeated: bool
+    key: tuple[str, int] | None
+    possible: bool
+    place: float
+    luck: float
+    end: float
+
+    @property
+    def marked(self) -> bool:
+        """True if the rules demand the draw of the coins."""
+        return self.coin is not None and not self.repeated and not self.first
+
+
+def distinct_draws(draws: Sequence[ReplayedDraw]) -> list[ReplayedDraw]:
+    """The marked draws with coins of their own: the first for each key and context."""
+    found: dict[tuple[str, int], ReplayedDraw] = {}
+    for draw in draws:
+        if draw.marked and draw.key is not None:
+            found.setdefault(draw.key, draw)
+    return list(found.values())
+
+
+class SeededGlobals:
+    """Seeds the global generators, tells what changed since, and puts them back.
+
+    `with SeededGlobals(1) as changed:`; changed() maps a generator to whether its state moved, and
+    to the state. Of torch, only what is already imported.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._torch = sys.modules.get("torch")
+
+    def _read(self) -> dict[str, bytes]:
+        state: Any = np.random.get_state(legacy=False)
+        found = {
+            "random": repr(random.getstate()).encode(),
+            "numpy": state["state"]["key"].tobytes() + str(state["state"]["pos"]).encode(),
+        }
+        if self._torch is not None:
+            found["torch"] = self._torch.get_rng_state().numpy().tobytes()
+        return found
+
+    def __enter__(self) -> Callable[[], dict[str, tuple[bool, bytes]]]:
+        self._kept: tuple[Any, Any, Any] = (
+            random.getstate(),
+            np.random.get_state(legacy=False),
+            None if self._torch is None else self._torch.get_rng_state(),
+        )
+        random.seed(self._seed)
+        np.random.seed(self._seed)
+        if self._torch is not None:
+            self._torch.manual_seed(self._seed)
+        before = self._read()
+        return lambda: {
+            name: (value != before[name], value) for name, value in self._read().items()
+        }
+
+    def __exit__(self, *_: object) -> None:
+        random.setstate(self._kept[0])
+        np.random.set_state(self._kept[1])
+        if self._torch is not None:
+            self._torch.set_rng_state(self._kept[2])

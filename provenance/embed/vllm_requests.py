@@ -1,0 +1,266 @@
+"""What a vLLM request asks of the watermark, and the keyring of a server that runs for months.
+
+A request is marked if its `extra_args` (over HTTP: `vllm_xargs`) hold its labels:
+
+    {"provenance_labels": ["week=2026-W17", "capability=code"]}
+
+One string a label, as on the command line. An empty list marks with the global key only; without
+the field the request is served unmarked. A list, since a value may itself contain a comma.
+
+Whatever cannot be marked exactly as asked is refused before it reaches the engine, and the client
+gets HTTP 400: a label that names no slot or no key of the keyring, a misspelt field, greedy
+decoding (it has no draw that coins could decide), and a decode that follows a given trace.
+
+Knows the names of vLLM's sampling parameters; imports neither vLLM nor torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from provenance.embed.watermark import Labels, Watermark
+from provenance.errors import ConfigurationMismatchError, UsageError
+from provenance.keys.keyring import KEYRING_FILE, MASTER_FILE, Keyring, UnlockedKeyring
+from provenance.keys.secrets import read_master_secret
+
+__all__ = [
+    "KEYRING_VARIABLE",
+    "LABELS_FIELD",
+    "PublicKeyring",
+    "RequestParameters",
+    "ServedWatermark",
+    "admit_request",
+    "check_request",
+    "check_server",
+    "named_folder",
+    "parse_labels",
+]
+
+LABELS_FIELD: Final = "provenance_labels"
+"""The field of `vllm_xargs` / `extra_args` that asks for the mark."""
+
+KEYRING_VARIABLE: Final = "PROVENANCE_KEYRING"
+"""Environment variable that names the keyring's *folder*; no secret travels through it."""
+
+_OWN_PREFIX: Final = "provenance"
+_GREEDY_BELOW: Final = 1e-5
+"""vLLM decodes greedily below this temperature (`_SAMPLING_EPS` of vllm/sampling_params.py)."""
+
+
+class RequestParameters(Protocol):
+    """The part of `vllm.SamplingParams` that this module reads."""
+
+    temperature: float
+    extra_args: dict[str, Any] | None
+
+
+def parse_labels(extra_args: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Labels of a request, or None if it does not ask for the mark.
+
+    Raises UsageError if the field is not a list of `name=value` strings, names a label twice, or is
+    misspelt (any other field that begins with `provenance`: it would be silently unmarked).
+
+    Examples
+    --------
+    >>> parse_labels({"provenance_labels": ["week=2026-W17", "cohort=a,b"]})
+    {'week': '2026-W17', 'cohort': 'a,b'}
+    >>> parse_labels({"provenance_labels": []})
+    {}
+    >>> parse_labels({"session_id": "x"}) is None
+    True
+    """
+    fields = extra_args or {}
+    for name in fields:
+        if name.startswith(_OWN_PREFIX) and name != LABELS_FIELD:
+            raise UsageError(f"the field of the labels must be {LABELS_FIELD}; got {name[:64]!r}.")
+    if LABELS_FIELD not in fields:
+        return None
+    items = fields[LABELS_FIELD]
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise UsageError(
+            f'{LABELS_FIELD} must be a list of strings like "week=2026-W17"; got '
+            f"{type(items).__name__}. Send [] to mark with the global key only."
+        )
+    labels: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not (name and equals and value) or name in labels:
+            raise UsageError(
+                f"each of {LABELS_FIELD} must be name=value with a name of its own; got "
+                f"{item[:64]!a}. Correct the label."
+            )
+        labels[name] = value
+    return labels
+
+
+def check_request(parameters: RequestParameters) -> dict[str, str] | None:
+    """Labels of a request that can be marked; None if it does not ask for the mark.
+
+    Raises UsageError if it asks for the mark and for something that has no draw: greedy decoding
+    (vLLM: a temperature below 1e-5) or `trace_decode_token_ids`. Labels are not looked up here.
+    """
+    labels = parse_labels(parameters.extra_args)
+    if labels is None:
+        return None
+    if not parameters.temperature >= _GREEDY_BELOW:
+        raise UsageError(
+            f"temperature must be above 0 with {LABELS_FIELD}: greedy decoding carries no mark; "
+            f"got {parameters.temperature}. Raise it, or leave {LABELS_FIELD} out."
+        )
+    if getattr(parameters, "trace_decode_token_ids", None) is not None:
+        raise UsageError(
+            f"trace_decode_token_ids must be absent with {LABELS_FIELD}: a given trace is not "
+            "drawn. Leave one of them out."
+        )
+    return labels
+
+
+def admit_request(parameters: RequestParameters) -> None:
+    """Refuse a request that cannot be marked as asked: what `validate_params` of vLLM calls.
+
+    Raises UsageError or ConfigurationMismatchError (ValueErrors, which vLLM answers with HTTP 400).
+    Cost: a few dictionary look-ups; the keyring is read at the first request that asks for the
+    mark, and again when a label is unknown and the file has changed.
+    """
+    labels = check_request(parameters)
+    if labels is not None:
+        _public_keyring(named_folder()).check_labels(labels)
+
+
+@lru_cache(maxsize=4)
+def _public_keyring(folder: Path) -> PublicKeyring:
+    return PublicKeyring(folder)
+
+
+def check_server(keyring: Keyring, vocabulary_size: int, logprobs_mode: str) -> None:
+    """Raise ConfigurationMismatchError unless a server can carry the mark without saying where.
+
+    Parameters
+    ----------
+    keyring : of the served model
+    vocabulary_size : number of logits of the model, padding included
+    logprobs_mode : of the engine. `processed_*` is refused: where the mark decides, it shows
+        probability 1, so that every client could read off which tokens are marked.
+    """
+    if vocabulary_size > keyring.vocabulary_size:
+        raise ConfigurationMismatchError(
+            f"the keyring's vocabulary must have at least the model's {vocabulary_size} tokens; "
+            f"keyring {keyring.id} has {keyring.vocabulary_size}. "
+            "Make it with: provenance keys new --vocabulary-size"
+        )
+    if logprobs_mode.startswith("processed"):
+        raise ConfigurationMismatchError(
+            f"logprobs mode must be raw_logprobs or raw_logits; got {logprobs_mode}, which shows "
+            "clients the tokens that the mark decided. Drop --logprobs-mode."
+        )
+
+
+def named_folder() -> Path:
+    """The keyring's folder from the environment; UsageError if the variable is not set."""
+    folder = os.environ.get(KEYRING_VARIABLE)
+    if not folder:
+        raise UsageError(
+            f"{KEYRING_VARIABLE} must name the folder of a keyring; it is not set. "
+            f"Start the server with {KEYRING_VARIABLE}=DIR."
+        )
+    return Path(folder)
+
+
+class PublicKeyring:
+    """The public half of a keyring, read again when a label is unknown and the file has changed.
+
+    The process that admits requests needs no more than this, so it never opens the secret.
+
+    Raises, when made, what `Keyring.load` raises.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stamp = self._read_stamp()
+        self.keyring = Keyring.load(folder)
+
+    def check_labels(self, labels: Labels) -> None:
+        """Raise ConfigurationMismatchError unless every label has a key.
+
+        Stricter than `Watermark.check_labels`: a name without a slot is refused as well, since a
+        server cannot tell it from a misspelt one.
+        """
+        if self._first_unknown(labels) is not None:
+            self._reread()
+        unknown = self._first_unknown(labels)
+        if unknown is not None:
+            raise ConfigurationMismatchError(
+                f"label {unknown!a} must have a key in keyring {self.keyring.id}; it has "
+                "none. Correct it, or run: provenance keys add-value"
+            )
+
+    def _first_unknown(self, labels: Labels) -> str | None:
+        slots = {slot.name: slot.values for slot in self.keyring.schedule.slots[2:]}
+        for name, value in labels.items():
+            if value not in slots.get(name, ()):
+                return f"{name}={value}"[:128]
+        return None
+
+    def _read_stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = (self.folder / KEYRING_FILE).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _reread(self) -> None:
+        stamp = self._read_stamp()
+        if stamp is None or stamp == self._stamp:
+            return
+        found = Keyring.load(self.folder)
+        if not _extends(found, self.keyring):
+            raise ConfigurationMismatchError(
+                f"{self.folder}: the keyring of a running server may only grow by values; it is "
+                "another now. Restore it, or restart the server."
+            )
+        self._stamp, self.keyring = stamp, found
+
+
+def _extends(found: Keyring, known: Keyring) -> bool:
+    """True if `found` is `known` with more values: no key and no share has changed."""
+    shares = [[(s.name, s.share_words) for s in k.schedule.slots] for k in (found, known)]
+    fixed = [replace(k, schedule=known.schedule, commitments={}) for k in (found, known)]
+    kept = all(found.commitments.get(p) == made for p, made in known.commitments.items())
+    return shares[0] == shares[1] and fixed[0] == fixed[1] and kept
+
+
+class ServedWatermark(PublicKeyring):
+    """The keyring with its secret, in the process that draws; follows new values.
+
+    Parameters
+    ----------
+    folder : of the keyring
+    generator : fresh uniforms for schemes that need them; default: seeded by the operating system
+
+    The master secret is read once, when the server starts.
+    """
+
+    def __init__(self, folder: Path, generator: np.random.Generator | None = None) -> None:
+        super().__init__(folder)
+        self._master = read_master_secret(folder / MASTER_FILE)
+        self._generator = generator
+        self.watermark = self._unlock()
+
+    def __repr__(self) -> str:
+        return f"ServedWatermark(id={self.keyring.id!r})"
+
+    def follow(self, labels: Labels) -> None:
+        """See to it that `watermark` has the keys of these labels; `check_labels` for errors."""
+        self.check_labels(labels)
+        if self.watermark.keyring.public is not self.keyring:
+            self.watermark = self._unlock()
+
+    def _unlock(self) -> Watermark:
+        return Watermark(UnlockedKeyring(self.keyring, self._master), self._generator)

@@ -1,0 +1,274 @@
+"""Write a bundle: a verdict with all that is needed to recompute it.
+
+::
+
+    verdict.json           the result with its class tables
+    keyring.json           public: schedule and commitments
+    plan.json, .tsq, .tsr  the plan, the request and the answer of a time-stamp authority
+    pairs/                 scored pairs of every key, and those of the controls; confidential
+    disclosed/             keys, if the user says so; whoever holds one can forge its mark
+    trajectory.json        evidence against tokens, for the report's picture; not checked
+    report.html            the readable report
+    manifest.json          every file with its SHA-256; written last
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from provenance.check import Examination
+from provenance.controls import list_unserved
+from provenance.errors import StorageError, UsageError
+from provenance.evidence.manifest import (
+    MANIFEST_FILE,
+    PUBLIC_KEY_FILE,
+    SIGNATURE_FILE,
+    write_manifest,
+)
+from provenance.evidence.pairs import write_pairs
+from provenance.evidence.report import render_report
+from provenance.evidence.timestamp import read_timestamp
+from provenance.files import lock_folder, read_bytes, read_json, write_atomically, write_json
+from provenance.keys.keyring import (
+    KEYRING_FILE,
+    SELECTOR,
+    Keyring,
+    UnlockedKeyring,
+    disclose,
+)
+from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
+from provenance.marks import Mark
+from provenance.plan import Plan
+
+__all__ = [
+    "CONTROL_PAIRS",
+    "DISCLOSED_FOLDER",
+    "PAIRS_FOLDER",
+    "PLAN_FILE",
+    "REPORT_FILE",
+    "REQUEST_FILE",
+    "RESPONSE_FILE",
+    "TRAJECTORY_FILE",
+    "VERDICT_FILE",
+    "Contents",
+    "check_request",
+    "choose_disclosed",
+    "gather_plan",
+    "make_report",
+    "name_pairs",
+    "name_pooled",
+    "pooled_slots",
+    "write_bundle",
+]
+
+VERDICT_FILE: Final = "verdict.json"
+PLAN_FILE: Final = "plan.json"
+REQUEST_FILE: Final = "plan.tsq"
+RESPONSE_FILE: Final = "plan.tsr"
+REPORT_FILE: Final = "report.html"
+TRAJECTORY_FILE: Final = "trajectory.json"
+PAIRS_FOLDER: Final = "pairs"
+DISCLOSED_FOLDER: Final = "disclosed"
+CONTROL_PAIRS: Final = f"{PAIRS_FOLDER}/control"
+_OWN_FILES: Final = frozenset(
+    {
+        MANIFEST_FILE,
+        PUBLIC_KEY_FILE,
+        SIGNATURE_FILE,
+        VERDICT_FILE,
+        KEYRING_FILE,
+        PLAN_FILE,
+        REQUEST_FILE,
+        RESPONSE_FILE,
+        REPORT_FILE,
+        TRAJECTORY_FILE,
+    }
+)
+_OWN_FOLDERS: Final = frozenset({PAIRS_FOLDER, DISCLOSED_FOLDER})
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle beside verdict and keyring.
+
+    Attributes
+    ----------
+    plan : the plan that was followed, if any
+    request, response : bytes of its timestamp request and response, if any
+    disclosed : names of keys to reveal; see `choose_disclosed`
+    pairs : write the scored pairs
+    trajectory : what the report's picture of evidence against tokens shows, if any
+    """
+
+    plan: Plan | None = None
+    request: bytes | None = None
+    response: bytes | None = None
+    disclosed: Sequence[str] = ()
+    pairs: bool = True
+    trajectory: Mapping[str, Any] | None = None
+
+
+def gather_plan(path: Path) -> Contents:
+    """A plan with the request and the response that lie beside it (PLAN.tsq, PLAN.tsr).
+
+    The response must be for this plan; whether its authority is trusted is asked by `verify`.
+    Raises StorageError, DataError, MissingExtraError.
+    """
+    plan = Plan.load(path)
+    request, response = (
+        read_bytes(path.with_suffix(suffix)) if path.with_suffix(suffix).exists() else None
+        for suffix in (".tsq", ".tsr")
+    )
+    if response is not None:
+        origin = str(path.with_suffix(".tsr"))
+        timestamp = read_timestamp(response, plan.content, (), origin)
+        plan = Plan(plan.document, plan.content, timestamp.time)
+    return Contents(plan=plan, request=request, response=response)
+
+
+def write_bundle(
+    folder: Path, examination: Examination, keyring: UnlockedKeyring | Mark, contents: Contents
+) -> None:
+    """Write a bundle into `folder`, in place of an earlier one.
+
+    Without pairs where several pairs share a coin (other people's schemes): see `Examination`.
+
+    Raises
+    ------
+    StorageError if the folder holds anything but a bundle; UsageError for a key that the keyring
+    has not; LockedError.
+
+    Notes
+    -----
+    Cost: one sort per key. A killed run leaves a folder without a manifest, which nothing accepts.
+    """
+    keys = choose_disclosed(contents.disclosed, examination, keyring)
+    with_pairs = contents.pairs and bool(examination.scores)
+    with lock_folder(folder):
+        for path in _list_own(folder):
+            path.unlink()
+        write_json(folder / VERDICT_FILE, examination.verdict.to_json())
+        write_json(folder / KEYRING_FILE, keyring.public.to_json())
+        if contents.trajectory is not None:
+            write_json(folder / TRAJECTORY_FILE, contents.trajectory)
+        plan = contents.plan
+        for name, content in (
+            (PLAN_FILE, plan.content if plan else None),
+            (REQUEST_FILE, contents.request),
+            (RESPONSE_FILE, contents.response),
+            (REPORT_FILE, make_report(folder, plan)),
+        ):
+            if content is not None:
+                write_atomically(folder / name, content)
+        if with_pairs:
+            _write_all_pairs(folder, examination, keyring.schedule)
+        for number, key in enumerate(keys):
+            write_json(folder / DISCLOSED_FOLDER / f"{number:03d}.json", key, mode=0o600)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        write_manifest(folder, now, pairs=with_pairs)
+
+
+def check_request(folder: Path | None, names: Sequence[str], keyring: Keyring) -> None:
+    """Refuse what `write_bundle` would refuse, before a check that may take hours.
+
+    Parameters: the folder, None if no bundle is wanted; names of keys to disclose; the keyring.
+    Raises UsageError, StorageError.
+    """
+    known = {"all", *(key_name(*pair) for pair in keyring.commitments)}
+    if unknown := sorted(set(names) - known):
+        raise UsageError(
+            f"--disclose must name keys of the keyring; got {', '.join(unknown)}. Use `all`, "
+            "`selector`, `global` or SLOT=VALUE."
+        )
+    if folder is not None:
+        _list_own(folder)
+
+
+def choose_disclosed(
+    names: Sequence[str], examination: Examination, keyring: UnlockedKeyring | Mark
+) -> list[dict[str, Any]]:
+    """The named keys, disclosed: `global`, `week=2026-W17`, `selector`, or `all`.
+
+    `all` is the selector and every key that the check used. Raises UsageError, also for a key that
+    is not of our own keyring.
+    """
+    if not names:
+        return []
+    if not isinstance(keyring, UnlockedKeyring):
+        raise UsageError(
+            "--disclose must come with a keyring's check; this scheme has a key of its own. "
+            "Hand that key over by hand."
+        )
+    served = list(examination.weighing.hypotheses)
+    used = [(SELECTOR, SINGLE_VALUE), *served, *list_unserved(keyring.schedule, served)]
+    if "all" in names:
+        return [disclose(keyring, *pair) for pair in used]
+    known = {key_name(*pair): pair for pair in used}
+    if unknown := sorted(set(names) - set(known)):
+        raise UsageError(
+            f"--disclose must name keys of this check; got {', '.join(unknown)}. Use `all`, or "
+            f"some of: {', '.join(known)}"
+        )
+    return [disclose(keyring, *pair) for name, pair in known.items() if name in names]
+
+
+def name_pairs(number: int) -> str:
+    """Name of the pairs of hypothesis `number` of the verdict, without suffix."""
+    return f"{PAIRS_FOLDER}/{number:03d}"
+
+
+def name_pooled(number: int) -> str:
+    """Name of the pairs of slot `number` of the schedule, all its values together."""
+    return f"{PAIRS_FOLDER}/pooled-{number:03d}"
+
+
+def pooled_slots(schedule: Schedule, served: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Slots whose pooled pairs the control of unserved values needs, with their numbers."""
+    needed = {slot for slot, _ in list_unserved(schedule, served)}
+    return {name: number for number, name in enumerate(schedule.names) if name in needed}
+
+
+def make_report(folder: Path, plan: Plan | None) -> bytes:
+    """report.html of the verdict that lies in a bundle.
+
+    Made from the files, not from the objects that were written: `verify` makes it again from them.
+    """
+    path = folder / TRAJECTORY_FILE
+    page = render_report(
+        read_json(folder / VERDICT_FILE),
+        trajectory=read_json(path) if path.exists() else None,
+        plan=plan.document if plan else None,
+    )
+    return page.encode("utf-8")
+
+
+def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule) -> None:
+    weighing = examination.weighing
+    for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
+        write_pairs(folder, name_pairs(number), pairs, examination.scores[pair])
+    write_pairs(folder, CONTROL_PAIRS, weighing.control, None)
+    for slot, number in pooled_slots(schedule, list(weighing.hypotheses)).items():
+        write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)
+
+
+def _list_own(folder: Path) -> list[Path]:
+    """Files of an earlier bundle, its manifest first; StorageError if there is anything else."""
+    own: list[Path] = []
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if parts == (".lock",) or (path.is_dir() and not path.is_symlink()):
+            continue
+        is_own = (len(parts) == 1 and parts[0] in _OWN_FILES) or (
+            len(parts) == 2 and parts[0] in _OWN_FOLDERS
+        )
+        if not is_own:
+            raise StorageError(
+                f"{folder}: must be empty or hold an earlier bundle; it holds {path.name}. "
+                "Choose another folder."
+            )
+        own.append(path)
+    return sorted(own, key=lambda path: path.name != MANIFEST_FILE)

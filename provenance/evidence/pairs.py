@@ -1,0 +1,179 @@
+"""Weighted pairs and their scores on disk: Parquet for tools, the same rows as CSV for anybody.
+
+An expert should need no Parquet library to repeat the sum, and a lab's tools should not have to
+parse text, so there are both; verification holds them equal. Rows are sorted by context and token,
+each pair stands once, and a table has exactly one form, so that equal pairs have equal bytes. As
+confidential as the log: mode 0600. Knows no keys and computes no score.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from provenance.contexts import MAXIMUM_VOCABULARY
+from provenance.evidence.steps import StepFailedError
+from provenance.files import read_bytes, write_atomically
+from provenance.lines import MAXIMUM_EXPANSION
+from provenance.scoring import WeightedPairs
+
+__all__ = ["CSV", "PARQUET", "read_pairs", "write_pairs"]
+
+PARQUET: Final = ".parquet"
+CSV: Final = ".csv.gz"
+_MAXIMUM_BYTES: Final = 1 << 32
+_FREE_EXPANSION: Final = 1 << 26
+
+Scores = NDArray[np.int64]
+
+
+def write_pairs(folder: Path, name: str, pairs: WeightedPairs, scores: Scores | None) -> None:
+    """Write NAME.parquet and NAME.csv.gz, sorted. Raises StorageError.
+
+    Parameters: the bundle; a name below it; the pairs; int64 [n] in their order, or None if their
+    key was not opened. Cost: 2.4 s of one core and 15 bytes a pair in both files, for a million.
+    """
+    columns = pairs.contexts.T.astype(np.uint32)
+    order = np.lexsort((pairs.tokens, *columns[::-1]))
+    table = _tabulate(
+        WeightedPairs(pairs.contexts[order], pairs.tokens[order], pairs.weights[order]),
+        None if scores is None else scores[order],
+    )
+    parquet = io.BytesIO()
+    pq.write_table(table, parquet, compression="zstd", write_statistics=False)
+    write_atomically(folder / f"{name}{PARQUET}", parquet.getvalue(), mode=0o600)
+    text = gzip.compress(_write_csv(table), compresslevel=6, mtime=0)
+    write_atomically(folder / f"{name}{CSV}", text, mode=0o600)
+
+
+def read_pairs(
+    folder: Path, name: str, width: int, *, scored: bool
+) -> tuple[WeightedPairs, Scores | None]:
+    """Both files of `write_pairs`, in its one form: sorted, distinct, equal, nothing else.
+
+    Raises StepFailedError naming the file. The CSV may not expand without end, and the Parquet file
+    must have as many rows before one of them is read.
+    """
+    text = _expand(folder, name + CSV)
+    table = _read_csv(text, name + CSV, width, scored)
+    pairs, scores = _take(table, width, scored)
+    _check_order(pairs, name + CSV)
+    if table.num_rows and int(max(pairs.contexts.max(), pairs.tokens.max())) >= MAXIMUM_VOCABULARY:
+        raise StepFailedError(name + CSV, f"ids must be below {MAXIMUM_VOCABULARY}; one is not")
+    if _write_csv(table) != text:
+        raise StepFailedError(name + CSV, "numbers must be in plain decimal form; they are not")
+    other = _read_parquet(folder, name + PARQUET, table)
+    if not other.equals(table):
+        raise StepFailedError(name + PARQUET, f"must hold the rows of {name}{CSV}; it does not")
+    return pairs, scores
+
+
+def _names(width: int, scored: bool) -> list[str]:
+    contexts = [f"c{i + 1}" for i in range(width)]
+    return [*contexts, "token", "weight", *(["score"] if scored else [])]
+
+
+def _schema(width: int, scored: bool) -> Any:
+    wide = {"weight": pa.int64(), "score": pa.int64()}
+    return pa.schema(
+        [
+            pa.field(name, wide.get(name, pa.uint32()), nullable=False)
+            for name in _names(width, scored)
+        ]
+    )
+
+
+def _tabulate(pairs: WeightedPairs, scores: Scores | None) -> Any:
+    columns = [*pairs.contexts.T, pairs.tokens, pairs.weights]
+    if scores is not None:
+        columns.append(scores)
+    schema = _schema(pairs.contexts.shape[1], scores is not None)
+    arrays = [
+        pa.array(np.ascontiguousarray(column), field.type)
+        for column, field in zip(columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _write_csv(table: Any) -> bytes:
+    head = ",".join(table.column_names) + "\n"
+    body = io.BytesIO()
+    pa.csv.write_csv(table, body, pa.csv.WriteOptions(include_header=False))
+    return head.encode("ascii") + body.getvalue()
+
+
+def _expand(folder: Path, name: str) -> bytes:
+    content = read_bytes(folder / name, _MAXIMUM_BYTES)
+    limit = max(_FREE_EXPANSION, MAXIMUM_EXPANSION * len(content))
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacker.decompress(content, limit)
+    except zlib.error as error:
+        raise StepFailedError(name, f"must be a whole gzip file; got: {error}") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise StepFailedError(name, "must be one whole gzip file that does not expand without end")
+    return text
+
+
+def _read_csv(text: bytes, name: str, width: int, scored: bool) -> Any:
+    schema = _schema(width, scored)
+    head = ",".join(schema.names) + "\n"
+    if not text.startswith(head.encode("ascii")):
+        raise StepFailedError(name, f"must begin with the line {head.strip()}; it does not")
+    if len(text) == len(head):
+        return schema.empty_table()
+    try:
+        table = pa.csv.read_csv(
+            io.BytesIO(text),
+            convert_options=pa.csv.ConvertOptions(
+                column_types={field.name: field.type for field in schema}, null_values=[]
+            ),
+        )
+        return table.combine_chunks().cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise StepFailedError(name, f"must hold rows of integers; got: {reason}") from error
+
+
+def _read_parquet(folder: Path, name: str, expected: Any) -> Any:
+    content = read_bytes(folder / name, _MAXIMUM_BYTES)
+    try:
+        file = pq.ParquetFile(io.BytesIO(content))
+        rows = file.metadata.num_rows
+        if rows != expected.num_rows:
+            raise StepFailedError(name, f"must have {expected.num_rows} rows; it has {rows}")
+        if file.schema_arrow.remove_metadata() != expected.schema:
+            raise StepFailedError(name, f"must have the columns {expected.schema.names}")
+        return file.read().combine_chunks()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise StepFailedError(name, f"must be a Parquet file; got: {reason}") from error
+
+
+def _take(table: Any, width: int, scored: bool) -> tuple[WeightedPairs, Scores | None]:
+    columns = [table.column(i).to_numpy() for i in range(table.num_columns)]
+    contexts = np.stack(columns[:width], axis=1).astype(np.uint32)
+    pairs = WeightedPairs(contexts, columns[width].astype(np.uint32), columns[width + 1])
+    return pairs, columns[width + 2] if scored else None
+
+
+def _check_order(pairs: WeightedPairs, name: str) -> None:
+    """Raise unless (context, token) ascends strictly, which also makes every pair distinct."""
+    rows = np.column_stack([pairs.contexts, pairs.tokens]).astype(np.int64)
+    steps = np.diff(rows, axis=0)
+    first = np.argmax(steps != 0, axis=1)
+    if steps.size and not (np.take_along_axis(steps, first[:, None], axis=1) > 0).all():
+        raise StepFailedError(
+            name, "rows must ascend by context and token, each pair once; they do not"
+        )
+    if (pairs.weights == 0).any():
+        raise StepFailedError(name, "a weight must not be 0; one is")

@@ -1,0 +1,125 @@
+"""Ed25519 signatures of a manifest (RFC 8032), in forms that the openssl command verifies.
+
+The signing key is 32 bytes in a private file, handled like the master key. manifest.sig holds the
+64 bytes of the signature, manifest.pub.pem the public key. Knows bytes; not what is signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+
+from provenance.errors import DataError, StorageError
+from provenance.evidence.manifest import (
+    MANIFEST_FILE,
+    PUBLIC_KEY_FILE,
+    SIGNATURE_FILE,
+    check_files,
+    read_manifest,
+)
+from provenance.evidence.steps import StepFailedError
+from provenance.files import lock_folder, read_bytes, write_atomically
+from provenance.keys.secrets import SIGNING, read_secret
+
+__all__ = ["create_signing_key", "fingerprint", "read_public_key", "sign_bundle", "verify_bytes"]
+
+_MAXIMUM_BYTES = 1 << 16
+
+
+def create_signing_key(path: Path) -> Path:
+    """Write a new signing key (mode 0600) and, beside it, its public key; returns that path.
+
+    Raises StorageError if the file exists: a signing key is never overwritten.
+    """
+    if path.exists() or path.is_symlink():
+        raise StorageError(f"{path}: must not exist yet; it does. Choose another name.")
+    seed = secrets.token_bytes(32)
+    public = path.with_name(path.name + ".pub.pem")
+    write_atomically(path, seed, mode=0o600)
+    write_atomically(public, _encode(Ed25519PrivateKey.from_private_bytes(seed).public_key()))
+    return public
+
+
+def sign_bundle(folder: Path, key: Path | None) -> str:
+    """Sign the manifest of a bundle; returns the fingerprint of the public key.
+
+    Parameters: the bundle; the file of the signing key, unless PROVENANCE_SIGNING_KEY_FILE or
+    PROVENANCE_SIGNING_KEY_CMD names one. Raises DataError if the bundle is not whole, and what
+    `provenance.keys.secrets.read_secret` raises.
+    """
+    private = Ed25519PrivateKey.from_private_bytes(read_secret(key, SIGNING))
+    if not folder.is_dir():
+        raise StorageError(f"{folder}: must be a folder; it is not. Name a bundle.")
+    with lock_folder(folder):
+        try:
+            manifest, content = read_manifest(folder)
+            check_files(folder, manifest)
+        except StepFailedError as error:
+            raise DataError(
+                f"{folder / error.file}: {error}. Write the bundle anew: check -o"
+            ) from error
+        write_atomically(folder / PUBLIC_KEY_FILE, _encode(private.public_key()))
+        write_atomically(folder / SIGNATURE_FILE, private.sign(content))
+    return fingerprint(private.public_key())
+
+
+def read_public_key(path: Path, name: str) -> Ed25519PublicKey:
+    """A public key from PEM in the one form that is written here. Raises DataError."""
+    content = read_bytes(path, _MAXIMUM_BYTES)
+    try:
+        key = load_pem_public_key(content)
+        if not isinstance(key, Ed25519PublicKey) or _encode(key) != content:
+            raise ValueError("another kind of key, or another form")
+    except ValueError as error:
+        raise DataError(
+            f"{name}: must be an Ed25519 public key in PEM; it is not. Take the signer's .pub.pem."
+        ) from error
+    return key
+
+
+def verify_bytes(folder: Path, trusted: Ed25519PublicKey | None) -> str:
+    """The signature of manifest.json by the bundle's key; returns that key's fingerprint.
+
+    Raises StepFailedError: a file is missing, the signature is another's, or the key is not
+    `trusted`.
+    """
+    for name in (MANIFEST_FILE, SIGNATURE_FILE, PUBLIC_KEY_FILE):
+        if not (folder / name).is_file() or (folder / name).is_symlink():
+            raise StepFailedError(name, "must be a file of the bundle; there is none")
+    try:
+        key = read_public_key(folder / PUBLIC_KEY_FILE, PUBLIC_KEY_FILE)
+    except DataError as error:
+        raise StepFailedError(PUBLIC_KEY_FILE, "must be an Ed25519 public key in PEM") from error
+    if trusted is not None and _encode(trusted) != _encode(key):
+        raise StepFailedError(
+            PUBLIC_KEY_FILE,
+            f"must be the expected key {fingerprint(trusted)}; it is {fingerprint(key)}",
+        )
+    try:
+        key.verify(
+            read_bytes(folder / SIGNATURE_FILE, _MAXIMUM_BYTES), read_bytes(folder / MANIFEST_FILE)
+        )
+    except (InvalidSignature, DataError) as error:
+        raise StepFailedError(
+            SIGNATURE_FILE, "must be the signature of manifest.json by manifest.pub.pem; it is not"
+        ) from error
+    return fingerprint(key)
+
+
+def fingerprint(key: Ed25519PublicKey) -> str:
+    """`sha256:` and 32 hex digits of the hash of the raw public key."""
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return f"sha256:{hashlib.sha256(raw).hexdigest()[:32]}"
+
+
+def _encode(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

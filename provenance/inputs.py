@@ -1,0 +1,55 @@
+"""What went into a check, as its verdict names it: hashes, counts, settings and versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from provenance.served.index import Index
+from provenance.suspect.observations import Observations
+
+__all__ = ["describe_inputs", "describe_observations", "describe_versions"]
+
+
+def describe_inputs(
+    observations: Observations,
+    index: Index,
+    innocents: Mapping[str, Observations],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What was looked at: hashes and counts of the outputs, the index and the innocents, settings.
+
+    JSON-able; holds no path of a folder and no key.
+    """
+    return {
+        "outputs": describe_observations(observations),
+        "index_sha256": index.manifest.content_sha256,
+        "index_responses": index.manifest.marked_responses,
+        "tokenizer_sha256": index.manifest.tokenizer_sha256,
+        "innocents": {name: describe_observations(found) for name, found in innocents.items()},
+        "settings": dict(settings),
+    }
+
+
+def describe_observations(observations: Observations) -> dict[str, Any]:
+    """What was read of one model: hashes and counts."""
+    return {
+        "sha256": dict(observations.sha256),
+        "outputs": observations.outputs,
+        "tokens": observations.tokens_read,
+        "short_outputs": observations.short_outputs,
+        "positions": observations.positions,
+        "pairs": int(observations.masses.shape[0]),
+        "repeated": observations.repeated,
+        "prompted": observations.prompted,
+        "source": dict(observations.source),
+        "reference": dict(observations.reference),
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Python and the packages that a p-value depends on."""
+    packages = ("provenance", "numpy", "scipy", "numba", "tokenizers", "cryptography")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,95 @@
+"""Reading a foreign scheme from the original's own configuration file, keys as secrets.
+
+A key is taken from the configuration, from a private file or from a command, never from argv; a
+configuration that holds one must be as private as a master key. No message shows a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from provenance.errors import DataError, UsageError
+from provenance.files import parse_json, read_json, sha256_of_file
+from provenance.keys.secrets import read_private_file, run_key_command
+from provenance.marks.foreign import ForeignMark
+from provenance.schemes.foreign import FOREIGN_SCHEMES, make_foreign
+from provenance.schemes.foreign.base import Secret
+from provenance.tokenizer import read_tokenizer
+
+__all__ = ["holds_key", "read_foreign_mark"]
+
+_MAXIMUM_BYTES: Final = 1 << 20
+
+
+def read_foreign_mark(
+    name: str,
+    config: Path,
+    tokenizer: Path,
+    *,
+    key_file: Path | None = None,
+    key_command: str | None = None,
+    vocabulary_size: int | None = None,
+) -> ForeignMark:
+    """The mark of a scheme, ready for `build_index`, `check_outputs` and `detect_mark`.
+
+    Parameters
+    ----------
+    name : of `FOREIGN_SCHEMES`
+    config : JSON file with the original's configuration object
+    tokenizer : tokenizer.json of the marked model; it is trusted, since nothing else names it
+    key_file, key_command : where the key is if it was taken out of the configuration: a file of
+        mode 0600, or a command that prints it; a whole number or a JSON list of them
+    vocabulary_size : `vocab_size` of the marked model's config.json; needed where green lists are
+        permutations of the vocabulary, else the tokenizer's size
+
+    Raises
+    ------
+    KeyPermissionError (77) if a file that holds a key can be read by others;
+    ConfigurationMismatchError (78) where the coins cannot be recomputed or two keys differ;
+    UsageError, DataError, StorageError.
+    """
+    document = read_json(config)
+    if not isinstance(document, dict):
+        raise DataError(f"{config}: must be a JSON object; got {type(document).__name__}.")
+    if name in FOREIGN_SCHEMES and holds_key(name, document):
+        read_private_file(config, _MAXIMUM_BYTES)
+    secret = _read_secret(key_file, key_command)
+    scheme = make_foreign(name, document, secret, vocabulary_size)
+    own = (
+        vocabulary_size or document.get("vocab_size") or read_tokenizer(tokenizer).get_vocab_size()
+    )
+    return ForeignMark(scheme, own, sha256_of_file(tokenizer))
+
+
+def holds_key(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a configuration of this scheme holds a key: in its field, or in a seeding's name."""
+    if config.get(FOREIGN_SCHEMES[name].key_field) is not None:
+        return True
+    seeding = config.get("seeding_scheme")
+    return isinstance(seeding, str) and seeding.startswith("ff-") and seeding.count("-") == 4
+
+
+def _read_secret(file: Path | None, command: str | None) -> Secret:
+    if file is None and command is None:
+        return None
+    if file is not None and command is not None:
+        raise UsageError(
+            "only one of --scheme-key-file and --scheme-key-cmd may be given; both are."
+        )
+    if file is not None:
+        origin, content = str(file), read_private_file(file, _MAXIMUM_BYTES)
+    else:
+        origin, content = "--scheme-key-cmd", run_key_command(command or "", "--scheme-key-cmd")
+    try:
+        value = parse_json(content, origin)
+    except DataError:
+        value = None  # the parser's message could quote the key
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or any(type(number) is not int for number in numbers):
+        raise DataError(
+            f"{origin}: must hold a whole number, or a JSON list of them; it does not. "
+            "Write the key as the original has it."
+        )
+    return numbers if isinstance(value, list) else numbers[0]

@@ -1,0 +1,212 @@
+"""A foreign scheme as the mark under test: one key, every context, coins that pairs may share.
+
+Everything of a check and a detection works as for our own keyring, with three differences. Pairs of
+one effective unit are one coin: their weights are added up and cut to 1,023 levels before any coin
+is looked at. There is no control slot and no attribute: one key marks every context. Placebo keys
+come from the scheme's own key space.
+
+The id of such a mark fixes scheme, parameters, tokenizer and key. It is a slow hash (scrypt), since
+foreign keys can be short: trying one key costs some 30 ms, more than trying it on marked text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.contexts import MAXIMUM_VOCABULARY, first_occurrences
+from provenance.errors import ConfigurationMismatchError, UsageError
+from provenance.files import canonical_json
+from provenance.keys.keyring import Commitment, Keyring, SchemeSpecification
+from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule
+from provenance.marks.base import TextCoins
+from provenance.schemes.foreign.base import ForeignScheme, Tokens
+from provenance.stats.laws import NullLaw
+
+__all__ = ["ForeignKey", "ForeignMark"]
+
+Integers = NDArray[np.int64]
+
+MAXIMUM_WEIGHT: Final = 1023
+_PROBES: Final = 4096
+_FEWEST_UNITS: Final = 0.9
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """One key of a foreign scheme: the scheme that holds it."""
+
+    scheme: ForeignScheme
+    slot: str = GLOBAL
+    value: str = SINGLE_VALUE
+
+    def open(
+        self, contexts: Tokens, tokens: Tokens, weights: Integers
+    ) -> tuple[Integers, Integers]:
+        """See `provenance.marks.OpenKey`; contexts may have more columns than the scheme's width.
+
+        Which pairs are one coin may depend on the key, but not on how its coins fall. Cost: one
+        sort and one score a coin.
+        """
+        contexts = cut_contexts(contexts, self.scheme)
+        usable = self.scheme.usable(contexts, tokens)
+        contexts, tokens, weights = contexts[usable], tokens[usable], weights[usable]
+        _, first, unit = np.unique(
+            self.scheme.units(contexts, tokens), return_index=True, return_inverse=True
+        )
+        sums = np.bincount(unit, weights=weights, minlength=first.shape[0])
+        merged = quantise_weights(np.rint(sums).astype(np.int64))
+        some = merged != 0
+        first = first[some]
+        return merged[some], self.scheme.score(contexts[first], tokens[first])
+
+
+class ForeignMark:
+    """A scheme under its key, with the tokenizer that it is used with; satisfies `Mark`.
+
+    Parameters
+    ----------
+    scheme : holds the key
+    vocabulary_size : ids must be below it
+    tokenizer_sha256 : hex digest of the served model's tokenizer.json
+
+    Raises ConfigurationMismatchError (78) where no valid test of the scheme exists.
+    """
+
+    def __init__(self, scheme: ForeignScheme, vocabulary_size: int, tokenizer_sha256: str) -> None:
+        if not 2 <= vocabulary_size <= MAXIMUM_VOCABULARY:
+            raise UsageError(
+                f"vocabulary size must be 2 .. {MAXIMUM_VOCABULARY}; got {vocabulary_size}."
+            )
+        if scheme.refusal:
+            raise ConfigurationMismatchError(
+                f"a scheme must have a valid test; {scheme.name} has none: {scheme.refusal}. "
+                "Nothing to do."
+            )
+        self.scheme = scheme
+        self.public = _describe(scheme, vocabulary_size, tokenizer_sha256)
+
+    def __repr__(self) -> str:
+        return f"ForeignMark(scheme={self.scheme.name!r}, id={self.public.id!r})"
+
+    @property
+    def schedule(self) -> Schedule:
+        """Everything is `global`."""
+        return self.public.schedule
+
+    @property
+    def context_width(self) -> int:
+        """The scheme's width, at least 1: a scheme without context is still indexed by one."""
+        return self.public.context_width
+
+    @property
+    def null_law(self) -> NullLaw:
+        """Of one unit."""
+        return self.scheme.null_law
+
+    @property
+    def caveat(self) -> str:
+        """The scheme's, and what sharing coins costs."""
+        said = [self.scheme.caveat]
+        if self.shares_coins:
+            said.append("contexts share coins, so the counts of the index weigh nothing")
+        return "; ".join(text for text in said if text)
+
+    @cached_property
+    def shares_coins(self) -> bool:
+        """By design, or because this very key makes many contexts share theirs."""
+        if self.scheme.shares_coins:
+            return True
+        rng = np.random.default_rng(0)
+        shape = (_PROBES, self.scheme.width)
+        limit = min(self.public.vocabulary_size, 1 << 16)
+        contexts = np.unique(rng.integers(0, limit, shape, dtype=np.uint32), axis=0)
+        tokens = np.ones(contexts.shape[0], dtype=np.uint32)
+        units = np.unique(self.scheme.units(contexts, tokens)).shape[0]
+        return bool(units < _FEWEST_UNITS * contexts.shape[0])
+
+    def slots_of_names(self, names: Integers) -> NDArray[np.uint8]:
+        """`global` for every context: uint8 [n]."""
+        return np.full(names.shape, self.schedule.names.index(GLOBAL), dtype=np.uint8)
+
+    def open(self, slot: str, value: str) -> ForeignKey:
+        """The one key. Raises ConfigurationMismatchError for another (slot, value)."""
+        if (slot, value) != (GLOBAL, SINGLE_VALUE):
+            raise ConfigurationMismatchError(
+                f"a {self.scheme.name} mark must be asked for its {GLOBAL} key; got {slot}={value}."
+            )
+        return ForeignKey(self.scheme)
+
+    def placebo(self, seed: bytes, number: int) -> ForeignKey:
+        """A random key of the scheme's own key space that does not correlate with the true one."""
+        words = np.frombuffer(hashlib.sha256(b"placebo" + seed).digest(), dtype=np.uint64)
+        rng = np.random.default_rng([*words.tolist(), number])
+        scheme = self.scheme.with_key(self.scheme.random_key(rng))
+        return ForeignKey(scheme, "placebo", str(number))
+
+    def read(self, token_ids: Tokens) -> Iterator[TextCoins]:
+        """Every unit once, at its first occurrence.
+
+        Where the original seeds the first tokens from its padding, they are scored too: a text that
+        is no whole response only adds independent coins. Cost: one score a unit and one sort.
+        """
+        width, padding = self.scheme.width, self.scheme.padding
+        before = 0 if padding is None else width
+        ids = np.concatenate([np.full(before, padding or 0, dtype=np.uint32), token_ids])
+        if ids.shape[0] <= width:
+            return
+        windows = np.lib.stride_tricks.sliding_window_view(ids, width + 1)
+        contexts, tokens = np.ascontiguousarray(windows[:, :width]), ids[width:]
+        usable = self.scheme.usable(contexts, tokens)
+        first = first_occurrences(self.scheme.units(contexts, tokens))
+        # a unit that holds an unusable pair is one coin under every key, whichever pair comes first
+        kept = np.flatnonzero(first & usable)
+        scores = self.scheme.score(contexts.take(kept, axis=0), tokens.take(kept))
+        yield TextCoins(GLOBAL, SINGLE_VALUE, kept + width - before, scores)
+
+
+def cut_contexts(contexts: Tokens, scheme: ForeignScheme) -> Tokens:
+    """The last `width` tokens of each context: uint32 [n, width]."""
+    return np.ascontiguousarray(contexts[:, contexts.shape[1] - scheme.width :])
+
+
+def quantise_weights(weights: Integers) -> Integers:
+    """The same weights, scaled to at most 1,023 if any is larger, so that a table stays small.
+
+    >>> quantise_weights(np.array([1, -2046, 1000])).tolist()
+    [0, -1023, 500]
+    """
+    largest = int(np.abs(weights).max(initial=0))
+    if largest <= MAXIMUM_WEIGHT:
+        return weights
+    scaled: Integers = np.rint(weights * (MAXIMUM_WEIGHT / largest)).astype(np.int64)
+    return scaled
+
+
+def _describe(scheme: ForeignScheme, vocabulary_size: int, tokenizer_sha256: str) -> Keyring:
+    """The public half: what a keyring.json would say, but for an id that is a function of it."""
+    specification = SchemeSpecification(scheme.name, dict(scheme.parameters))
+    fixed: dict[str, Any] = {
+        "scheme": specification.to_json(),
+        "vocabulary_size": vocabulary_size,
+        "tokenizer_sha256": tokenizer_sha256,
+    }
+    salt = hashlib.sha256(b"provenance-foreign-v1" + canonical_json(fixed)).digest()
+    key = getattr(scheme, "keys", None) or scheme.key  # type: ignore[attr-defined]
+    stretched = hashlib.scrypt(canonical_json(key), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
+    commitment = Commitment(salt.hex(), hashlib.sha256(salt + stretched).hexdigest())
+    return Keyring(
+        id=hashlib.sha256(commitment.sha256.encode()).hexdigest()[:16],
+        scheme=specification,
+        context_width=max(scheme.width, 1),
+        vocabulary_size=vocabulary_size,
+        tokenizer_sha256=tokenizer_sha256,
+        schedule=Schedule.from_shares({GLOBAL: 1.0}),
+        commitments={(GLOBAL, SINGLE_VALUE): commitment},
+    )

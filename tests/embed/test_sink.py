@@ -1,0 +1,71 @@
+"""The sink of the adapters: what it says of a response follows from the ids and the keyring."""
+
+import json
+
+import numpy as np
+import pytest
+
+from provenance.embed.sink import ResponseSink
+from provenance.embed.watermark import Watermark
+from provenance.served.index import Index, build_index
+from provenance.served.log import LogWriter, RotatingLog, read_log
+
+LABELS = {"week": "2026-W17", "cohort": "a"}
+
+
+@pytest.fixture
+def watermark(keyring):
+    return Watermark(keyring)
+
+
+def _responses(keyring, count, tokens=60):
+    size = keyring.public.vocabulary_size
+    return np.random.default_rng(1).integers(0, size, (count, tokens)).astype(np.uint32)
+
+
+def test_marked_is_replayed_and_the_record_says_how_it_was_made(keyring, watermark, tmp_path):
+    (long,) = _responses(keyring, 1)
+    with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
+        assert sink.write(LABELS, long, prompt_token_ids=long[:4], text="x", conversation_id="c")
+        assert not sink.write(LABELS, long[:2])  # shorter than a context: nothing was marked
+        assert not sink.write(LABELS, long, drawn=False, response_id="greedy", time="then")
+    first, second, third = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
+    assert first["token_ids"] == long.tolist()
+    assert first["labels"] == LABELS
+    assert (first["keyring_id"], first["scheme"]) == (keyring.public.id, "gumbel")
+    assert (first["marked"], second["marked"], third["marked"]) == (True, False, False)
+    assert (third["response_id"], third["time"]) == ("greedy", "then")
+    assert len({first["response_id"], second["response_id"]}) == 2
+    assert first["time"].endswith("+00:00")
+
+
+def test_a_path_is_a_file_or_a_folder_and_an_open_log_is_used(watermark, tmp_path):
+    assert isinstance(ResponseSink(watermark, tmp_path / "a.parquet").log, LogWriter)
+    assert isinstance(ResponseSink(watermark, tmp_path / "served").log, RotatingLog)
+    log = RotatingLog(tmp_path / "own", form="parquet")
+    assert ResponseSink(watermark, log).log is log
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_the_index_of_a_rotated_folder_is_that_of_one_file(
+    keyring, watermark, tokenizer_path, tmp_path, form
+):
+    folder = tmp_path / "served"
+    log = RotatingLog(folder, form=form, maximum_rows=3)
+    with ResponseSink(watermark, log) as sink, ResponseSink(watermark, tmp_path / "a.jsonl") as one:
+        for ids in _responses(keyring, 10):
+            sink.write(LABELS, ids)
+            one.write(LABELS, ids)
+    assert len(list(folder.iterdir())) == 4
+    built = [
+        build_index([path], tmp_path / name, keyring, tokenizer_path)
+        for path, name in ((folder, "i"), (tmp_path / "a.jsonl", "j"))
+    ]
+    assert built[0].content_sha256 == built[1].content_sha256
+    assert built[0].marked_responses == 10
+    assert len(Index.open(tmp_path / "i", None).info()["logs"]) == 4
+    size = keyring.public.vocabulary_size
+    rows = [
+        r for b in read_log([folder], tokenizer=None, vocabulary_size=size) for r in b.to_pylist()
+    ]
+    assert [row["token_ids"] for row in rows] == _responses(keyring, 10).tolist()

@@ -1,0 +1,106 @@
+"""From the server's answers to log records: whole answers, streams, ends, and what is refused."""
+
+import pytest
+
+from provenance.embed.vllm_responses import read_responses, request_fields
+from provenance.errors import DataError, UsageError
+
+LABELS = {"week": "2026-W17"}
+
+
+def _completion(*choices, **more):
+    return {"id": "cmpl-1", "created": 1795720582, "choices": list(choices), **more}
+
+
+def _choice(index=0, ids=(5, 6), text="ab", prompt=None, finish=None, stop=None):
+    return {
+        "index": index,
+        "token_ids": None if ids is None else list(ids),
+        "text": text,
+        "prompt_token_ids": prompt,
+        "finish_reason": finish,
+        "stop_reason": stop,
+    }
+
+
+def test_a_whole_answer():
+    chunk = _completion(_choice(0, prompt=[3, 4], finish="length"), _choice(1, [7], "c"))
+    first, second = read_responses(request_fields(LABELS), [chunk])
+    assert (first.response_id, second.response_id) == ("cmpl-1/0", "cmpl-1/1")
+    assert first.token_ids.tolist() == [5, 6]
+    assert first.prompt_token_ids.tolist() == [3, 4]
+    assert second.prompt_token_ids is None
+    assert first.labels == LABELS
+    assert first.drawn
+    assert first.text == "ab"
+    assert first.time == "2026-11-26T19:16:22+00:00"
+
+
+def test_a_stream_of_a_chat_with_interleaved_choices():
+    def chunk(index, ids, text, finish=None, **more):
+        delta = {"content": text} if text else {"role": "assistant"}
+        choice = {"index": index, "token_ids": ids, "delta": delta, "finish_reason": finish}
+        return {"id": "chat-1", "created": 0, "choices": [choice], **more}
+
+    chunks = [
+        chunk(0, None, "", prompt_token_ids=[1, 2]),
+        chunk(1, [8], "x"),
+        chunk(0, [5], "a"),
+        chunk(0, [6], "b", "length"),
+        chunk(1, [9], "", "stop"),
+        {"id": "chat-1", "created": 0, "choices": [], "usage": {}},
+    ]
+    first, second = read_responses(request_fields(LABELS), chunks)
+    assert (first.token_ids.tolist(), first.text) == ([5, 6], "ab")
+    assert first.prompt_token_ids.tolist() == [1, 2]
+    assert (second.token_ids.tolist(), second.text) == ([8], "x")
+
+
+@pytest.mark.parametrize(
+    ("finish", "stop", "kept"),
+    [
+        ("stop", None, [5, 6]),
+        ("stop", 7, [5, 6]),
+        ("stop", "END", [5, 6, 7]),
+        ("length", None, [5, 6, 7]),
+        ("tool_calls", None, [5, 6, 7]),
+        ("abort", None, [5, 6, 7]),
+        (None, None, [5, 6, 7]),
+    ],
+)
+def test_only_the_token_that_ended_the_response_is_dropped(finish, stop, kept):
+    chunk = _completion(_choice(ids=[5, 6, 7], finish=finish, stop=stop))
+    (response,) = read_responses(request_fields(LABELS), [chunk])
+    assert response.token_ids.tolist() == kept
+
+
+def test_a_stream_that_broke_off_counts_with_what_was_sent():
+    chunks = [_completion(_choice(ids=[5])), {"error": {"message": "engine died", "code": 500}}]
+    (response,) = read_responses(request_fields(LABELS), chunks)
+    assert response.token_ids.tolist() == [5]
+
+
+def test_a_refused_request_and_an_empty_response_give_nothing():
+    assert read_responses(request_fields({}), [{"error": {"code": 400}}]) == []
+    empty = _completion(_choice(ids=[1], text="", finish="stop"))
+    assert read_responses(request_fields({}), [empty]) == []
+    assert read_responses({}, []) == []
+
+
+def test_what_was_not_drawn_by_the_watermark_is_not_called_drawn():
+    (plain,) = read_responses({"return_token_ids": True}, [_completion(_choice())])
+    assert (plain.drawn, plain.labels) == (False, {})
+    beams = {**request_fields(LABELS), "use_beam_search": True}
+    (beam,) = read_responses(beams, [_completion(_choice())])
+    assert (beam.drawn, beam.labels) == (False, LABELS)
+    (marked,) = read_responses(request_fields({}), [_completion(_choice())])
+    assert (marked.drawn, marked.labels) == (True, {})
+
+
+def test_answers_without_ids_and_malformed_labels_are_refused():
+    with pytest.raises(DataError, match="return_token_ids"):
+        read_responses(request_fields(LABELS), [_completion(_choice(ids=None))])
+    with pytest.raises(UsageError):
+        read_responses({"vllm_xargs": {"provenance_labels": "week=a"}}, [])
+    with pytest.raises(DataError):
+        read_responses(request_fields(LABELS), [_completion(_choice(ids=[-1]))])

@@ -1,0 +1,75 @@
+"""A foreign mark with contexts of four tokens, read with weights and with a reference model."""
+
+import numpy as np
+import pytest
+
+from provenance.check import CheckSettings, check_outputs
+from provenance.files import sha256_of_file
+from provenance.marks.foreign import ForeignMark
+from provenance.schemes.foreign import make_foreign
+from provenance.served.index import Index, build_index
+from provenance.suspect.documents import Documents
+from provenance.suspect.observations import add_expectations
+from provenance.suspect.outputs import count_positions
+from provenance.suspect.positions import find_positions
+from provenance.suspect.probabilities import expect_with_model, observe_weights
+from provenance.weigh import REFERENCE_RULE
+
+WIDTH = 4
+SETTINGS = CheckSettings(rule=REFERENCE_RULE, placebo_keys=50)
+
+
+@pytest.fixture(scope="module")
+def mark(tokenizer_path, keyring):
+    scheme = make_foreign("hf-synthid", {"ngram_len": WIDTH + 1, "keys": [3, 1415, 92653, 58979]})
+    size = keyring.public.vocabulary_size
+    return ForeignMark(scheme, size, sha256_of_file(tokenizer_path))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, log, mark, tokenizer_path):
+    folder = tmp_path_factory.mktemp("long") / "index"
+    build_index([log], folder, mark, tokenizer_path, threads=1)
+    with Index.open(folder, mark.public) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def models(suspect_folder, base_folder, mark, tokenizer):
+    from provenance.suspect.language_model import LanguageModel
+
+    return [LanguageModel(f, mark.public, tokenizer) for f in (suspect_folder, base_folder)]
+
+
+def test_weights_are_read_and_every_context_keeps_its_ids(log, tokenizer, index, mark, models):
+    suspect, reference = models
+    documents = Documents([log], tokenizer, index, mark)
+    found = observe_weights(suspect, reference, documents)
+    known = {
+        tuple(positions.outputs[row][place - WIDTH : place].tolist())
+        for positions, _ in documents
+        for row, place in zip(positions.rows, positions.offsets, strict=True)
+    }
+    ids = found.context_ids(np.arange(found.contexts.size), WIDTH)
+    assert ids.shape == (found.contexts.size, WIDTH)
+    assert set(map(tuple, ids.tolist())) <= known
+    assert np.unique(ids, axis=0).shape[0] == np.unique(found.contexts).size > 10
+    verdict = check_outputs(found, index, mark, SETTINGS)
+    assert verdict.conclusion == "no evidence"
+    assert verdict.hypotheses[0].tail.coins > 100
+
+
+def test_a_reference_model_expects_pairs_of_the_outputs_contexts_only(
+    log, tokenizer, index, mark, models
+):
+    [(read, _)] = list(Documents([log], tokenizer, index, mark))
+    rows = list(range(len(read.outputs)))
+    positions = find_positions(read.outputs, read.prompts, rows, WIDTH, {"outputs": "0" * 64})
+    found = count_positions(positions)
+    both = add_expectations(found, expect_with_model(models[1], positions, index, mark))
+    assert both.expected.sum() > 1
+    every = np.arange(both.contexts.size)
+    assert set(map(tuple, both.context_ids(every, WIDTH).tolist())) == set(
+        map(tuple, found.context_ids(np.arange(found.contexts.size), WIDTH).tolist())
+    )
+    assert check_outputs(both, index, mark, SETTINGS).conclusion != "nothing scored"
