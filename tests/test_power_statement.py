@@ -132,9 +132,9 @@ def test_no_share_is_stated_where_nothing_was_measured():
     for other in (
         replace(TEXT, scheme="green"),
         replace(TEXT, context_width=3),
-        replace(TEXT, access="weights", weight_rule="residual"),
+        replace(TEXT, access="weights", weight_rule="presence"),
         replace(TEXT, weight_rule="presence"),
-        replace(TEXT, weight_rule="residual", reference="ngram"),
+        replace(TEXT, access="logprobs", weight_rule="residual"),
     ):
         found = state_power(table, "global", ALPHA, other)
         assert (found.outcome, found.share, found.curve) == ("no curve", None, None)

@@ -31,7 +31,7 @@ SETTINGS = {
     ("logprobs", "provenance-base"): ("logprobs", REFERENCE_RULE, "model"),
 }
 BOUND = ("text", "provenance"), ("text", "sander-closed-filtered")
-MEASURED_ON = "2026-11-24"
+MEASURED_ON = "2026-11-26"
 """Day of the commit that recorded the results."""
 
 
