@@ -244,10 +244,9 @@ TESTS = ("check", "global_key", "last_key")
 
 
 def double_fails(summary: dict) -> bool:  # type: ignore[type-arg]
-    """The same gate on the double: it rejects too often, or its z spread too far (4 sd of a sd)."""
-    double, suspects = summary["without_deduplication"], summary["suspects"]
-    too_often = double["rate_at_0.001"] > binomial_limit(suspects, 1e-3) / suspects
-    return bool(too_often or double["sd"] > 1 + 4 / np.sqrt(2 * suspects))
+    """The same gate on the double: it rejects too often."""
+    limit = binomial_limit(summary["suspects"], 1e-3) / summary["suspects"]
+    return bool(summary["without_deduplication"]["rate_at_0.001"] > limit)
 
 
 def main() -> None:

@@ -11,9 +11,12 @@ after context c it copies a logged continuation with probability n_c / (n_c + 3)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +113,18 @@ class World:
     index: Index
 
 
+@contextmanager
+def seeded_secrets(seed: int) -> Iterator[None]:
+    """Keyrings that are made inside are the same for the same seed: whoever runs it again sees the
+    same figures, and a control that fails once in a thousand keyrings does not fail at random."""
+    drawn = random.Random(seed)
+    with (
+        mock.patch("secrets.token_bytes", drawn.randbytes),
+        mock.patch("secrets.token_hex", lambda size: drawn.randbytes(size).hex()),
+    ):
+        yield
+
+
 def make_world(
     folder: Path,
     teacher: Teacher,
@@ -119,19 +134,20 @@ def make_world(
     scheme: SchemeSpecification = GUMBEL,
     shares: Mapping[str, float] = SHARES,
 ) -> World:
-    """Serve marked responses under a new random keyring and index them."""
+    """Serve marked responses under the keyring of this seed and index them."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_tokenizer(folder / "tokenizer.json")
-    keyring = create_keyring(
-        folder / "keys",
-        folder / "tokenizer.json",
-        WORDS,
-        scheme,
-        Schedule.from_shares(
-            shares, {name: [*values, "unserved"] for name, values in LABELS.items()}
-        ),
-    )
+    with seeded_secrets(seed):
+        keyring = create_keyring(
+            folder / "keys",
+            folder / "tokenizer.json",
+            WORDS,
+            scheme,
+            Schedule.from_shares(
+                shares, {name: [*values, "unserved"] for name, values in LABELS.items()}
+            ),
+        )
     watermark = Watermark(keyring, np.random.default_rng(seed + 1))
     served, labels = serve(teacher, watermark, rng, responses, tokens)
     with LogWriter(folder / "served.jsonl") as log:

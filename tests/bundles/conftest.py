@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
 from dataclasses import dataclass
@@ -65,12 +64,7 @@ def _no_waiting_for_the_disk(monkeypatch):
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evidence")
-    with pytest.MonkeyPatch.context() as patch:
-        # the same keyring in every run: controls fail once in a thousand honest checks
-        drawn = random.Random(7)
-        patch.setattr("secrets.token_bytes", drawn.randbytes)
-        patch.setattr("secrets.token_hex", lambda size: drawn.randbytes(size).hex())
-        world = make_world(folder / "world", Teacher.draw(0), 1, 120, 60)
+    world = make_world(folder / "world", Teacher.draw(0), 1, 120, 60)
     rng = np.random.default_rng(5)
     suspect = write_outputs(folder / "guilty.jsonl", learn(world, rng, OUTPUTS, 80))
     outputs, prompts = innocent("ordinary", world, rng)
