@@ -247,7 +247,9 @@ def invert_response(
     if shifts[above] == shift:
         return float(shares[above])
     part = (shift - shifts[above - 1]) / (shifts[above] - shifts[above - 1])
-    return float(shares[above - 1] + part * (shares[above] - shares[above - 1]))
+    share = shares[above - 1] + part * (shares[above] - shares[above - 1])
+    # The lower share does not show the shift: rounding must not lead back to it.
+    return float(max(share, np.nextafter(shares[above - 1], 1)))
 
 
 @dataclass(frozen=True)

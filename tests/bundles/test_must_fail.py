@@ -550,8 +550,8 @@ def _swap_scores(contexts, tokens, weights, scores):
 
 
 def _move(contexts, tokens, weights, *scores):
-    """A context that lies in another slot."""
-    contexts[0] = (255, 254)
+    """Twelve contexts, of which a keyring at random puts all in the right slot never."""
+    contexts[:12] = [(255, 254 - row) for row in range(12)]
 
 
 def _reverse(text):

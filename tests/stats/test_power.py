@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.special import ndtri
 from scipy.stats import binom
@@ -243,6 +243,7 @@ curves = st.lists(
 
 
 @given(curves, st.floats(0, 1), st.floats(0, 1))
+@example([(math.nextafter(1, 0), 1.0), (1.0, 2.0)], 0.0, 0.5)
 def test_inversion_is_monotone_and_safe(
     curve: list[tuple[float, float]], first: float, second: float
 ) -> None:
