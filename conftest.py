@@ -1,7 +1,40 @@
-"""Modules that only import beside an optional stack are not collected where it is missing."""
+"""What holds for every test and doctest of the repository.
 
+Keys, salts and nonces that the program draws inside a test or a fixture are a function of the
+test's or fixture's name. Otherwise every control of level 1e-3 and every bound on a p-value would
+fail once in so many runs of the suite. That errors stay inside their limits over random keys is
+what `benchmarks/calibration` and the tests of rates show.
+"""
+
+import zlib
+from collections.abc import Generator
 from importlib.util import find_spec
+from typing import Any
 
+import pytest
+
+# Modules that only import beside an optional stack are not collected where it is missing.
 collect_ignore = (
     [] if find_spec("vllm") else ["provenance/embed/vllm_v1.py", "provenance/embed/vllm_v2.py"]
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, Any, Any]:
+    """Draw the secrets of a fixture from its name and parameter."""
+    from benchmarks.calibration.world import seeded_secrets
+
+    number = getattr(request, "param_index", 0)
+    with seeded_secrets(zlib.crc32(f"{fixturedef.baseid} {fixturedef.argname} {number}".encode())):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Draw the secrets of a test from its name."""
+    from benchmarks.calibration.world import seeded_secrets
+
+    with seeded_secrets(zlib.crc32(item.nodeid.encode())):
+        return (yield)

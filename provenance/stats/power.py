@@ -248,8 +248,7 @@ def invert_response(
         return float(shares[above])
     part = (shift - shifts[above - 1]) / (shifts[above] - shifts[above - 1])
     share = shares[above - 1] + part * (shares[above] - shares[above - 1])
-    # The lower share does not show the shift: rounding must not lead back to it.
-    return float(max(share, np.nextafter(shares[above - 1], 1)))
+    return float(max(share, np.nextafter(shares[above - 1], 1)))  # the lower one does not show it
 
 
 @dataclass(frozen=True)
