@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,10 +25,12 @@ __all__ = [
     "canonical_json",
     "interchange_json",
     "lock_folder",
+    "name_files",
     "parse_json",
     "read_bytes",
     "read_json",
     "sha256_of_file",
+    "sha256_of_files",
     "sync_folder",
     "write_atomically",
     "write_json",
@@ -94,6 +96,21 @@ def read_json(path: Path | str) -> Any:
     return parse_json(read_bytes(path), str(path))
 
 
+def name_files(paths: Sequence[Path]) -> list[str]:
+    """Names that tell files apart and do not say where they lie: without the folder they share.
+
+    A verdict on the same files is then the same wherever they were copied to.
+
+    >>> name_files([Path("/tmp/a/answers.jsonl")])
+    ['answers.jsonl']
+    >>> name_files([Path("/tmp/a/answers.jsonl"), Path("/tmp/b/answers.jsonl")])
+    ['a/answers.jsonl', 'b/answers.jsonl']
+    """
+    full = [path.absolute() for path in paths]
+    shared = Path(os.path.commonpath([path.parent for path in full])) if full else Path()
+    return [path.relative_to(shared).as_posix() for path in full]
+
+
 def sha256_of_file(path: Path | str) -> str:
     """Hex SHA-256 of a file, streamed. Raises StorageError."""
     digest = hashlib.sha256()
@@ -106,6 +123,11 @@ def sha256_of_file(path: Path | str) -> str:
             f"{path}: must be a readable file; got: {error.strerror}. Check the path."
         ) from error
     return digest.hexdigest()
+
+
+def sha256_of_files(paths: Sequence[Path]) -> dict[str, str]:
+    """`sha256_of_file` of each, by the names of `name_files`."""
+    return {name: sha256_of_file(path) for name, path in zip(name_files(paths), paths, strict=True)}
 
 
 def write_json(path: Path | str, value: object, mode: int = 0o644) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 
 from provenance.errors import DataError, ProvenanceError, StorageError, UsageError
-from provenance.files import parse_json
+from provenance.files import name_files, parse_json
 
 __all__ = [
     "COMPRESSIONS",
@@ -23,6 +23,7 @@ __all__ = [
     "MAXIMUM_LINE",
     "LineReader",
     "check_distinct",
+    "hashes_of",
     "read_json_lines",
 ]
 
@@ -76,6 +77,12 @@ class LineReader:
                 yield number, line
             source.drain()
             self.sha256 = source.digest.hexdigest()
+
+
+def hashes_of(readers: Sequence[LineReader]) -> dict[str, str]:
+    """Hex SHA-256 of what was read, by the names of `name_files`."""
+    names = name_files([reader.path for reader in readers])
+    return {name: reader.sha256 for name, reader in zip(names, readers, strict=True)}
 
 
 def read_json_lines(lines: LineReader) -> Iterator[tuple[str, Any]]:

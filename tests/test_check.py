@@ -1,6 +1,7 @@
 """The whole line on a synthetic world: the guilty are found, the innocent are not, bytes repeat."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -74,6 +75,19 @@ def test_the_same_inputs_give_the_same_bytes(world, guilty, verdict):
     innocents = {"ordinary": _observe(world, "ordinary", 1)}
     again = check_outputs(guilty, world.index, world.keyring, FAST, innocents)
     assert json.dumps(again.to_json()) == json.dumps(verdict.to_json())
+
+
+def test_where_the_files_lie_makes_no_difference(world, tmp_path):
+    """An expert gets copies: neither the verdict nor the placebo keys may depend on the folder."""
+    found = [_observe(world, "ordinary", seed).sha256 for seed in (0, 1)]
+    paths = [world.folder / name for one in found for name in one]
+    copies = [shutil.copy(path, tmp_path / path.name) for path in paths]
+    verdicts = []
+    for chosen in (paths, copies):
+        observed = observe(chosen, world.tokenizer, world.keyring.public)
+        verdicts.append(check_outputs(observed, world.index, world.keyring, FAST).to_json())
+    assert json.dumps(verdicts[0]) == json.dumps(verdicts[1])
+    assert str(world.folder) not in json.dumps(verdicts[0])
 
 
 def test_the_verdict_is_strict_json_and_holds_no_key(world, verdict):

@@ -10,6 +10,7 @@ from provenance.commands.console import print_json, print_verdict, words
 from provenance.commands.observing import Access, Observer, Reference
 from provenance.commands.planning import choose_settings
 from provenance.errors import UsageError
+from provenance.files import name_files
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 if TYPE_CHECKING:
@@ -109,7 +110,11 @@ class Bench:
         check_request(bundle.folder, bundle.disclose, self._mark.public)
         pairs = self._observer.read_twins(list(wanted.twins))
         observations = self._observer.observe(access)
-        innocent = {str(path): self._observer.observe(access.of(path)) for path in innocents}
+        names = name_files(innocents)
+        innocent = {
+            name: self._observer.observe(access.of(path))
+            for name, path in zip(names, innocents, strict=True)
+        }
         settings = wanted.settings(observations.outputs)
         with words.status("Checking"):
             examination = examine_outputs(

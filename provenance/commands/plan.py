@@ -189,7 +189,7 @@ def _choose_stopping(outputs: list[int], sequential: bool) -> dict[str, Any]:
 
 def _fingerprint(reference: str, text: list[Path]) -> dict[str, Any]:
     """Kind and file hashes of the reference that will be used."""
-    from provenance.files import sha256_of_file
+    from provenance.files import sha256_of_files
     from provenance.plan import fingerprint_reference
     from provenance.suspect.model_files import describe_model
 
@@ -200,7 +200,7 @@ def _fingerprint(reference: str, text: list[Path]) -> dict[str, Any]:
     if reference == "none":
         return fingerprint_reference({})
     if text:
-        hashes = {str(path): sha256_of_file(path) for path in text}
+        hashes = sha256_of_files(text)
         return fingerprint_reference({"kind": "ngram", "sha256": hashes})
     return fingerprint_reference(describe_model(Path(reference)))
 

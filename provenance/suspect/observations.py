@@ -42,7 +42,7 @@ class Observations:
     outputs, tokens_read : how many outputs (or documents) and tokens were read
     short_outputs : outputs of at most k tokens, which have no context
     repeated, prompted : positions left out because the context repeats or stands in the prompt
-    sha256 : hex digest of each file read, by path as given
+    sha256 : hex digest of each file read, by the file's name (`files.name_files`)
     reference, source : what the reference was and how the suspect was read, for the verdict
     wide : ids of the contexts, where these are longer than a packed name can hold
     """

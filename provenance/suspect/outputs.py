@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from provenance.contexts import check_token_ids
 from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
-from provenance.lines import LineReader, check_distinct, read_json_lines
+from provenance.lines import LineReader, check_distinct, hashes_of, read_json_lines
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
 from provenance.suspect.positions import Chat, Positions, find_positions
 from provenance.tokenizer import tokenise
@@ -144,7 +144,7 @@ def read_positions(
             f"{', '.join(map(str, paths))}: at least one output must have more than {width} "
             f"tokens; got {len(read.outputs)} outputs without one. Collect longer outputs."
         )
-    sha256 = {str(reader.path): reader.sha256 for reader in readers}
+    sha256 = hashes_of(readers)
     found = find_positions(read.outputs, read.prompts, read.prompt_rows, width, sha256)
     return replace(found, chats=read.chats if any(read.chats) else ())
 

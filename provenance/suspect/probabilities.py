@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from provenance.errors import ConfigurationMismatchError, DataError
-from provenance.files import sha256_of_file
+from provenance.files import sha256_of_files
 from provenance.marks import Served
 from provenance.served.index import Index
 from provenance.suspect.documents import Documents, find_served
@@ -76,7 +76,7 @@ def observe_weights(
     models = [model for model in (suspect, reference) if model is not None]
     if any(model.reads_other_tokens for model in models):
         documents = replace(documents, unmarked_only=True)
-    sha256 = {str(path): sha256_of_file(path) for path in documents.paths}
+    sha256 = sha256_of_files(documents.paths)
     facts = {
         **_describe(documents.index, documents.keyring),
         "documents": list(sha256.values()),
@@ -111,7 +111,7 @@ def observe_logprobs(
     the API drew the texts itself: in a marked text, the positions that it can read would be
     selected by coins.
     """
-    sha256 = {str(path): sha256_of_file(path) for path in paths}
+    sha256 = sha256_of_files(paths)
     facts = {**_describe(index, keyring), "logprobs": list(sha256.values())}
 
     def parts() -> Iterator[tuple[LogprobsPart, NDArray[np.bool_]]]:

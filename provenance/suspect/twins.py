@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from provenance.contexts import check_token_ids
 from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
-from provenance.lines import LineReader, check_distinct, read_json_lines
+from provenance.lines import LineReader, check_distinct, hashes_of, read_json_lines
 from provenance.tokenizer import tokenise
 
 __all__ = ["LikelihoodReader", "Twins", "compare_twins", "read_twins"]
@@ -48,7 +48,7 @@ class Twins:
     reused : pairs left out because one of their responses stands in an earlier pair: the coin that
         decided is then the same, and must not count twice
     equal : pairs left out because both responses are the same
-    sha256 : hex digest of each file, by path as given
+    sha256 : hex digest of each file, by the file's name (`files.name_files`)
     """
 
     prompts: Sequence[Ids]
@@ -87,7 +87,7 @@ def read_twins(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyri
             f"reused and {equal} equal ones. Draw more alternatives."
         )
     prompts, served_ids, unserved_ids = zip(*pairs, strict=True)
-    sha256 = {str(reader.path): reader.sha256 for reader in readers}
+    sha256 = hashes_of(readers)
     return Twins(prompts, served_ids, unserved_ids, reused, equal, sha256)
 
 

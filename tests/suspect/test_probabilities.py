@@ -188,7 +188,7 @@ def test_weights_without_a_reference_equal_the_oracle(
     assert observed.outputs == len(slow_documents)
     assert observed.tokens_read == sum(len(one.ids) for one in slow_documents)
     assert observed.short_outputs == 2
-    assert observed.sha256 == {str(log): sha256_of_file(log)}
+    assert observed.sha256 == {log.name: sha256_of_file(log)}
     assert observed.reference == {}
     assert observed.source["access"] == "weights"
     assert observed.source["positions_kept"] == observed.source["mass_kept"] == 1.0

@@ -182,7 +182,7 @@ def test_text_and_ids_and_missing_prompts(tmp_path, tokenizer, keyring):
     assert twins.served[0].tolist() == twins.served[1].tolist() == ids
     assert twins.unserved[2].tolist() == [7]
     assert (twins.reused, twins.equal) == (0, 0)
-    assert twins.sha256 == {str(path): hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert twins.sha256 == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def test_a_coin_counts_once(tmp_path, tokenizer, keyring):
