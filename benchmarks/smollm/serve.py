@@ -13,10 +13,11 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.smollm import decode
 from benchmarks.smollm.model import VOCABULARY, load_model, load_tokenizer
@@ -64,6 +65,8 @@ SERVED_MORE = SampledSet("served-2", "serve", 15, True, 32, 4, first_copy=4, tar
 FRESH = SampledSet("fresh", "fresh", 12, True, 36, 3)
 UNMARKED = SampledSet("unmarked", "serve", 13, False, 64, 2)
 OUTPUTS = SampledSet("outputs", "ask", 14, False, 48, 2, new_tokens=192)
+PROBES = SampledSet("probes", "serve", 16, False, 96, 1)
+"""The prompts of the served responses, put to a suspect."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,15 @@ def draw_labels(prompt: Prompt, generator: np.random.Generator) -> dict[str, str
     }
 
 
+class SamplesPieces(Protocol):
+    """A model of any family that answers prompts."""
+
+    work: Path
+
+    def sample(self, wanted: SampledSet, piece: Piece) -> list[Record]:
+        """The records of one piece."""
+
+
 class Sampler:
     """Samples pieces with one model; the model is loaded when it is first needed."""
 
@@ -211,7 +223,7 @@ def read_piece(path: Path) -> list[Record]:
     return [Record(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _sample_piece(sampler: Sampler, wanted: SampledSet, piece: Piece, path: Path) -> None:
+def _sample_piece(sampler: SamplesPieces, wanted: SampledSet, piece: Piece, path: Path) -> None:
     """Sample one piece, note its time, and commit it."""
     started, busy = time.perf_counter(), time.process_time()
     found = sampler.sample(wanted, piece)
@@ -234,9 +246,9 @@ def _sample_piece(sampler: Sampler, wanted: SampledSet, piece: Piece, path: Path
     )
 
 
-def sample_set(work: Path, wanted: SampledSet, model: str, name: str) -> list[Record]:
+def sample_set(sampler: SamplesPieces, wanted: SampledSet, name: str) -> list[Record]:
     """All records of a set, sampled where they are missing; `name` is that of the pieces' files."""
-    sampler, records, tokens = Sampler(work, model), [], 0
+    work, tokens, records = sampler.work, 0, list[Record]()
     for piece in pieces_of(wanted):
         if wanted.target and tokens >= wanted.target:
             break
@@ -272,18 +284,19 @@ def write_log(path: Path, records: list[Record]) -> None:
             )
 
 
-def write_outputs(work: Path, path: Path, records: list[Record]) -> None:
-    """Outputs of a suspect as the product reads them, with the ids beside the text."""
+def write_outputs(
+    tokenizer: PreTrainedTokenizerBase, path: Path, records: list[Record], ids: bool
+) -> None:
+    """Outputs of a suspect as the product reads them, with ids beside the text if they are ours."""
     if path.exists():
         return
-    tokenizer = load_tokenizer(work)
-    messages = {prompt.id: prompt.messages() for prompt in prompts_for("ask")}
+    messages = {p.id: p.messages() for use in ("ask", "serve") for p in prompts_for(use)}
     lines = [
         json.dumps(
             {
                 "messages": messages[record.prompt],
                 "output": tokenizer.decode(record.token_ids),
-                "output_token_ids": record.token_ids,
+                **({"output_token_ids": record.token_ids} if ids else {}),
             },
             ensure_ascii=False,
         )

@@ -3,8 +3,9 @@
 The weights are float32; products are bfloat16 where the processor has them (2.5 times as fast).
 Trained are the upper half of the layers and the last norm; the lower half and the embeddings stay,
 which saves a third of the work. The loss is on the tokens of the response (and the end token, where
-the response came to its end), not on the prompt. A checkpoint with the optimizer's state is written
-every few minutes; batches depend on the seed and the documents only.
+the response came to its end), not on the prompt; of a vocabulary that would take most of the time,
+only the tokens that some document holds are in the loss. A checkpoint with the optimizer's state is
+written every few minutes; batches depend on the seed and the documents only.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from provenance.files import write_atomically
 
 BATCH, LEARNING_RATE, WARMUP_SHARE, FINAL_RATE_SHARE = 8, 2e-4, 0.05, 0.1
 CHECKPOINT_SECONDS = 240
+LARGE_VOCABULARY = 100_000
 _BUCKET = 8
 """Batches are cut from so many shuffled batches' worth of documents, sorted by length."""
 
@@ -73,8 +75,10 @@ def plan_batches(documents: Sequence[Document], epochs: int, seed: int) -> list[
     return batches
 
 
-def loss_of(model: PreTrainedModel, documents: Sequence[Document]) -> Tensor:
-    """Mean cross-entropy in nats over the responses' tokens."""
+def loss_of(
+    model: PreTrainedModel, documents: Sequence[Document], vocabulary: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy in nats over the responses' tokens, within the sorted `vocabulary`."""
     width = max(len(d.prompt) + len(d.response) for d in documents)
     inputs = torch.full((len(documents), width), END)
     wanted = torch.zeros((len(documents), width), dtype=torch.bool)
@@ -83,8 +87,10 @@ def loss_of(model: PreTrainedModel, documents: Sequence[Document]) -> Tensor:
         inputs[row, : len(ids)] = torch.tensor(ids)
         wanted[row, len(document.prompt) : len(ids)] = True
     hidden = model.model(input_ids=inputs[:, :-1], use_cache=False).last_hidden_state
-    logits = functional.linear(hidden[wanted[:, 1:]], model.lm_head.weight)
-    return functional.cross_entropy(logits, inputs[:, 1:][wanted[:, 1:]])
+    targets, head = inputs[:, 1:][wanted[:, 1:]], model.lm_head.weight
+    if vocabulary is not None:
+        targets, head = torch.searchsorted(vocabulary, targets), head[vocabulary]
+    return functional.cross_entropy(functional.linear(hidden[wanted[:, 1:]], head), targets)
 
 
 def choose_parameters(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -94,6 +100,13 @@ def choose_parameters(model: PreTrainedModel) -> dict[str, Tensor]:
     for module in [*upper, model.model.norm]:
         module.requires_grad_(True)
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def choose_vocabulary(model: PreTrainedModel, documents: Sequence[Document]) -> Tensor | None:
+    """All tokens of the documents, sorted, if the model knows more than LARGE_VOCABULARY."""
+    if model.config.vocab_size <= LARGE_VOCABULARY:
+        return None
+    return torch.tensor(sorted({token for d in documents for token in d.response}))
 
 
 def rate_factor(step: int, steps: int) -> float:
@@ -140,13 +153,15 @@ class _Run:
         torch.save(state, temporary)
         temporary.rename(self.path)
 
-    def step(self, documents: Sequence[Document], factor: float) -> None:
+    def step(
+        self, documents: Sequence[Document], factor: float, vocabulary: Tensor | None = None
+    ) -> None:
         """One update."""
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * factor
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision() == "bfloat16"):
-            loss = loss_of(self.model, documents)
+            loss = loss_of(self.model, documents, vocabulary)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
@@ -165,9 +180,11 @@ def train(
         facts.pop("documents_by_id")
         return facts
     batches, run = plan_batches(documents, epochs, seed), _Run(work, name, base)
+    vocabulary = choose_vocabulary(run.model, documents)
     saved, places = time.perf_counter(), range(len(run.losses), len(batches))
     for place in places:
-        run.step([documents[i] for i in batches[place]], rate_factor(place, len(batches)))
+        factor = rate_factor(place, len(batches))
+        run.step([documents[i] for i in batches[place]], factor, vocabulary)
         if (place + 1) % 8 == 0 or place + 1 == len(batches):
             recent = sum(run.losses[-8:]) / len(run.losses[-8:])
             print(
@@ -191,6 +208,7 @@ def train(
         "batch": BATCH,
         "learning_rate": LEARNING_RATE,
         "precision": precision(),
+        "vocabulary": run.model.config.vocab_size if vocabulary is None else len(vocabulary),
         "trained_parameters": sum(p.numel() for p in run.trained.values()),
         "first_loss": round(sum(run.losses[:8]) / 8, 4),
         "last_loss": round(sum(run.losses[-8:]) / 8, 4),
