@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
 from numba import njit
 from numpy.typing import NDArray
 
@@ -202,18 +203,32 @@ def row(key: bytes, context: Words, vocabulary_size: int) -> Words:
     822393812
     """
     _check_key(key)
-    nonce = _check_contexts(np.asarray(context)[np.newaxis, :])[0]
+    nonce = _check_contexts(np.asarray(context)[np.newaxis, :])[0].tolist()
     if not 1 <= vocabulary_size <= 1 << 32:
         raise UsageError(
             f"vocabulary_size must be 1 .. 2**32; got {vocabulary_size}. "
             "Pass the number of tokens of the served tokenizer."
         )
-    missing = (_MISSING,) * (MAXIMUM_CONTEXT_WIDTH - nonce.shape[0])
-    counter_and_nonce = struct.pack("<4I", 0, *missing, *nonce.tolist())
-    encryptor = Cipher(algorithms.ChaCha20(key, counter_and_nonce), mode=None).encryptor()
+    missing = (_MISSING,) * (MAXIMUM_CONTEXT_WIDTH - len(nonce))
+    encryptor = _encryptors.of(key)
+    encryptor.reset_nonce(struct.pack("<4I", 0, *missing, *nonce))
     out = np.empty(vocabulary_size, dtype="<u4")
-    encryptor.update_into(_zeros(4 * vocabulary_size), out.view(np.uint8).data)
+    encryptor.update_into(_zeros(4 * vocabulary_size), out.data.cast("B"))
     return out.astype(np.uint32, copy=False)
+
+
+class _Encryptors(threading.local):
+    """One OpenSSL context a key and thread: making one takes a tenth of the time of a row."""
+
+    def __init__(self) -> None:
+        self.of = lru_cache(maxsize=64)(_make_encryptor)
+
+
+def _make_encryptor(key: bytes) -> CipherContext:
+    return Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+
+
+_encryptors = _Encryptors()
 
 
 @lru_cache(maxsize=2)

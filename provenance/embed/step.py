@@ -69,6 +69,11 @@ def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
     bits int32 [V], the scores' bits: comparing integers lets the compiler use vectors.
     """
     found = 0
+    for i in range(min(2 * limit, bits.shape[0])):  # a row without top-k is known by its beginning
+        found += np.int64(bits[i] != _MASKED)
+    if found > limit:
+        return limit + 1
+    found = 0
     for start in range(0, bits.shape[0], _BLOCK):
         block = bits[start : start + _BLOCK]
         if block.shape[0] == _BLOCK:

@@ -222,11 +222,14 @@ class Watermark:
             scores.shape[1] // _SCATTERED + _FEW,
         )
         if smallest == MANY:
-            for row in np.flatnonzero(tokens == MANY):
-                tokens[row] = self._draw_among_many(
-                    int(keys[row]), responses[row], scores[row], float(uniforms[row])
-                )
-            smallest, largest = tokens.min(), tokens[keys >= 0].max(initial=-1)
+            smallest = 0
+            for row, (key, token) in enumerate(zip(keys.tolist(), tokens.tolist(), strict=True)):
+                if token == MANY:
+                    uniform = float(uniforms[row])
+                    token = self._draw_among_many(key, responses[row], scores[row], uniform)
+                    tokens[row] = token
+                    largest = max(largest, token if key >= 0 else NOTHING)
+                smallest = min(smallest, token)
         if smallest < 0:
             raise UsageError(
                 "scores must leave every row a candidate and be numbers; they do not. "

@@ -292,3 +292,21 @@ def test_the_race_sees_the_largest_words_and_skips_no_winner():
     scores[500] = np.nan
     assert compiled.choose_by_race(scores, words) == -1
     assert compiled.choose_by_race(np.full(3, -np.inf, dtype=np.float32), words[:3]) == -1
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 2**32 - 1) | st.integers(1, 31).map(lambda power: 2**power + 1),
+    st.floats(-50, 50),
+    st.integers(32, 63),
+)
+def test_the_race_misses_no_winner_by_a_hair(distance, level, place):
+    """Whatever its word, also where the test's logarithm is exact: a lead of 2e-4 suffices."""
+    words = np.full(64, 2**31, dtype=np.uint32)
+    words[place] = 2**32 - distance
+    gumbel = -np.log(-np.log((words.astype(np.float64) + 0.5) / 2.0**32))
+    scores = np.full(64, level, dtype=np.float32)
+    scores[place] = level + gumbel[0] - gumbel[place] + 2e-4 + 3e-6 * abs(level)
+    values = scores + gumbel
+    assert values[place] > values[0]
+    assert compiled.choose_by_race(scores, words) == place
