@@ -60,6 +60,7 @@ INNOCENT = Student("student-innocent", 0.0, 22)
 MIXED = Student("student-mixed", 0.3, 23)
 MORE = Student("student-more", 1.0, 24, epochs=2, copies=4)
 STUDENTS = (MIXED, INNOCENT, FULL, MORE)
+ASKED = (FULL, INNOCENT, MORE, MIXED)
 GEMMA_FULL = Student("gemma-full", 1.0, 25, epochs=2, copies=4, base=gemma.BASE)
 GEMMA_INNOCENT = Student("gemma-innocent", 0.0, 26, epochs=2, base=gemma.BASE)
 GEMMA_STUDENTS = (GEMMA_FULL, GEMMA_INNOCENT)
@@ -147,8 +148,8 @@ class Experiment:
         for student in STUDENTS:
             self.stage(student.name, partial(self.train, student))
         self.stage("served-2", lambda: self.sample_log(serve.SERVED_MORE))
-        for model in ("served-model", *(student.name for student in STUDENTS)):
-            self.ask_all(model, "served-model")
+        for student in ASKED:
+            self.ask_all(student.name, student.base)
 
     def make_other_family(self) -> None:
         """The students that were fine-tuned from a model of another family."""

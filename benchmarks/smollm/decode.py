@@ -41,10 +41,10 @@ class Decoder:
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.size = config.head_dim
         shape = (2, rows, self.groups, capacity, self.size)
-        self.cache = [torch.zeros(shape) for _ in self.model.layers]
-        self.hidden = torch.zeros(rows, 1, 1, capacity)
         self.head = model.lm_head.weight
-        cos, sin = self.model.rotary_emb(torch.empty(1, 1), torch.arange(capacity)[None])
+        self.cache = [self.head.new_zeros(shape) for _ in self.model.layers]
+        self.hidden = self.head.new_zeros(rows, 1, 1, capacity)
+        cos, sin = self.model.rotary_emb(self.head[:1, :1], torch.arange(capacity)[None])
         self.cos, self.sin = cos[0], sin[0]  # [capacity, size]
         self.joint = [
             (
@@ -67,7 +67,7 @@ class Decoder:
             cache[1, rows, :, start : self.width] = layer.values
         self.hidden[rows, ..., :start] = float("-inf")
         logits = functional.linear(output.last_hidden_state[:, -1], self.head)
-        return logits.expand(copies, -1)
+        return logits.float().expand(copies, -1)
 
     def _attend(self, layer: int, x: Tensor) -> Tensor:
         """Self-attention of one new position a row, x [rows, hidden], over the cached ones."""
@@ -98,7 +98,7 @@ class Decoder:
             gate, up = joint.chunk(2, dim=-1)
             x = x + functional.linear(functional.silu(gate) * up, layer.mlp.down_proj.weight)
         self.length += 1
-        return functional.linear(self.model.norm(x), self.head)
+        return functional.linear(self.model.norm(x), self.head).float()
 
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows."""

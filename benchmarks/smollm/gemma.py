@@ -29,7 +29,7 @@ from transformers import (
 from benchmarks.smollm import serve
 from benchmarks.smollm.convert import download, run_apart, without_quantization
 from benchmarks.smollm.decode import TOP_K
-from benchmarks.smollm.model import load_model
+from benchmarks.smollm.model import load_model, precision
 from benchmarks.smollm.model import load_tokenizer as load_served_tokenizer
 from benchmarks.smollm.train import Document
 
@@ -116,7 +116,7 @@ class Sampler:
     @torch.inference_mode()
     def sample(self, wanted: serve.SampledSet, piece: serve.Piece) -> list[serve.Record]:
         """The records of one piece; their ids are Gemma's."""
-        self._model = self._model or load_model(self.work / self._name, torch.bfloat16)
+        self._model = self._model or load_model(self.work / self._name, getattr(torch, precision()))
         tokenizer = load_tokenizer(self.work)
         end = tokenizer.convert_tokens_to_ids(END)
         prompts = [ask(tokenizer, prompt) for prompt in piece.prompts]

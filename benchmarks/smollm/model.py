@@ -17,6 +17,12 @@ END = 2
 """`<|im_end|>`: ends a message, and pads."""
 
 
+def precision() -> str:
+    """The type of the products: bfloat16 where the processor multiplies it, float32 elsewhere."""
+    found = torch.cpu.get_capabilities()
+    return "bfloat16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"
+
+
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     """A model of the experiment in evaluation mode."""
     return AutoModelForCausalLM.from_pretrained(

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.smollm import decode
-from benchmarks.smollm.model import VOCABULARY, load_model, load_tokenizer
+from benchmarks.smollm.model import VOCABULARY, load_model, load_tokenizer, precision
 from benchmarks.smollm.prompts import CAPABILITIES, Prompt, prompts_for
 from provenance.embed.watermark import Watermark
 from provenance.files import write_atomically
@@ -182,7 +183,9 @@ class Sampler:
     def sample(self, wanted: SampledSet, piece: Piece) -> list[Record]:
         """The records of one piece."""
         if self._model is None:
-            self._model = load_model(self.work / self.model)
+            # suspects may be sampled with what is fast here; what is served keeps single precision
+            name = "float32" if self.model == "served-model" else precision()
+            self._model = load_model(self.work / self.model, getattr(torch, name))
             self._tokenizer = load_tokenizer(self.work)
         generator = np.random.default_rng([wanted.seed, 1_000, piece.number])
         rows = [(p, c) for p in piece.prompts for c in range(wanted.copies)]

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedModel
 
-from benchmarks.smollm.model import END, load_model
+from benchmarks.smollm.model import END, load_model, precision
 from benchmarks.smollm.serve import Record
 from provenance.files import write_atomically
 
@@ -53,12 +53,6 @@ class Document:
             record.id,
             record.marked,
         )
-
-
-def precision() -> str:
-    """The type of the products: bfloat16 where the processor multiplies it, float32 elsewhere."""
-    found = torch.cpu.get_capabilities()
-    return "bfloat16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"
 
 
 def plan_batches(documents: Sequence[Document], epochs: int, seed: int) -> list[list[int]]:
