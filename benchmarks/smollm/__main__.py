@@ -105,9 +105,7 @@ class Experiment:
         sources: list[dict[tuple[str, int], serve.Record]] = []
         for wanted in (serve.SERVED, serve.UNMARKED):
             share = student.marked_share if wanted.marked else 1 - student.marked_share
-            names = f"{wanted.name}-???.jsonl"
-            paths = sorted((self.work / "pieces").glob(names)) if share else []
-            records = [record for path in paths for record in serve.read_piece(path)]
+            records = serve.read_set(self.work, wanted.name) if share else []
             sources.append({(r.prompt, r.copy): r for r in records if r.copy < student.copies})
         marked, unmarked = sources
         places = sorted(marked or unmarked)

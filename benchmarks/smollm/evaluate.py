@@ -3,9 +3,11 @@
     python -m benchmarks.smollm.evaluate [--work DIR]
 
 Needs what `python -m benchmarks.smollm` has made so far; suspects that are not there are left out.
-The suspects read `fresh.jsonl`, marked responses to prompts that none of them was trained on; the
-reference is the served model itself, from which all of them were fine-tuned. The published tests
-see the same positions and coins: of the global slot, which favours them. Writes
+From weights, the suspects read `fresh.jsonl`, marked responses to prompts that none of them was
+trained on; who has another tokenizer does not read marked text. From text, their answers to other
+prompts and to the prompts of the served responses. The reference is none, the model that the
+suspect was fine-tuned from, or k-grams of the served model's unmarked responses. The published
+tests see the same positions and coins: of the global slot, which favours them. Writes
 benchmarks/results/smollm.json, one run per keyring: those of other work folders are kept.
 """
 
@@ -17,6 +19,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.power import methods
+from benchmarks.smollm import gemma, model, serve
 from provenance.check import CheckSettings, check_outputs
 from provenance.contexts import unpack
 from provenance.files import read_json, write_json
@@ -33,8 +37,10 @@ from provenance.schemes import make_scheme
 from provenance.served.index import Index, build_index
 from provenance.suspect.documents import Documents
 from provenance.suspect.language_model import LanguageModel
+from provenance.suspect.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
 from provenance.suspect.outputs import count_positions, read_positions
+from provenance.suspect.positions import Positions
 from provenance.suspect.probabilities import expect_with_model, observe_weights
 from provenance.tokenizer import load_tokenizer
 from provenance.verdict import Verdict
@@ -42,7 +48,11 @@ from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 WORK = Path(__file__).parent / "work"
 RESULTS = Path(__file__).parents[1] / "results/smollm.json"
-SUSPECTS = ("student-full", "student-mixed", "student-innocent", "served-model")
+SUSPECTS = (
+    *("student-full", "student-mixed", "student-innocent", "student-more", "served-model"),
+    *("gemma-full", "gemma-innocent"),
+)
+OUTPUTS = {"outputs": "text, other prompts", "probes": "text, served prompts"}
 COMMAND = "python -m benchmarks.smollm && python -m benchmarks.smollm.evaluate"
 GLOBAL = ("global", "")
 
@@ -81,7 +91,24 @@ class Laboratory:
 
     def load(self, name: str) -> LanguageModel:
         """A model of the experiment."""
-        return LanguageModel(self.work / name, self.public, self.tokenizer)
+        return LanguageModel(self.work / name, self.public, self.tokenizer, other_tokenizer=True)
+
+    @cached_property
+    def ngrams(self) -> NgramReference:
+        """k-grams of the served model's unmarked responses."""
+        path = self.work / "unmarked-text.jsonl"
+        serve.write_outputs(
+            model.load_tokenizer(self.work), path, serve.read_set(self.work, "unmarked"), ids=True
+        )
+        text = read_positions([path], self.tokenizer, self.public)
+        return NgramReference(text, self.public.vocabulary_size, self.public.context_width)
+
+    def answers(self, name: str) -> Iterator[tuple[str, Positions]]:
+        """(access, positions) of the suspect's outputs that are there."""
+        for kind, access in OUTPUTS.items():
+            path = self.work / f"{kind}-{name}.jsonl"
+            if path.exists():
+                yield access, read_positions([path], self.tokenizer, self.public)
 
     @property
     def fresh(self) -> Documents:
@@ -97,26 +124,27 @@ class Laboratory:
 
 def observe(laboratory: Laboratory, name: str) -> Iterator[tuple[str, str, Observations]]:
     """(access, method, observations) of everything that is there of a suspect."""
-    cache = laboratory.cache
-    if (laboratory.work / "fresh.jsonl").exists():
-        model = laboratory.load(name)
-        yield "weights", "provenance", observe_weights(model, None, laboratory.fresh, cache=cache)
+    cache, other = laboratory.cache, name.startswith("gemma")
+    if not other:
+        read, fresh = laboratory.load(name), laboratory.fresh
+        yield "weights", "provenance", observe_weights(read, None, fresh, cache=cache)
         if name != "served-model":
-            found = observe_weights(model, laboratory.base, laboratory.fresh, cache=cache)
+            found = observe_weights(read, laboratory.base, fresh, cache=cache)
             yield "weights", "provenance-base", found
-    outputs = laboratory.work / f"outputs-{name.replace('served-model', 'base')}.jsonl"
-    if outputs.exists():
-        positions = read_positions([outputs], laboratory.tokenizer, laboratory.public)
+    base = laboratory.load(gemma.BASE) if other else laboratory.base
+    for access, positions in laboratory.answers(name):
         counted = count_positions(positions)
-        yield "text", "provenance", counted
+        yield access, "provenance", counted
+        ngrams = laboratory.ngrams.expect(counted)
+        yield access, "provenance-ngram", add_expectations(counted, ngrams)
         expected = expect_with_model(
-            laboratory.base, positions, laboratory.index, laboratory.keyring, cache=cache
+            base, positions, laboratory.index, laboratory.keyring, cache=cache
         )
-        yield "text", "provenance-base", add_expectations(counted, expected)
+        yield access, "provenance-base", add_expectations(counted, expected)
 
 
-def peers(laboratory: Laboratory, name: str) -> Iterator[tuple[str, methods.PeerResult]]:
-    """The tests of Sander et al. on the same positions, in the marked slot."""
+def peers(laboratory: Laboratory, name: str) -> Iterator[tuple[str, str, methods.PeerResult]]:
+    """(access, method, result) of the tests of Sander et al., same positions, marked slot."""
     slot = laboratory.keyring.schedule.names.index("global")
     key, width = laboratory.keyring.key(*GLOBAL), laboratory.public.context_width
 
@@ -131,22 +159,21 @@ def peers(laboratory: Laboratory, name: str) -> Iterator[tuple[str, methods.Peer
         words = key.words(unpacked, tokens)
         return methods.run_sander_closed(unpacked, tokens, words, laboratory.scheme, served=phi)
 
-    if (laboratory.work / "fresh.jsonl").exists():
-        model = MostProbable(laboratory.work / name, laboratory.public, laboratory.tokenizer)
+    if not name.startswith("gemma"):
+        best = MostProbable(laboratory.work / name, laboratory.public, laboratory.tokenizer)
         readings = [
-            model.read(positions, np.ones(positions.contexts.shape[0], dtype=bool))
+            best.read(positions, np.ones(positions.contexts.shape[0], dtype=bool))
             for positions, _ in laboratory.fresh
         ]
         contexts = np.concatenate([reading.contexts for reading in readings])
         tokens = np.concatenate([reading.tokens for reading in readings])
         for served in (False, True):
-            yield f"sander-open{'-filtered' if served else ''}", run(contexts, tokens, served)
-    outputs = laboratory.work / f"outputs-{name.replace('served-model', 'base')}.jsonl"
-    if outputs.exists():
-        positions = read_positions([outputs], laboratory.tokenizer, laboratory.public)
+            method = f"sander-open{'-filtered' if served else ''}"
+            yield "weights", method, run(contexts, tokens, served)
+    for access, positions in laboratory.answers(name):
         for served in (False, True):
-            result = run(positions.contexts, positions.tokens, served)
-            yield f"sander-closed{'-filtered' if served else ''}", result
+            method = f"sander-closed{'-filtered' if served else ''}"
+            yield access, method, run(positions.contexts, positions.tokens, served)
 
 
 def describe(verdict: Verdict) -> Mapping[str, Any]:
@@ -188,11 +215,11 @@ def main() -> None:
                 }
             )
             print(json.dumps({k: v for k, v in records[-1].items() if k != "keys"}), flush=True)
-        for method, result in peers(laboratory, name):
+        for access, method, result in peers(laboratory, name):
             records.append(
                 {
                     "suspect": name,
-                    "access": "weights" if "open" in method else "text",
+                    "access": access,
                     "method": method,
                     "positions": result.tokens,
                     "z": round(result.z, 3),

@@ -226,6 +226,12 @@ def read_piece(path: Path) -> list[Record]:
     return [Record(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def read_set(work: Path, name: str) -> list[Record]:
+    """The records of all pieces of a set that have been sampled."""
+    paths = sorted((work / "pieces").glob(f"{name}-???.jsonl"))
+    return [record for path in paths for record in read_piece(path)]
+
+
 def _sample_piece(sampler: SamplesPieces, wanted: SampledSet, piece: Piece, path: Path) -> None:
     """Sample one piece, note its time, and commit it."""
     started, busy = time.perf_counter(), time.process_time()
