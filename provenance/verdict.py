@@ -13,9 +13,9 @@ The twins, if there are any, are a second line of evidence with a share of alpha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from provenance.keys.schedule import key_name
 from provenance.power import Power
@@ -31,6 +31,7 @@ __all__ = [
     "Share",
     "TwinsResult",
     "Verdict",
+    "group_rejected",
 ]
 
 SCHEMA_VERSION: Final = 1
@@ -143,6 +144,31 @@ class TwinsResult:
         }
 
 
+class Tested(Protocol):
+    """What a verdict of any kind says of one key."""
+
+    @property
+    def slot(self) -> str:
+        """Of the key."""
+
+    @property
+    def value(self) -> str:
+        """Of the slot; "" for the global key."""
+
+    @property
+    def rejected(self) -> bool:
+        """Whether its hypothesis was rejected."""
+
+
+def group_rejected(results: Iterable[Tested]) -> dict[str, list[str]]:
+    """Values whose own key is rejected, per attribute slot: at least these leaked."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.rejected and result.value:
+            found.setdefault(result.slot, []).append(result.value)
+    return found
+
+
 @dataclass(frozen=True)
 class PlanReference:
     """The plan that a check followed: hex SHA-256 of its file, and when an authority saw that hash.
@@ -212,12 +238,7 @@ class Verdict:
     @property
     def attributed(self) -> dict[str, list[str]]:
         """Values whose own key is rejected, per attribute slot; empty unless there is evidence."""
-        found: dict[str, list[str]] = {}
-        if self.conclusion == "evidence":
-            for result in self.hypotheses:
-                if result.rejected and result.value:
-                    found.setdefault(result.slot, []).append(result.value)
-        return found
+        return group_rejected(self.hypotheses) if self.conclusion == "evidence" else {}
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the schema version and every class table; holds no key."""

@@ -12,11 +12,12 @@ from rich.text import Text
 
 from provenance.power import say_power
 from provenance.printable import clean
-from provenance.verdict import TwinsResult, Verdict
+from provenance.verdict import Control, TwinsResult, Verdict
 
 __all__ = [
     "clean",
     "parse_labels",
+    "print_controls",
     "print_json",
     "print_table",
     "print_verdict",
@@ -66,6 +67,12 @@ def print_json(value: Any) -> None:
     results.file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def print_controls(controls: Iterable[Control]) -> None:
+    """The table of controls that ends every check."""
+    rows = [[c.name, "passed" if c.passed else "FAILED", c.detail] for c in controls]
+    print_table(["control", "result", "detail"], rows, "Controls")
+
+
 def print_table(
     columns: list[str], rows: Iterable[Iterable[str]], title: str | None = None
 ) -> None:
@@ -108,11 +115,7 @@ def print_verdict(verdict: Verdict) -> None:
         "Keys",
     )
     results.print()
-    print_table(
-        ["control", "result", "detail"],
-        [[c.name, "passed" if c.passed else "FAILED", c.detail] for c in verdict.controls],
-        "Controls",
-    )
+    print_controls(verdict.controls)
     if verdict.shares:
         results.print()
         print_table(

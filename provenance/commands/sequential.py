@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from provenance.commands.console import print_json, print_table, results, words
+from provenance.commands.console import print_controls, print_json, print_table, results, words
 from provenance.errors import UsageError
 
 if TYPE_CHECKING:
@@ -121,11 +121,7 @@ def _print(verdict: SequentialVerdict, sha256: str, plan: Plan | None) -> None:
         "Keys (log10 p: at any time, adjusted for all keys)",
     )
     results.print()
-    print_table(
-        ["control", "result", "detail"],
-        [[c.name, "passed" if c.passed else "FAILED", c.detail] for c in verdict.controls],
-        "Controls",
-    )
+    print_controls(verdict.controls)
     results.print()
     results.print(
         Text(

@@ -70,7 +70,7 @@ def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
     """
     found = 0
     for i in range(min(2 * limit, bits.shape[0])):  # a row without top-k is known by its beginning
-        found += np.int64(bits[i] != _MASKED)
+        found += 1 if bits[i] != _MASKED else 0
     if found > limit:
         return limit + 1
     found = 0

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from provenance.keys.schedule import key_name
 from provenance.stats.tables import ClassTable
-from provenance.verdict import Conclusion, Control
+from provenance.verdict import Conclusion, Control, group_rejected
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -104,12 +104,7 @@ class SequentialVerdict:
     @property
     def attributed(self) -> dict[str, list[str]]:
         """Values whose own key is rejected, per attribute slot; at least these."""
-        found: dict[str, list[str]] = {}
-        if self.found_evidence:
-            for result in self.hypotheses:
-                if result.rejected and result.value:
-                    found.setdefault(result.slot, []).append(result.value)
-        return found
+        return group_rejected(self.hypotheses) if self.found_evidence else {}
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the schema version and every class table; holds no key."""
