@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from provenance.coins import CONSTANTS, fill_words
+from provenance.coins import CONSTANTS, fill_one, fill_words
 from provenance.schemes.compiled import GUMBEL, PLAIN, choose, choose_by_race
 
 __all__ = ["MANY", "NOTHING", "draw_among_few", "find_keys"]
@@ -52,7 +52,11 @@ def find_keys(ids, lengths, width, selector, ends, numbers):  # type: ignore[no-
                 fresh[r] = False
                 break
     words = np.empty(rows, np.uint32)
-    fill_words(selector, CONSTANTS, contexts, np.zeros(rows, np.uint32), words)
+    tokens = np.zeros(rows, np.uint32)
+    if rows == 1:
+        fill_one(selector, CONSTANTS, contexts, tokens, words)
+    else:
+        fill_words(selector, CONSTANTS, contexts, tokens, words)
     for r in range(rows):
         if fresh[r]:
             slot = 0
@@ -82,6 +86,17 @@ def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
                 different |= block[i] ^ _MASKED
             if not different:
                 continue
+            many, place = np.int32(0), np.int32(0)
+            for i in range(_BLOCK):
+                other = np.int32(block[i] != _MASKED)
+                many += other
+                place += other * np.int32(i)
+            if many == 1:
+                if found == limit:
+                    return limit + 1
+                candidates[found] = start + place
+                found += 1
+                continue
         for i in range(block.shape[0]):
             if block[i] != _MASKED:
                 if found == limit:
@@ -103,8 +118,8 @@ def draw_among_few(  # type: ignore[no-untyped-def]
     uniforms float64 [rows].
 
     Returns int64 [rows] keys (-1: ordinary draw), int64 [rows] tokens, the smallest of the tokens,
-    and the largest that was drawn with a key. Cost: one pass over the scores, and 35 ns a candidate
-    of a marked row.
+    and the largest that was drawn with a key. Cost: one pass over the scores, and a coin for every
+    candidate of a marked row.
     """
     rows = scores.shape[0]
     lengths = np.full(rows, ids.shape[1], np.int64)

@@ -204,7 +204,7 @@ class Watermark:
         rounding: draws among many candidates compute in float32, as the scores are. Cost: one pass
         over the scores where few candidates are left; else a few, and a row of coins if marked.
         """
-        responses = np.ascontiguousarray(responses, dtype=np.uint32)
+        responses = responses.astype(np.uint32, order="C", copy=False)
         if not scores.flags.c_contiguous:
             scores = np.ascontiguousarray(scores)
         uniforms = self._generator.random(scores.shape[:1])
