@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python -m benchmarks.serving.quality [--prompts N] [--copies N] [--work DIR]
 
 Every arm answers the same prompts: open requests, questions with one right word, and functions that
-are executed. The unit is the prompt: the mean over its copies (for distinct-n: over the text of all
-its copies). Reported are differences of an arm to `unmarked`, paired by prompt, with 95 % intervals
-(Student's t), and equivalence by two one-sided tests at 5 %: the 90 % interval lies inside the
-margin, which is fixed below. Resumable: an arm's answers to a piece of prompts are a file.
+are executed. The model runs in bfloat16 where the processor multiplies it, for all arms. The unit
+is the prompt: the mean over its copies (for distinct-n: over the text of all its copies). Reported
+are differences of an arm to `unmarked`, paired by prompt, with 95 % intervals (Student's t), and
+equivalence by two one-sided tests at 5 %: the 90 % interval lies inside the margin, which is fixed
+below. Resumable: an arm's answers to a piece of prompts are a file.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
+from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.serving.tasks import FUNCTIONS, QUESTIONS, Task
 from benchmarks.smollm import decode
 from benchmarks.smollm.convert import PACKAGE, make_served_model
-from benchmarks.smollm.model import VOCABULARY, load_model, load_tokenizer
+from benchmarks.smollm.model import END, VOCABULARY, load_model, load_tokenizer, precision
 from benchmarks.smollm.prompts import prompts_for
 from benchmarks.smollm.serve import marked_draw, plain_draw
 from provenance.embed.watermark import Watermark
@@ -56,15 +58,16 @@ MARGINS = {
 }
 """Largest difference that counts as none; nats a token, tokens, shares."""
 PIECE = 20
+NLL_COPIES = 8
+"""So many responses to a prompt are read for their likelihood."""
+ANSWER_TOKENS = 64
 SEED = 21
 
 
-def make_questions(open_prompts: int) -> list[Task]:
-    """All prompts; an open request has neither a word nor a test."""
-    return [Task(prompt.text) for prompt in prompts_for("ask")[:open_prompts]] + [
-        *QUESTIONS,
-        *FUNCTIONS,
-    ]
+def load(work: Path) -> tuple[Any, Any]:
+    """Model and tokenizer."""
+    model = load_model(work / "served-model", getattr(torch, precision()))
+    return model, load_tokenizer(work)
 
 
 def answer(work: Path, arm: str, tasks: Sequence[Task], copies: int, tokens: int) -> list[Any]:
@@ -77,7 +80,7 @@ def answer(work: Path, arm: str, tasks: Sequence[Task], copies: int, tokens: int
         piece = tasks[start : start + PIECE]
         if not path.exists():
             if model is None:
-                model, tokenizer = load_model(work / "served-model"), load_tokenizer(work)
+                model, tokenizer = load(work)
             started = time.perf_counter()
             ids = _sample(work, arm, model, tokenizer, piece, copies, tokens, number)
             path.parent.mkdir(exist_ok=True)
@@ -97,7 +100,7 @@ def _sample(
     tokens: int,
     number: int,
 ) -> list[list[list[int]]]:
-    generator = np.random.default_rng([SEED, list(ARMS).index(arm), number])
+    generator = np.random.default_rng([SEED, list(ARMS).index(arm), number, copies])
     ids = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": task.text}], add_generation_prompt=True, return_dict=False
@@ -125,13 +128,15 @@ def _sample(
 @torch.inference_mode()
 def measure_nll(model: Any, prompt: Sequence[int], responses: Sequence[Sequence[int]]) -> float:
     """Mean NLL a token under the unmarked model, temperature 1, all of the vocabulary."""
-    total = count = 0.0
-    for response in responses:
-        if response:
-            logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-            picked = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])
-            total, count = total - float(picked.sum()), count + len(response)
-    return total / count if count else float("nan")
+    rows = [torch.tensor([*prompt, *response]) for response in responses if response]
+    if not rows:
+        return float("nan")
+    ids = pad_sequence(rows, batch_first=True, padding_value=END)
+    logits = model(ids).logits[:, len(prompt) - 1 : -1].float()
+    picked = logits.log_softmax(-1).gather(2, ids[:, len(prompt) :, None])[..., 0]
+    lengths = torch.tensor([len(row) - len(prompt) for row in rows])
+    inside = torch.arange(picked.shape[1]) < lengths[:, None]
+    return float(-picked[inside].sum() / lengths.sum())
 
 
 def measure_ngrams(responses: Sequence[Sequence[int]], n: int) -> float:
@@ -156,7 +161,7 @@ def measure(
             if is_open
             else float(np.mean([task.judge(tokenizer.decode(r)) for r in responses]))
         )
-        rows["nll"].append(measure_nll(model, prompt, responses))
+        rows["nll"].append(measure_nll(model, prompt, responses[:NLL_COPIES]))
         rows["tokens"].append(float(np.mean([len(r) for r in responses])))
         rows["repeated_4grams"].append(float(np.mean(repeats)) if repeats else float("nan"))
         for n in (1, 2, 3):
@@ -186,18 +191,23 @@ def main() -> None:
     """Sample, measure, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--prompts", type=int, default=24, help="open requests")
-    parser.add_argument("--copies", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=96, help="open requests")
+    parser.add_argument("--copies", type=int, default=8, help="responses to an open request")
+    parser.add_argument("--tokens", type=int, default=96, help="of a response to it, at most")
+    parser.add_argument("--answers", type=int, default=24, help="to a question or function")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     make_served_model(arguments.work)
-    tasks = make_questions(arguments.prompts)
+    requests = [Task(prompt.text) for prompt in prompts_for("ask")[: arguments.prompts]]
+    tasks = [*QUESTIONS, *FUNCTIONS]
     answers = {
-        arm: answer(arguments.work, arm, tasks, arguments.copies, arguments.tokens) for arm in ARMS
+        arm: answer(arguments.work, arm, requests, arguments.copies, arguments.tokens)
+        + answer(arguments.work, arm, tasks, arguments.answers, ANSWER_TOKENS)
+        for arm in ARMS
     }
-    model, tokenizer = load_model(arguments.work / "served-model"), load_tokenizer(arguments.work)
+    tasks = [*requests, *tasks]
+    model, tokenizer = load(arguments.work)
     measured = {arm: measure(tasks, found, model, tokenizer) for arm, found in answers.items()}
     base = measured[UNMARKED]
     write_json(
@@ -205,7 +215,8 @@ def main() -> None:
         {
             "command": "OMP_NUM_THREADS=1 python -m benchmarks.serving.quality "
             f"--prompts {arguments.prompts} --copies {arguments.copies} "
-            f"--tokens {arguments.tokens}",
+            f"--tokens {arguments.tokens} --answers {arguments.answers}",
+            "precision": precision(),
             "model": f"SmolLM2-135M-Instruct ({PACKAGE}), temperature 1, top-k {decode.TOP_K}",
             "size": {
                 "open_requests": arguments.prompts,
@@ -213,6 +224,8 @@ def main() -> None:
                 "functions": len(FUNCTIONS),
                 "copies": arguments.copies,
                 "at_most_tokens": arguments.tokens,
+                "answers": arguments.answers,
+                "at_most_tokens_of_an_answer": ANSWER_TOKENS,
                 "tokens": {
                     arm: sum(len(r) for task in found for r in task)
                     for arm, found in answers.items()
