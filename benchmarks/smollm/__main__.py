@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m benchmarks.smollm [--work DIR]
 
 All stages in order: 220 k marked tokens, fresh marked text, unmarked text, the student of a
-mixture, the innocent student, students of marked text, 86 k more marked tokens, everybody's
+mixture, the innocent student, the student of marked text, 86 k more marked tokens, everybody's
 outputs; then students of another family, which is fine-tuned on the same responses as text.
 One core, some hours; with `--family gemma` a second process makes the latter beside the former
 (`--family smollm`), once the unmarked text is there. Every stage goes on where it was when the
@@ -58,9 +58,8 @@ class Student:
 FULL = Student("student-full", 1.0, 21)
 INNOCENT = Student("student-innocent", 0.0, 22)
 MIXED = Student("student-mixed", 0.3, 23)
-MORE = Student("student-more", 1.0, 24, epochs=2, copies=4)
-STUDENTS = (MIXED, INNOCENT, FULL, MORE)
-ASKED = (FULL, INNOCENT, MORE, MIXED)
+STUDENTS = (MIXED, INNOCENT, FULL)
+ASKED = (FULL, INNOCENT, MIXED)
 GEMMA_FULL = Student("gemma-full", 1.0, 25, epochs=2, copies=4, base=gemma.BASE)
 GEMMA_INNOCENT = Student("gemma-innocent", 0.0, 26, epochs=2, base=gemma.BASE)
 GEMMA_STUDENTS = (GEMMA_FULL, GEMMA_INNOCENT)

@@ -4,7 +4,7 @@
 
 Needs what `python -m benchmarks.smollm` has made so far; suspects that are not there are left out.
 From weights, the suspects read `fresh.jsonl`, marked responses to prompts that none of them was
-trained on; who has another tokenizer does not read marked text. From text, their answers to other
+trained on; who has another tokenizer may read unmarked responses only. From text, their answers to other
 prompts and to the prompts of the served responses. The reference is none, the model that the
 suspect was fine-tuned from, or k-grams of the served model's unmarked responses. The published
 tests see the same positions and coins: of the global slot, which favours them. Writes
@@ -49,7 +49,7 @@ from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 WORK = Path(__file__).parent / "work"
 RESULTS = Path(__file__).parents[1] / "results/smollm.json"
 SUSPECTS = (
-    *("student-full", "student-mixed", "student-innocent", "student-more", "served-model"),
+    *("student-full", "student-mixed", "student-innocent", "served-model"),
     *("gemma-full", "gemma-innocent"),
 )
 OUTPUTS = {"outputs": "text, other prompts", "probes": "text, served prompts"}
@@ -111,6 +111,14 @@ class Laboratory:
                 yield access, read_positions([path], self.tokenizer, self.public)
 
     @property
+    def unmarked(self) -> Documents:
+        """What a model with another tokenizer may read: as many responses as `fresh` has."""
+        paths = [self.work / "unmarked.jsonl"]
+        return Documents(
+            paths, self.tokenizer, self.index, self.keyring, limit=216, unmarked_only=True
+        )
+
+    @property
     def fresh(self) -> Documents:
         """What is read."""
         return Documents([self.work / "fresh.jsonl"], self.tokenizer, self.index, self.keyring)
@@ -125,7 +133,11 @@ class Laboratory:
 def observe(laboratory: Laboratory, name: str) -> Iterator[tuple[str, str, Observations]]:
     """(access, method, observations) of everything that is there of a suspect."""
     cache, other = laboratory.cache, name.startswith("gemma")
-    if not other:
+    if other:
+        read, unmarked = laboratory.load(name), laboratory.unmarked
+        found = observe_weights(read, laboratory.load(gemma.BASE), unmarked, cache=cache)
+        yield "weights, unmarked responses", "provenance-base", found
+    else:
         read, fresh = laboratory.load(name), laboratory.fresh
         yield "weights", "provenance", observe_weights(read, None, fresh, cache=cache)
         if name != "served-model":
