@@ -4,8 +4,8 @@
 
 Needs what `python -m benchmarks.smollm` has made so far; suspects that are not there are left out.
 From weights, the suspects read `fresh.jsonl`, marked responses to prompts that none of them was
-trained on; who has another tokenizer may read unmarked responses only. From text, their answers to other
-prompts and to the prompts of the served responses. The reference is none, the model that the
+trained on; who has another tokenizer may read unmarked responses only. From text, their answers to
+other prompts and to the prompts of the served responses. The reference is none, the model that the
 suspect was fine-tuned from, or k-grams of the served model's unmarked responses. The published
 tests see the same positions and coins: of the global slot, which favours them. Writes
 benchmarks/results/smollm.json, one run per keyring: those of other work folders are kept.
