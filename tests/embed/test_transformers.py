@@ -396,7 +396,7 @@ def _make_assistant(model):
     [
         _Served,
         pytest.param(_Assisted, marks=pytest.mark.slow),
-        pytest.param(_PromptLookup, marks=pytest.mark.slow),
+        _PromptLookup,
     ],
 )
 def test_conformance(kind, tokenizer_path, sharp_model, tmp_path):
