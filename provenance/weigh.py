@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,21 @@ _LEVELS: Final = 63
 _COUNT_CAP: Final = 16
 _RESPONSES_CAP: Final = 1 << 10
 _RESIDUAL_LEVELS: Final = 255
-_RESIDUAL_CAP: Final = 0.4
-_PRIOR_POSITIONS: Final = 10.0
-_LEAST_PROBABILITY: Final = 0.01
 _POSITIONS_CAP: Final = 1 << 16
 _LEAST_RESIDUAL: Final = 1e-6
 """Less is rounding: a suspect that is its own reference weighs nothing."""
+
+
+class _Constants(NamedTuple):
+    """Of `weigh_residual`: prior positions t, clip c, addend a of the probability."""
+
+    prior: float
+    clip: float
+    addend: float
+
+
+_DRAWN: Final = _Constants(prior=10.0, clip=0.4, addend=0.3)
+_PROBABILITIES: Final = _Constants(prior=0.0, clip=0.2, addend=0.003)
 
 
 @dataclass(frozen=True)
@@ -72,20 +81,21 @@ def weigh_log_sqrt(choices: Choices) -> Integers:
 def weigh_residual(choices: Choices) -> Integers:
     """How much more than expected, per position, in 255 levels of the largest.
 
-    w = clip((N - E) / (N(c) + t), -.4, .4) / sqrt(q + .01) * ln(1 + n) * N(c)^(1/4)
+    w = clip((N - E) / (N(c) + t), -c, c) / sqrt(q + a) * ln(1 + n) * sqrt(N(c))
 
-    with q = E / N(c), and t = 10 for drawn tokens, 0 for probabilities: a token that was drawn once
-    at one position says little of its probability. A pair that any model of the language would
-    choose weighs nothing; the clip bounds what a wrong reference can do; a rare token that became
-    likely says more than a likely one that became likelier. See docs/decisions/0005.
+    with q = E / N(c), and t = 10, c = .4, a = .3 for drawn tokens, t = 0, c = .2, a = .003 for
+    probabilities: a token that was drawn once at one position says little of its probability. A
+    pair that any model of the language would choose weighs nothing; the clip bounds what a wrong
+    reference can do; a rare token that became likely says more than a likely one that became
+    likelier, if it is known that it did. See docs/decisions/0009.
     """
-    prior = _PRIOR_POSITIONS if choices.sampled else 0.0
+    prior, clip, addend = _DRAWN if choices.sampled else _PROBABILITIES
     totals = np.minimum(np.maximum(choices.totals, 1), _POSITIONS_CAP).astype(np.float64)
     residual = (choices.masses - choices.expected) / (np.maximum(choices.totals, 1) + prior)
     residual[np.abs(residual) < _LEAST_RESIDUAL] = 0.0
     q = choices.expected / np.maximum(choices.totals, 1)
-    real = np.clip(residual, -_RESIDUAL_CAP, _RESIDUAL_CAP) / np.sqrt(q + _LEAST_PROBABILITY)
-    real = real * _logarithm(choices) * totals**0.25
+    real = np.clip(residual, -clip, clip) / np.sqrt(q + addend)
+    real = real * _logarithm(choices) * np.sqrt(totals)
     largest = float(np.abs(real).max(initial=0.0))
     return _round(real * (_RESIDUAL_LEVELS / largest) if largest > 0 else real)
 

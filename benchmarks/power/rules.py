@@ -1,11 +1,13 @@
 """Which weight rule keeps most of the evidence, with a right and with a wrong reference?
 
-    python -m benchmarks.power.rules [--world gumbel-k2-s20] [--suspect rho-1]
+    python -m benchmarks.power.rules [--frontier]
 
 Needs worlds of `produce`. Every rule is a function of what a weight may know; all are rounded to
-255 levels like the product's own. z of the global key from text and from weights, for four
-references: the suspects' base model, the unmarked teacher (both "right"), a student trained on
-unmarked responses, and a model of random weights (wrong). Writes benchmarks/results/rules.json.
+255 levels like the product's own. z of the global key from text and from weights, of all suspects
+of the power world (one key) for four references: the suspects' base model, the unmarked teacher
+(both "right"), a student trained on unmarked responses, and a model of random weights (wrong). With
+`--frontier` of the students of the 36 small worlds, each under a key of its own, for two: the base
+model, and k-grams. Writes benchmarks/results/rules.json.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from benchmarks.lab.stage1 import WORK as LAB
 from benchmarks.lab.tokenizer import load_tokenizer
 from benchmarks.power.measure import Bench, write_reference_text
 from benchmarks.power.report import DOCUMENTS, RESULTS
-from benchmarks.power.settings import WORK
+from benchmarks.power.settings import WORK, frontier_worlds
 from provenance.contexts import unpack
 from provenance.files import read_json, write_json
 from provenance.suspect.language_model import LanguageModel
 from provenance.suspect.observations import Observations, add_expectations
 from provenance.suspect.outputs import count_positions, read_positions
 from provenance.suspect.probabilities import expect_with_model, observe_weights
+from provenance.weigh import _DRAWN, _PROBABILITIES
 
 Real = NDArray[np.float64]
 LEVELS = 255
@@ -48,30 +51,44 @@ class Known:
         _, names = np.unique(observations.contexts[chosen], return_inverse=True)
         self.collision = np.bincount(names, weights=self.q**2)[names]
 
-    def mean(self, prior: float = 10.0, clip: float = 0.4) -> Real:
-        """Residual per position, clipped; the prior is for drawn tokens only."""
-        prior = prior if self.sampled else 0.0
-        return np.clip((self.mass - self.expected) / (self.total + prior), -clip, clip)
+    def weigh(
+        self,
+        *,
+        prior: float | None = None,
+        clip: float | None = None,
+        addend: float | None = None,
+        power: float = 0.5,
+    ) -> Real:
+        """`weigh_residual` with other constants."""
+        own = _DRAWN if self.sampled else _PROBABILITIES
+        prior = own.prior if prior is None or not self.sampled else prior
+        clip = own.clip if clip is None else clip
+        residual = (self.mass - self.expected) / (self.total + prior)
+        scale = np.sqrt(self.q + (own.addend if addend is None else addend))
+        return np.clip(residual, -clip, clip) / scale * self.log_n * self.total**power
 
 
 RULES: Mapping[str, Callable[[Known], Real]] = {
     "presence (indexed)": lambda k: (k.mass > 0).astype(np.float64),
     "no reference: ln(1+n) sqrt N": lambda k: k.log_n * np.sqrt(k.mass),
     "clip(N-E, 3) n/(n+5)": lambda k: np.clip(k.mass - k.expected, -3, 3) * k.saturated,
-    "clip(N-E, 20) ln(1+n)": lambda k: np.clip(k.mass - k.expected, -20, 20) * k.log_n,
+    "clip(N-E, 20) ln(1+n) (0005)": lambda k: np.clip(k.mass - k.expected, -20, 20) * k.log_n,
     "(N-E) ln(1+n), no clip": lambda k: (k.mass - k.expected) * k.log_n,
-    "the rule": lambda k: k.mean() / np.sqrt(k.q + 0.01) * k.log_n * k.total**0.25,
-    "- clip .2": lambda k: k.mean(clip=0.2) / np.sqrt(k.q + 0.01) * k.log_n * k.total**0.25,
-    "- no clip": lambda k: k.mean(clip=1e9) / np.sqrt(k.q + 0.01) * k.log_n * k.total**0.25,
-    "- prior 3": lambda k: k.mean(prior=3) / np.sqrt(k.q + 0.01) * k.log_n * k.total**0.25,
-    "- prior 0": lambda k: k.mean(prior=0) / np.sqrt(k.q + 0.01) * k.log_n * k.total**0.25,
-    "- without / sqrt(q + .01)": lambda k: k.mean() * k.log_n * k.total**0.25,
-    "- sqrt(q + .1)": lambda k: k.mean() / np.sqrt(k.q + 0.1) * k.log_n * k.total**0.25,
-    "- n/(n+5) for ln(1+n)": lambda k: k.mean() / np.sqrt(k.q + 0.01) * k.saturated * k.total**0.25,
-    "- times (1-C)": lambda k: (
-        k.mean() / np.sqrt(k.q + 0.01) * k.log_n * k.total**0.25 * (1 - k.collision)
-    ),
-    "- sqrt N(c)": lambda k: k.mean() / np.sqrt(k.q + 0.01) * k.log_n * np.sqrt(k.total),
+    "the rule of 0006": lambda k: k.weigh(clip=0.4, addend=0.01, power=0.25),
+    "the rule": lambda k: k.weigh(),
+    "- half the clip": lambda k: k.weigh(clip=0.2 if k.sampled else 0.1),
+    "- twice the clip": lambda k: k.weigh(clip=0.8 if k.sampled else 0.4),
+    "- no clip": lambda k: k.weigh(clip=1e9),
+    "- prior 3": lambda k: k.weigh(prior=3),
+    "- prior 30": lambda k: k.weigh(prior=30),
+    "- a = .003": lambda k: k.weigh(addend=0.003),
+    "- a = .03": lambda k: k.weigh(addend=0.03),
+    "- a = .3": lambda k: k.weigh(addend=0.3),
+    "- n/(n+5) for ln(1+n)": lambda k: k.weigh() / k.log_n * k.saturated,
+    "- times (1-C)": lambda k: k.weigh() * (1 - k.collision),
+    "- N(c)^(1/4)": lambda k: k.weigh(power=0.25),
+    "- N(c)^(3/4)": lambda k: k.weigh(power=0.75),
+    "- N(c)": lambda k: k.weigh(power=1),
 }
 
 
@@ -116,38 +133,53 @@ def try_rules(bench: Bench, observations: Observations) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    """Try every rule and add the rows to the results."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--world", default="gumbel-k2-s20")
-    parser.add_argument("--suspect", default="rho-1")
-    arguments = parser.parse_args()
+def list_power(world: str) -> Iterator[tuple[str, str, str, dict[str, float]]]:
+    """(suspect, access, reference, z by rule) of the suspects of a world, and of an innocent."""
     unmarked = WORK / "unmarked"
-    write_reference_text(unmarked)
-    bench = Bench(WORK / arguments.world, unmarked, DOCUMENTS.get(arguments.world, 128))
-    suspect = WORK / arguments.world / arguments.suspect
-    if not suspect.exists():
-        suspect = unmarked / arguments.suspect
+    bench = Bench(WORK / world, unmarked, DOCUMENTS.get(world, 128))
     references = {
         "base": LAB / "base",
         "teacher": LAB / "teacher",
         "student": unmarked / "innocent-power",
         "random": random_model(WORK / "random-model"),
     }
+    suspects = sorted((WORK / world).glob("rho-*"), reverse=True)
+    for suspect in (*suspects, unmarked / "innocent-power"):
+        for name, folder in references.items():
+            for access, observations in observe(bench, suspect, folder):
+                yield suspect.name, access, name, try_rules(bench, observations)
+
+
+def list_frontier(world: str) -> Iterator[tuple[str, str, str, dict[str, float]]]:
+    """The same for the student of a small world."""
+    bench = Bench(WORK / world, WORK / "unmarked", 128)
+    suspect = WORK / world / "rho-1"
+    for access, observations in observe(bench, suspect, LAB / "base"):
+        yield suspect.name, access, "base", try_rules(bench, observations)
+    positions = read_positions([suspect / "outputs.jsonl.gz"], bench.tokenizer, bench.public)
+    counted = count_positions(positions)
+    observations = add_expectations(counted, bench.ngrams.expect(counted))
+    yield suspect.name, "text", "k-grams", try_rules(bench, observations)
+
+
+def main() -> None:
+    """Try every rule and add the rows to the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--world", default="gumbel-k2-s20")
+    parser.add_argument("--frontier", action="store_true")
+    arguments = parser.parse_args()
+    write_reference_text(WORK / "unmarked")
     path = RESULTS / "rules.json"
     rows = read_json(path)["rows"] if path.exists() else []
-    for name, folder in references.items():
-        for access, observations in observe(bench, suspect, folder):
-            facts = {
-                "world": arguments.world,
-                "suspect": suspect.name,
-                "access": access,
-                "reference": name,
-            }
+    worlds = [world.name for world in frontier_worlds()] if arguments.frontier else []
+    for world in worlds or [arguments.world]:
+        found = (list_frontier if arguments.frontier else list_power)(world)
+        for suspect, access, reference, z in found:
+            facts = {"world": world, "suspect": suspect, "access": access, "reference": reference}
             rows = [row for row in rows if any(row[key] != facts[key] for key in facts)]
-            rows.append({**facts, "z": try_rules(bench, observations)})
+            rows.append({**facts, "z": z})
             print(json.dumps(rows[-1]), flush=True)
-            write_json(path, {"command": "python -m benchmarks.power.rules", "rows": rows})
+    write_json(path, {"command": "python -m benchmarks.power.rules [--frontier]", "rows": rows})
 
 
 if __name__ == "__main__":

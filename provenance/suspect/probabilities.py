@@ -62,7 +62,7 @@ def observe_weights(
     Returns
     -------
     Observations with probabilities as masses, over at most `passes.MAXIMUM_PAIRS` pairs: those at
-    which suspect and reference differ most (docs/decisions/0006).
+    which suspect and reference differ most (docs/decisions/0009).
 
     Raises
     ------
