@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from provenance.weigh import _DRAWN, _PROBABILITIES
 
 Real = NDArray[np.float64]
 LEVELS = 255
+LEAST = 1e-6
+"""A largest weight below it is rounding: the suspect is its own reference."""
 
 
 class Known:
@@ -109,8 +112,8 @@ def observe(bench: Bench, suspect: Path, reference: Path) -> Iterator[tuple[str,
     yield "weights", observe_weights(own, model, bench.to_documents("fresh"), cache=bench.cache)
 
 
-def try_rules(bench: Bench, observations: Observations) -> dict[str, float]:
-    """z of the global key under every rule."""
+def try_rules(bench: Bench, observations: Observations) -> dict[str, float | None]:
+    """z of the global key under every rule; None if nothing weighs anything."""
     contexts, names = np.unique(observations.contexts, return_inverse=True)
     own = np.flatnonzero(bench.in_slot(contexts))
     matches = bench.index.lookup(bench.slot, contexts[own])
@@ -128,12 +131,16 @@ def try_rules(bench: Bench, observations: Observations) -> dict[str, float]:
     found = {}
     for name, rule in RULES.items():
         real = rule(known)
-        weights = np.rint(real * (LEVELS / np.abs(real).max()))
-        found[name] = round(float(weights @ scores / np.sqrt(weights @ weights)), 2)
+        weights = np.rint(real * (LEVELS / max(np.abs(real).max(), LEAST)))
+        square = float(weights @ weights)
+        found[name] = round(float(weights @ scores) / math.sqrt(square), 2) if square else None
     return found
 
 
-def list_power(world: str) -> Iterator[tuple[str, str, str, dict[str, float]]]:
+COMMAND = "python -m benchmarks.power.rules && python -m benchmarks.power.rules --frontier"
+
+
+def list_power(world: str) -> Iterator[tuple[str, str, str, dict[str, float | None]]]:
     """(suspect, access, reference, z by rule) of the suspects of a world, and of an innocent."""
     unmarked = WORK / "unmarked"
     bench = Bench(WORK / world, unmarked, DOCUMENTS.get(world, 128))
@@ -150,7 +157,7 @@ def list_power(world: str) -> Iterator[tuple[str, str, str, dict[str, float]]]:
                 yield suspect.name, access, name, try_rules(bench, observations)
 
 
-def list_frontier(world: str) -> Iterator[tuple[str, str, str, dict[str, float]]]:
+def list_frontier(world: str) -> Iterator[tuple[str, str, str, dict[str, float | None]]]:
     """The same for the student of a small world."""
     bench = Bench(WORK / world, WORK / "unmarked", 128)
     suspect = WORK / world / "rho-1"
@@ -179,7 +186,7 @@ def main() -> None:
             rows = [row for row in rows if any(row[key] != facts[key] for key in facts)]
             rows.append({**facts, "z": z})
             print(json.dumps(rows[-1]), flush=True)
-    write_json(path, {"command": "python -m benchmarks.power.rules [--frontier]", "rows": rows})
+            write_json(path, {"command": COMMAND, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -134,19 +134,21 @@ def _choices(masses, totals, responses, expected, sampled=True):
     )
 
 
+@pytest.mark.parametrize("huge", [1e5, 1e3, 20])
 @pytest.mark.parametrize("sampled", [True, False])
-def test_residual_weights_follow_the_formula(sampled):
-    rows = [(0, 30, 10, 3), (1, 5, 10, 1), (1, 1, 10, 0.1), (5, 9, 0, 0), (1e5, 1e5, 5e3, 0)]
+def test_residual_weights_follow_the_formula(sampled, huge):
+    rows = [(0, 30, 10, 3), (1, 5, 10, 1), (1, 1, 10, 0.1), (5, 9, 0, 0), (huge, huge, 5e3, 0)]
     rows.append((0, 1000, 5000, 1000))
+    prior, clip, addend = (10, 0.4, 0.3) if sampled else (0, 0.2, 0.003)
     real = []
     for mass, total, n, expected in rows:
-        residual = (mass - expected) / (total + (10 if sampled else 0))
-        clipped = max(-0.4, min(0.4, residual))
-        scale = math.log(1 + min(n, 1024)) * min(total, 65536) ** 0.25
-        real.append(clipped / math.sqrt(expected / total + 0.01) * scale)
+        residual = (mass - expected) / (total + prior)
+        clipped = max(-clip, min(clip, residual))
+        scale = math.log(1 + min(n, 1024)) * math.sqrt(min(total, 65536))
+        real.append(clipped / math.sqrt(expected / total + addend) * scale)
     weights = weigh(_choices(*zip(*rows, strict=True), sampled), "residual")
     assert weights.tolist() == [round(w * 255 / max(map(abs, real))) for w in real]
-    assert weights.max() == 255
+    assert abs(weights).max() == 255
     assert weights[3] == 0
     assert weights[5] < 0
 
