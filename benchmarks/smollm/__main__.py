@@ -19,7 +19,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -122,20 +122,22 @@ class Experiment:
             self.work, student.name, student.base, documents, student.epochs, student.seed
         )
 
-    def ask(self, model: str, base: str, wanted: serve.SampledSet) -> dict[str, Any]:
-        """Put prompts to a model, without a mark."""
-        foreign = base == gemma.BASE
-        sampler = (gemma.Sampler if foreign else serve.Sampler)(self.work, model)
+    def ask(self, student: Student, wanted: serve.SampledSet) -> dict[str, Any]:
+        """Put prompts to a student, without a mark."""
+        foreign, name = student.base == gemma.BASE, f"{wanted.name}-{student.name}"
+        sampler: serve.SamplesPieces = serve.Sampler(self.work, student.name)
+        if foreign:
+            sampler = gemma.Sampler(self.work, student.name, self.documents(student))
         tokenizer = (gemma.load_tokenizer if foreign else load_tokenizer)(self.work)
-        name = f"{wanted.name}-{model}"
         records = serve.sample_set(sampler, wanted, name)
         serve.write_outputs(tokenizer, self.work / f"{name}.jsonl", records, ids=not foreign)
         return serve.facts_of(records)
 
-    def ask_all(self, model: str, base: str) -> None:
-        """Everything that a suspect is asked."""
-        for wanted in (serve.OUTPUTS, serve.PROBES):
-            self.stage(f"{wanted.name}-{model}", partial(self.ask, model, base, wanted))
+    def ask_all(self, students: Sequence[Student]) -> None:
+        """Everything that suspects are asked."""
+        for student in students:
+            for wanted in (serve.OUTPUTS, serve.PROBES):
+                self.stage(f"{wanted.name}-{student.name}", partial(self.ask, student, wanted))
 
     def make_own_family(self) -> None:
         """The served model, its log, and the students that were fine-tuned from it."""
@@ -145,16 +147,14 @@ class Experiment:
         for student in STUDENTS:
             self.stage(student.name, partial(self.train, student))
         self.stage("served-2", lambda: self.sample_log(serve.SERVED_MORE))
-        for student in ASKED:
-            self.ask_all(student.name, student.base)
+        self.ask_all(ASKED)
 
     def make_other_family(self) -> None:
         """The students that were fine-tuned from a model of another family."""
         gemma.make_base(self.work)
         for student in GEMMA_STUDENTS:
             self.stage(student.name, partial(self.train, student))
-        for student in GEMMA_STUDENTS:
-            self.ask_all(student.name, gemma.BASE)
+        self.ask_all(GEMMA_STUDENTS)
 
 
 def setting() -> dict[str, Any]:

