@@ -133,10 +133,10 @@ class Experiment:
         serve.write_outputs(tokenizer, self.work / f"{name}.jsonl", records, ids=not foreign)
         return serve.facts_of(records)
 
-    def ask_all(self, students: Sequence[Student]) -> None:
-        """Everything that suspects are asked."""
+    def ask_all(self, students: Sequence[Student], *sets: serve.SampledSet) -> None:
+        """Put these prompts to all of them."""
         for student in students:
-            for wanted in (serve.OUTPUTS, serve.PROBES):
+            for wanted in sets:
                 self.stage(f"{wanted.name}-{student.name}", partial(self.ask, student, wanted))
 
     def make_own_family(self) -> None:
@@ -147,14 +147,14 @@ class Experiment:
         for student in STUDENTS:
             self.stage(student.name, partial(self.train, student))
         self.stage("served-2", lambda: self.sample_log(serve.SERVED_MORE))
-        self.ask_all(ASKED)
+        self.ask_all(ASKED, serve.OUTPUTS, serve.PROBES)
 
     def make_other_family(self) -> None:
         """The students that were fine-tuned from a model of another family."""
         gemma.make_base(self.work)
         for student in GEMMA_STUDENTS:
             self.stage(student.name, partial(self.train, student))
-        self.ask_all(GEMMA_STUDENTS)
+        self.ask_all(GEMMA_STUDENTS, serve.OUTPUTS)
 
 
 def setting() -> dict[str, Any]:
