@@ -31,7 +31,7 @@ SETTINGS = {
     ("logprobs", "provenance-base"): ("logprobs", REFERENCE_RULE, "model"),
 }
 BOUND = ("text", "provenance"), ("text", "sander-closed-filtered")
-MEASURED_ON = "2026-11-26"
+MEASURED_ON = "2026-11-27"
 """Day of the commit that recorded the results."""
 
 
