@@ -6,7 +6,7 @@ Needs what `python -m benchmarks.smollm` has made so far; suspects that are not 
 From weights, the suspects read `fresh.jsonl`, marked responses to prompts that none of them was
 trained on; who has another tokenizer may read unmarked responses only. From text, their answers to
 other prompts and to the prompts of the served responses. The reference is none, the model that the
-suspect was fine-tuned from, or k-grams of the served model's unmarked responses. The published
+suspect was fine-tuned from, the student of unmarked responses, or k-grams of these. The published
 tests see the same positions and coins: of the global slot, which favours them. Writes
 benchmarks/results/smollm.json, one run per keyring: those of other work folders are kept.
 """
@@ -143,6 +143,10 @@ def observe(laboratory: Laboratory, name: str) -> Iterator[tuple[str, str, Obser
         if name != "served-model":
             found = observe_weights(read, laboratory.base, fresh, cache=cache)
             yield "weights", "provenance-base", found
+        if name in ("student-full", "student-mixed"):
+            innocent = laboratory.load("student-innocent")
+            found = observe_weights(read, innocent, fresh, cache=cache)
+            yield "weights", "provenance-student", found
     base = laboratory.load(gemma.BASE) if other else laboratory.base
     for access, positions in laboratory.answers(name):
         counted = count_positions(positions)
