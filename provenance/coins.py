@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -222,9 +223,9 @@ def row(key: bytes, context: Words, vocabulary_size: int) -> Words:
     missing = (_MISSING,) * (MAXIMUM_CONTEXT_WIDTH - len(nonce))
     encryptor = _encryptors.of(key)
     encryptor.reset_nonce(struct.pack("<4I", 0, *missing, *nonce))
-    out = np.empty(vocabulary_size, dtype="<u4")
+    out = np.empty(vocabulary_size, dtype=np.uint32)
     encryptor.update_into(_zeros(4 * vocabulary_size), out.data.cast("B"))
-    return out.astype(np.uint32, copy=False)
+    return out if sys.byteorder == "little" else out.byteswap(inplace=True)
 
 
 class _Encryptors(threading.local):

@@ -202,7 +202,8 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
     """The tensor's memory where that is possible; `force` costs more than a small draw."""
     plain = tensor.is_cpu and not tensor.requires_grad
-    return np.asarray(tensor.numpy() if plain else tensor.numpy(force=True))
+    array: NDArray[Any] = tensor.numpy() if plain else tensor.numpy(force=True)
+    return array
 
 
 def load_model(folder: Path | str) -> PreTrainedModel:

@@ -235,8 +235,10 @@ class Watermark:
                 "scores must leave every row a candidate and be numbers; they do not. "
                 "Pass the model's final logits."
             )
-        self._check_size(int(largest))
-        return np.asarray(tokens)
+        if largest >= self._size:
+            self._check_size(int(largest))
+        drawn: NDArray[np.int64] = tokens
+        return drawn
 
     def marked_positions(self, labels: Labels, response: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Which tokens of a finished response were drawn under a key (replayed from its ids).
