@@ -14,9 +14,9 @@ benchmarks/results/smollm.json, one run per keyring: those of other work folders
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import platform
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,20 +133,6 @@ class Laboratory:
 def observe(laboratory: Laboratory, name: str) -> Iterator[tuple[str, str, Observations]]:
     """(access, method, observations) of everything that is there of a suspect."""
     cache, other = laboratory.cache, name.startswith("gemma")
-    if other:
-        read, unmarked = laboratory.load(name), laboratory.unmarked
-        found = observe_weights(read, laboratory.load(gemma.BASE), unmarked, cache=cache)
-        yield "weights, unmarked responses", "provenance-base", found
-    else:
-        read, fresh = laboratory.load(name), laboratory.fresh
-        yield "weights", "provenance", observe_weights(read, None, fresh, cache=cache)
-        if name != "served-model":
-            found = observe_weights(read, laboratory.base, fresh, cache=cache)
-            yield "weights", "provenance-base", found
-        if name in ("student-full", "student-mixed"):
-            innocent = laboratory.load("student-innocent")
-            found = observe_weights(read, innocent, fresh, cache=cache)
-            yield "weights", "provenance-student", found
     base = laboratory.load(gemma.BASE) if other else laboratory.base
     for access, positions in laboratory.answers(name):
         counted = count_positions(positions)
@@ -157,6 +143,19 @@ def observe(laboratory: Laboratory, name: str) -> Iterator[tuple[str, str, Obser
             base, positions, laboratory.index, laboratory.keyring, cache=cache
         )
         yield access, "provenance-base", add_expectations(counted, expected)
+    read = laboratory.load(name)
+    if other:
+        found = observe_weights(read, base, laboratory.unmarked, cache=cache)
+        yield "weights, unmarked responses", "provenance-base", found
+        return
+    references = {"provenance": None}
+    if name != "served-model":
+        references["provenance-base"] = base
+    if name in ("student-full", "student-mixed"):
+        references["provenance-student"] = laboratory.load("student-innocent")
+    for method, reference in references.items():
+        found = observe_weights(read, reference, laboratory.fresh, cache=cache)
+        yield "weights", method, found
 
 
 def peers(laboratory: Laboratory, name: str) -> Iterator[tuple[str, str, methods.PeerResult]]:
@@ -206,54 +205,65 @@ def describe(verdict: Verdict) -> Mapping[str, Any]:
     }
 
 
+def list_records(laboratory: Laboratory, name: str) -> Iterator[dict[str, Any]]:
+    """What the results keep of every test of one suspect."""
+    for access, method, observations in observe(laboratory, name):
+        verdict = laboratory.check(observations)
+        one = next(h for h in verdict.hypotheses if (h.slot, h.value) == GLOBAL)
+        yield {
+            "suspect": name,
+            "access": access,
+            "method": method,
+            "positions": observations.positions,
+            "tokens": observations.tokens_read,
+            "z": round(one.tail.z, 3),
+            "log10_p": round(one.tail.log10_p, 3),
+            **describe(verdict),
+        }
+    for access, method, result in peers(laboratory, name):
+        yield {
+            "suspect": name,
+            "access": access,
+            "method": method,
+            "positions": result.tokens,
+            "z": round(result.z, 3),
+            "log10_p": round(result.log10_p, 3),
+        }
+
+
+def add_record(laboratory: Laboratory, record: dict[str, Any]) -> None:
+    """Put one record into the run of this keyring; another process may do so too."""
+    with (laboratory.work / ".results.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = read_json(RESULTS)["runs"] if RESULTS.exists() else []
+        keyring = laboratory.public.id
+        kept = next((run["records"] for run in runs if run["keyring"] == keyring), [])
+        test = ("suspect", "access", "method")
+        kept = [old for old in kept if any(old[field] != record[field] for field in test)]
+        packages = ("torch", "transformers", "numpy")
+        run = {
+            "keyring": keyring,
+            "machine": f"{platform.machine()}, Python {platform.python_version()}, one thread",
+            "versions": {package: version(package) for package in packages},
+            "made": read_json(laboratory.work / "facts.json"),
+            "records": [*kept, record],
+        }
+        runs = [old for old in runs if old["keyring"] != keyring] + [run]
+        write_json(RESULTS, {"command": COMMAND, "runs": runs})
+
+
 def main() -> None:
     """Evaluate what is there."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--suspects", nargs="+", choices=SUSPECTS, default=SUSPECTS)
     arguments = parser.parse_args()
-    started, laboratory, records = time.perf_counter(), Laboratory(arguments.work), []
-    for name in SUSPECTS:
-        if not (arguments.work / name / "config.json").exists():
-            continue
-        for access, method, observations in observe(laboratory, name):
-            verdict = laboratory.check(observations)
-            one = next(h for h in verdict.hypotheses if (h.slot, h.value) == GLOBAL)
-            records.append(
-                {
-                    "suspect": name,
-                    "access": access,
-                    "method": method,
-                    "positions": observations.positions,
-                    "tokens": observations.tokens_read,
-                    "z": round(one.tail.z, 3),
-                    "log10_p": round(one.tail.log10_p, 3),
-                    **describe(verdict),
-                }
-            )
-            print(json.dumps({k: v for k, v in records[-1].items() if k != "keys"}), flush=True)
-        for access, method, result in peers(laboratory, name):
-            records.append(
-                {
-                    "suspect": name,
-                    "access": access,
-                    "method": method,
-                    "positions": result.tokens,
-                    "z": round(result.z, 3),
-                    "log10_p": round(result.log10_p, 3),
-                }
-            )
-            print(json.dumps(records[-1]), flush=True)
-    run = {
-        "keyring": laboratory.public.id,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, one thread",
-        "versions": {package: version(package) for package in ("torch", "transformers", "numpy")},
-        "seconds": round(time.perf_counter() - started),
-        "made": read_json(arguments.work / "facts.json"),
-        "records": records,
-    }
-    earlier = read_json(RESULTS)["runs"] if RESULTS.exists() else []
-    runs = [kept for kept in earlier if kept["keyring"] != run["keyring"]] + [run]
-    write_json(RESULTS, {"command": COMMAND, "runs": runs})
+    laboratory = Laboratory(arguments.work)
+    for name in arguments.suspects:
+        if (arguments.work / name / "config.json").exists():
+            for record in list_records(laboratory, name):
+                add_record(laboratory, record)
+                print(json.dumps({k: v for k, v in record.items() if k != "keys"}), flush=True)
 
 
 if __name__ == "__main__":
