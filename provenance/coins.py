@@ -18,7 +18,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
@@ -47,86 +46,90 @@ CONSTANTS = np.frombuffer(b"expand 32-byte k", dtype="<u4").astype(np.uint32)
 Words = NDArray[np.uint32]
 
 
-def _make_fill(lanes: int) -> Any:
-    """Coins of tokens[i] after contexts[i], `lanes` ChaCha20 blocks at a time, into out[i].
+@njit(inline="always")
+def _quarter_round(lanes, x, a, b, c, d):  # type: ignore[no-untyped-def]
+    """RFC 8439 section 2.1 on every lane.
+
+    Every operation is cast back: numba widens the shift of a uint32 to 64 bits.
+    """
+    for i in range(lanes):
+        xa = np.uint32(x[a, i] + x[b, i])
+        xd = np.uint32(x[d, i] ^ xa)
+        xd = np.uint32(np.uint32(xd << np.uint32(16)) | np.uint32(xd >> np.uint32(16)))
+        xc = np.uint32(x[c, i] + xd)
+        xb = np.uint32(x[b, i] ^ xc)
+        xb = np.uint32(np.uint32(xb << np.uint32(12)) | np.uint32(xb >> np.uint32(20)))
+        xa = np.uint32(xa + xb)
+        xd = np.uint32(xd ^ xa)
+        xd = np.uint32(np.uint32(xd << np.uint32(8)) | np.uint32(xd >> np.uint32(24)))
+        xc = np.uint32(xc + xd)
+        xb = np.uint32(xb ^ xc)
+        xb = np.uint32(np.uint32(xb << np.uint32(7)) | np.uint32(xb >> np.uint32(25)))
+        x[a, i] = xa
+        x[b, i] = xb
+        x[c, i] = xc
+        x[d, i] = xd
+
+
+@njit(inline="always")
+def _fill(lanes, key, constants, contexts, tokens, out):  # type: ignore[no-untyped-def]
+    """`lanes` blocks at a time; a constant once it is inlined, so the compiler uses vectors."""
+    n = tokens.shape[0]
+    k = contexts.shape[1]
+    x = np.empty((16, lanes), np.uint32)
+    start = np.empty((4, lanes), np.uint32)
+    for base in range(0, n, lanes):
+        count = min(lanes, n - base)
+        for i in range(lanes):
+            at = base + min(i, count - 1)
+            start[0, i] = np.uint32(tokens[at] >> np.uint32(4))
+            for j in range(3):
+                missing = 3 - k
+                if j < missing:
+                    start[1 + j, i] = np.uint32(_MISSING)
+                else:
+                    start[1 + j, i] = contexts[at, j - missing]
+        for r in range(4):
+            for i in range(lanes):
+                x[r, i] = constants[r]
+                x[12 + r, i] = start[r, i]
+        for r in range(8):
+            for i in range(lanes):
+                x[4 + r, i] = key[r]
+        for _ in range(10):
+            _quarter_round(lanes, x, 0, 4, 8, 12)
+            _quarter_round(lanes, x, 1, 5, 9, 13)
+            _quarter_round(lanes, x, 2, 6, 10, 14)
+            _quarter_round(lanes, x, 3, 7, 11, 15)
+            _quarter_round(lanes, x, 0, 5, 10, 15)
+            _quarter_round(lanes, x, 1, 6, 11, 12)
+            _quarter_round(lanes, x, 2, 7, 8, 13)
+            _quarter_round(lanes, x, 3, 4, 9, 14)
+        for i in range(count):
+            lane = tokens[base + i] & np.uint32(15)
+            initial = constants[lane & 3]
+            if lane >= 12:
+                initial = start[lane - 12, i]
+            elif lane >= 4:
+                initial = key[lane - 4]
+            out[base + i] = np.uint32(x[lane, i] + initial)
+
+
+@njit(nogil=True, cache=True)
+def fill_words(key, constants, contexts, tokens, out):  # type: ignore[no-untyped-def]
+    """Coins of tokens[i] after contexts[i], 16 ChaCha20 blocks at a time, into out[i].
 
     For compiled code, unchecked; others call `words`. key uint32 [8] of `read_key`, constants
-    CONSTANTS, contexts uint32 [n, k], tokens and out uint32 [n].
+    CONSTANTS, contexts uint32 [n, k], tokens and out uint32 [n]. Cost: 12 ns a coin with AVX-512,
+    35 ns with AVX2; 0.6 microseconds at least.
     """
-
-    @njit(inline="always")
-    def _quarter_round(x, a, b, c, d):  # type: ignore[no-untyped-def]
-        """RFC 8439 section 2.1 on every lane.
-
-        Every operation is cast back: numba widens the shift of a uint32 to 64 bits.
-        """
-        for i in range(lanes):
-            xa = np.uint32(x[a, i] + x[b, i])
-            xd = np.uint32(x[d, i] ^ xa)
-            xd = np.uint32(np.uint32(xd << np.uint32(16)) | np.uint32(xd >> np.uint32(16)))
-            xc = np.uint32(x[c, i] + xd)
-            xb = np.uint32(x[b, i] ^ xc)
-            xb = np.uint32(np.uint32(xb << np.uint32(12)) | np.uint32(xb >> np.uint32(20)))
-            xa = np.uint32(xa + xb)
-            xd = np.uint32(xd ^ xa)
-            xd = np.uint32(np.uint32(xd << np.uint32(8)) | np.uint32(xd >> np.uint32(24)))
-            xc = np.uint32(xc + xd)
-            xb = np.uint32(xb ^ xc)
-            xb = np.uint32(np.uint32(xb << np.uint32(7)) | np.uint32(xb >> np.uint32(25)))
-            x[a, i] = xa
-            x[b, i] = xb
-            x[c, i] = xc
-            x[d, i] = xd
-
-    @njit(nogil=True, cache=True)
-    def fill(key, constants, contexts, tokens, out):  # type: ignore[no-untyped-def]
-        n = tokens.shape[0]
-        k = contexts.shape[1]
-        x = np.empty((16, lanes), np.uint32)
-        start = np.empty((4, lanes), np.uint32)
-        for base in range(0, n, lanes):
-            count = min(lanes, n - base)
-            for i in range(lanes):
-                at = base + min(i, count - 1)
-                start[0, i] = np.uint32(tokens[at] >> np.uint32(4))
-                for j in range(3):
-                    missing = 3 - k
-                    if j < missing:
-                        start[1 + j, i] = np.uint32(_MISSING)
-                    else:
-                        start[1 + j, i] = contexts[at, j - missing]
-            for r in range(4):
-                for i in range(lanes):
-                    x[r, i] = constants[r]
-                    x[12 + r, i] = start[r, i]
-            for r in range(8):
-                for i in range(lanes):
-                    x[4 + r, i] = key[r]
-            for _ in range(10):
-                _quarter_round(x, 0, 4, 8, 12)
-                _quarter_round(x, 1, 5, 9, 13)
-                _quarter_round(x, 2, 6, 10, 14)
-                _quarter_round(x, 3, 7, 11, 15)
-                _quarter_round(x, 0, 5, 10, 15)
-                _quarter_round(x, 1, 6, 11, 12)
-                _quarter_round(x, 2, 7, 8, 13)
-                _quarter_round(x, 3, 4, 9, 14)
-            for i in range(count):
-                lane = tokens[base + i] & np.uint32(15)
-                initial = constants[lane & 3]
-                if lane >= 12:
-                    initial = start[lane - 12, i]
-                elif lane >= 4:
-                    initial = key[lane - 4]
-                out[base + i] = np.uint32(x[lane, i] + initial)
-
-    return fill
+    _fill(16, key, constants, contexts, tokens, out)
 
 
-fill_words = _make_fill(16)
-"""For many coins: 12 ns each with AVX-512, 35 ns with AVX2."""
-fill_one = _make_fill(1)
-"""For a coin or two."""
+@njit(nogil=True, cache=True)
+def fill_one(key, constants, contexts, tokens, out):  # type: ignore[no-untyped-def]
+    """`fill_words` for a coin or two."""
+    _fill(1, key, constants, contexts, tokens, out)
 
 
 def words(key: bytes, contexts: Words, tokens: Words) -> Words:
