@@ -39,8 +39,8 @@ class _Constants(NamedTuple):
     addend: float
 
 
-_DRAWN: Final = _Constants(prior=10.0, clip=0.4, addend=0.3)
-_PROBABILITIES: Final = _Constants(prior=0.0, clip=0.2, addend=0.003)
+DRAWN: Final = _Constants(prior=10.0, clip=0.4, addend=0.3)
+PROBABILITIES: Final = _Constants(prior=0.0, clip=0.2, addend=0.003)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def weigh_residual(choices: Choices) -> Integers:
     reference can do; a rare token that became likely says more than a likely one that became
     likelier, if it is known that it did. See docs/decisions/0009.
     """
-    prior, clip, addend = _DRAWN if choices.sampled else _PROBABILITIES
+    prior, clip, addend = DRAWN if choices.sampled else PROBABILITIES
     totals = np.minimum(np.maximum(choices.totals, 1), _POSITIONS_CAP).astype(np.float64)
     residual = (choices.masses - choices.expected) / (np.maximum(choices.totals, 1) + prior)
     residual[np.abs(residual) < _LEAST_RESIDUAL] = 0.0

@@ -33,7 +33,7 @@ from provenance.suspect.language_model import LanguageModel
 from provenance.suspect.observations import Observations, add_expectations
 from provenance.suspect.outputs import count_positions, read_positions
 from provenance.suspect.probabilities import expect_with_model, observe_weights
-from provenance.weigh import _DRAWN, _PROBABILITIES
+from provenance.weigh import DRAWN, PROBABILITIES
 
 Real = NDArray[np.float64]
 LEVELS = 255
@@ -63,7 +63,7 @@ class Known:
         power: float = 0.5,
     ) -> Real:
         """`weigh_residual` with other constants."""
-        own = _DRAWN if self.sampled else _PROBABILITIES
+        own = DRAWN if self.sampled else PROBABILITIES
         prior = own.prior if prior is None or not self.sampled else prior
         clip = own.clip if clip is None else clip
         residual = (self.mass - self.expected) / (self.total + prior)

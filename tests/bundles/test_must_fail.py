@@ -550,7 +550,7 @@ def _swap_scores(contexts, tokens, weights, scores):
 
 
 def _move(contexts, tokens, weights, *scores):
-    """Twelve contexts, of which a keyring at random puts all in the right slot never."""
+    """Twelve contexts: no keyring is likely to have them all in the right slot."""
     contexts[:12] = [(255, 254 - row) for row in range(12)]
 
 
