@@ -49,11 +49,18 @@ VLLM = {"embed/vllm_v1.py", "embed/vllm_v2.py"}
 TORCH = {
     "embed/torch_coins.py",
     "embed/torch_step.py",
+    "embed/triton_coins.py",
     "embed/transformers.py",
     "suspect/language_model.py",
     *VLLM,
 }
-OPTIONAL = {"torch": TORCH, "vllm": VLLM, "openai": set(), "pyspark": set()}
+OPTIONAL = {
+    "torch": TORCH,
+    "triton": {"embed/triton_coins.py"},
+    "vllm": VLLM,
+    "openai": set(),
+    "pyspark": set(),
+}
 OPTIONAL["rfc3161_client"] = {"evidence/timestamp.py"}
 TRANSFORMERS = {*TORCH, "commands/generate.py"}
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
@@ -103,14 +110,15 @@ def test_optional_stacks_are_imported_only_by_their_adapter(path):
 def test_coins_are_drawn_in_one_room_only():
     """Whoever needs randomness of a token goes through `coins` (or a Key, which does).
 
-    `embed/torch_coins.py` is the same function on an accelerator, tested to be bit-equal.
+    `embed/torch_coins.py` and `embed/triton_coins.py` are the same function on an accelerator,
+    tested to be bit-equal.
     """
     users = {
         str(path.relative_to(ROOT))
         for path in MODULES
         if "ChaCha20" in path.read_text() and path.name != "__init__.py"
     }
-    assert users == {"coins.py", "embed/torch_coins.py"}
+    assert users == {"coins.py", "embed/torch_coins.py", "embed/triton_coins.py"}
 
 
 def test_weights_cannot_see_coins():

@@ -55,21 +55,23 @@ def make_watermark(folder: Path, tokenizer: Path, size: int, share: float) -> Wa
     return Watermark(create_keyring(folder, tokenizer, size, specification, schedule))
 
 
-def make_steps(folder: Path, tokenizer: Path, size: int, batch: int) -> dict[str, Step]:
+def make_steps(
+    folder: Path, tokenizer: Path, size: int, batch: int, device: str = "cpu"
+) -> dict[str, Step]:
     """Every method, as the logits processor that transformers would build."""
     steps: dict[str, Step] = {}
     for name, share in SHARES.items():
         mark = make_watermark(folder / f"{name}-{size}-{batch}", tokenizer, size, share)
         inputs = {"input_ids": torch.zeros(batch, 1, dtype=torch.long)}
         arguments = TransformersWatermark(mark).generate_arguments(inputs, [{}] * batch)
-        steps[name] = arguments["watermarking_config"].construct_processor(size, "cpu")
+        steps[name] = arguments["watermarking_config"].construct_processor(size, device)
     for scheme in ("lefthash", "selfhash"):
         width = 1 if scheme == "lefthash" else 4
         config = transformers.WatermarkingConfig(seeding_scheme=scheme, context_width=width)
-        steps[scheme] = config.construct_processor(size, "cpu")
+        steps[scheme] = config.construct_processor(size, device)
     keys = list(range(1, 31))
     synthid = transformers.SynthIDTextWatermarkingConfig(keys=keys, ngram_len=5)
-    steps["synthid"] = synthid.construct_processor(size, "cpu")
+    steps["synthid"] = synthid.construct_processor(size, device)
     steps["softmax"] = lambda _ids, scores: torch.softmax(scores, dim=-1)
     return steps
 

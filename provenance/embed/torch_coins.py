@@ -28,15 +28,9 @@ For m = 50 and 4 layers that is 1e-14, 1e-12 and 4e-11; for 30 layers and thousa
 the last bound says nothing, though no difference was ever seen. A candidate of probability 0 is
 never drawn.
 
-Speed. Eagerly a call of `words` or `row` is about 600 small operations whatever the size (on an
-accelerator, as many launches): compile it, or capture it in a CUDA graph, where it is served.
-inductor needs two minutes on a loaded CPU, once. On a CPU `coins` is faster than both.
-
-Not confirmed by any GPU yet: this module has run on CPU tensors (eagerly; aot_eager; inductor's
-C++) and on meta tensors (no data-dependent operation, no copy between devices) only. Bit equality
-on CUDA, the code that inductor makes for Triton, how many kernels that is, and every time on an
-accelerator are untested; on a machine with a GPU, tests/embed/test_torch_coins.py checks the first
-two and benchmarks/torch_coins.py --device cuda --compile inductor times it.
+Speed. On a GPU, `words` and `row` are one kernel of `triton_coins` each (Triton comes with torch's
+CUDA builds). Elsewhere, eagerly, a call is about 600 small operations whatever the size: compile
+it, or let the host draw: on a CPU `coins` is faster than both.
 """
 
 from __future__ import annotations
@@ -66,12 +60,19 @@ except ImportError as error:
         "Run: pip install 'provenance[torch]'"
     ) from error
 
+try:
+    from provenance.embed import triton_coins as kernels
+except MissingExtraError:
+    kernels = None  # type: ignore[assignment]
+
 __all__ = [
     "draw_function",
     "draw_green",
     "draw_gumbel",
     "draw_tournament",
     "draw_unmarked",
+    "has_kernels",
+    "kernels",
     "pack_contexts",
     "pack_keys",
     "row",
@@ -102,6 +103,11 @@ def pack_keys(keys: Sequence[bytes], device: torch.device | str | None = None) -
         raise UsageError(f"every key must be {KEY_BYTES} bytes; one is not. Derive it by keyring.")
     table = np.frombuffer(b"".join(keys), dtype="<i4").astype(np.int32)
     return torch.from_numpy(table.reshape(len(keys), _KEY_WORDS)).to(device)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether coins on this device are one kernel: a GPU for which Triton is installed."""
+    return kernels is not None and kernels.serves(device)
 
 
 def slot_ends(schedule: Schedule, device: torch.device | str | None = None) -> Tensor:
@@ -157,10 +163,8 @@ def words(keys: Tensor, contexts: Tensor, tokens: Tensor) -> Tensor:
     -------
     int32 [rows, m], bit patterns; word [i, j] is the coin of tokens[i, j] after contexts[i].
 
-    Notes
-    -----
     One ChaCha20 block, 64 bytes, a coin: from m = vocabulary / 16 on, `row` and a gather are
-    cheaper. Memory: a few times 64 bytes a coin.
+    cheaper. Memory without kernels: a few times 64 bytes a coin.
     """
     _check_keys_and_contexts(keys, contexts)
     if tokens.ndim != 2 or tokens.shape[0] != keys.shape[0] or tokens.dtype not in _IDS:
@@ -168,6 +172,8 @@ def words(keys: Tensor, contexts: Tensor, tokens: Tensor) -> Tensor:
             f"tokens must be int32 or int64 of shape ({keys.shape[0]}, m); got {tokens.dtype} of "
             f"shape {tuple(tokens.shape)}."
         )
+    if has_kernels(keys.device):
+        return kernels.words(keys, contexts, tokens)
     counters = ((tokens >> 4) & 0x0FFFFFFF).to(torch.int32)
     lanes = (tokens & 15).to(torch.int64)
     return _blocks(keys, contexts, counters).gather(0, lanes.unsqueeze(0)).squeeze(0)
@@ -184,6 +190,8 @@ def row(keys: Tensor, contexts: Tensor, vocabulary_size: int) -> Tensor:
     _check_keys_and_contexts(keys, contexts)
     if not 1 <= vocabulary_size <= WORDS:
         raise UsageError(f"vocabulary_size must be 1 .. 2**32; got {vocabulary_size}.")
+    if has_kernels(keys.device):
+        return kernels.row(keys, contexts, vocabulary_size)
     count = (vocabulary_size + 15) // 16
     counters = torch.arange(count, dtype=torch.int32, device=keys.device)
     counters = counters.expand(keys.shape[0], count)
@@ -212,8 +220,7 @@ def unsigned(bits: Tensor) -> Tensor:
 #
 # All take probabilities float32 or float64 [rows, m] (final, non-negative, each row with a positive
 # and finite sum, need not be normalised), words int32 [rows, m] and uniforms float64 [rows] in
-# [0, 1), and return int64 [rows]. Whether the probabilities are usable cannot be asked without
-# waiting for the device: a row of zeros or with a nan gives some index 0 .. m - 1.
+# [0, 1), and return int64 [rows]: for a row of zeros or with a nan some index 0 .. m - 1.
 
 
 def draw_gumbel(probabilities: Tensor, words: Tensor, uniforms: Tensor) -> Tensor:

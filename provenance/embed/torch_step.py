@@ -5,9 +5,9 @@ its own; `torch_coins` makes the coins. Shapes follow from what the host knows, 
 waits for the device. Knows keyrings and tensors; knows no serving stack and no sampling parameters
 beyond temperature and min-p.
 
-Rows that are not marked are left to the caller: only `marked` says which tokens count.
-
-Not confirmed by any GPU yet: run on CPU tensors, where it equals `Watermark.draw` token by token.
+Rows that no key decides are drawn as well, ordinarily, from the seed of their request: by gumbel's
+own race with the seed as key, or by a uniform of the seed. A server that draws such rows itself
+looks at `marked`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from provenance.embed.torch_coins import (
     draw_function,
+    draw_unmarked,
+    has_kernels,
+    kernels,
     pack_contexts,
     pack_keys,
     row,
@@ -42,17 +45,19 @@ except ImportError as error:
         "Run: pip install 'provenance[torch]'"
     ) from error
 
-__all__ = ["DeviceDraw", "DeviceWatermark", "last_contexts", "scale_logits"]
+__all__ = ["DeviceDraw", "DeviceWatermark", "last_contexts", "leave_alone", "scale_logits"]
 
 NO_KEY = -1
+NO_TOKEN = -1
 _BITS_OF_LOW_WORD = 11
 
 
 @dataclass(frozen=True)
 class DeviceDraw:
-    """Tokens int64 [rows], and bool [rows]: whether a key decided the row. Else ignore its token.
+    """Tokens int64 [rows], and bool [rows]: whether a key decided the row.
 
-    A row is unmarked as well if more candidates survived than `survivors` allowed for.
+    The token is -1, and the row not marked, where the logits are no distribution, or more
+    candidates survived than `survivors` allowed for.
     """
 
     tokens: Tensor
@@ -102,54 +107,91 @@ class DeviceWatermark:
         seeds: Tensor,
         survivors: int | None = None,
     ) -> DeviceDraw:
-        """Draw the next token of each row whose context is marked.
+        """Draw the next token of each row.
 
         Parameters
         ----------
-        logits : float32 [rows, vocabulary], final: after temperature, min-p, top-k and top-p;
-            -inf for tokens that are no candidates
+        logits : float [rows, vocabulary], final: after temperature, min-p, top-k and top-p; -inf
+            for tokens that are no candidates
         responses : integer [rows, n], ids of each response from its first token, padded with
             anything; n > k
         lengths : int64 [rows], tokens of each response so far; below k: not marked
         key_numbers : int64 [rows, slots], from `key_numbers`
-        seeds : int32 [rows, 8], from `pack_keys`: 32 bytes a request; uniforms follow from them
-            and the length
-        survivors : at most so many candidates a row are looked at; None: the whole vocabulary
+        seeds : int32 [rows, 8], from `pack_keys`: 32 secret bytes a request; ordinary draws and
+            uniforms follow from them and the length, so a request that is preempted and taken up
+            again draws as if nothing had happened
+        survivors : at most so many candidates a row are looked at; None: the whole vocabulary.
+            Kernels (`has_kernels`) look at the whole vocabulary in any case
 
         Notes
         -----
-        Cost: one coin a row for the slot, n * k comparisons, and for every row (marked or not) a
-        coin a survivor. Memory: a few times 64 bytes a survivor, or 16 a token of the vocabulary.
+        Cost: n * k comparisons and a coin a row for the slot, and a coin a survivor. With kernels,
+        gumbel is three launches, and a coin only in stretches that hold a candidate. Memory:
+        without kernels a few times 64 bytes a survivor, or 16 a token of the vocabulary.
         """
-        contexts, fresh = last_contexts(responses, lengths, self.keyring.context_width)
-        packed = pack_contexts(contexts)
-        slot = slots(self._selector, packed, self._ends)
-        number = key_numbers.gather(1, slot.unsqueeze(1)).squeeze(1)
-        keys = self._keys[number.clamp(min=0)]
-        marked = fresh & (number >= 0)
-        if survivors is None or survivors >= logits.shape[1]:
-            candidates = None
-            coins = row(keys, packed, logits.shape[1])
+        fused = has_kernels(logits.device)
+        marked, keys, nonces = self._plan(responses, lengths, key_numbers, seeds, fused)
+        if fused and isinstance(self._scheme, Gumbel):
+            tokens = kernels.race(keys, nonces, logits)
+            return DeviceDraw(tokens, marked & (tokens >= 0))
+        candidates, fits = None, True
+        if fused or survivors is None or survivors >= logits.shape[1]:
+            coins = row(keys, nonces, logits.shape[1])
         else:
-            marked = marked & ((logits > float("-inf")).sum(dim=1) <= survivors)
+            fits = (logits > float("-inf")).sum(dim=1) <= survivors
             logits, candidates = logits.topk(survivors, dim=1)
-            coins = words(keys, packed, candidates)
+            coins = words(keys, nonces, candidates)
         probabilities = torch.softmax(logits.double(), dim=1)
-        drawn = self._draw(probabilities, coins, self._uniforms(seeds, lengths))
+        drawn = self._draw_rows(probabilities, coins, marked, seeds, lengths)
         if candidates is not None:
             drawn = candidates.gather(1, drawn.unsqueeze(1)).squeeze(1)
         # a row of NaN is no distribution: the sampler shall see it
-        return DeviceDraw(drawn, marked & ~probabilities.isnan().any(dim=1))
+        usable = fits & ~probabilities.isnan().any(dim=1)
+        return DeviceDraw(torch.where(usable, drawn, NO_TOKEN), marked & usable)
+
+    def _plan(
+        self,
+        responses: Tensor,
+        lengths: Tensor,
+        key_numbers: Tensor,
+        seeds: Tensor,
+        fused: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether a key decides each row; the key and nonce of its coins: see `kernels.plan`."""
+        width = self.keyring.context_width
+        if fused:
+            return kernels.plan(
+                responses,
+                lengths,
+                width,
+                self._selector,
+                self._ends,
+                key_numbers,
+                self._keys,
+                seeds,
+            )
+        contexts, fresh = last_contexts(responses, lengths, width)
+        packed = pack_contexts(contexts)
+        slot = slots(self._selector, packed, self._ends)
+        number = key_numbers.gather(1, slot.unsqueeze(1)).squeeze(1)
+        marked = fresh & (number >= 0)
+        own = marked.unsqueeze(1)
+        keys = torch.where(own, self._keys[number.clamp(min=0)], seeds)
+        return marked, keys, torch.where(own, packed, pack_contexts(lengths.unsqueeze(1)))
+
+    def _draw_rows(
+        self, probabilities: Tensor, coins: Tensor, marked: Tensor, seeds: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """int64 [rows], by the scheme where marked, else ordinarily."""
+        if isinstance(self._scheme, Gumbel):  # coins of a secret seed make an ordinary draw
+            return self._draw(probabilities, coins, torch.zeros_like(lengths, dtype=torch.float64))
+        uniforms = self._uniforms(seeds, lengths)
+        drawn = self._draw(probabilities, coins, uniforms)
+        return torch.where(marked, drawn, draw_unmarked(probabilities, uniforms))
 
     def _uniforms(self, seeds: Tensor, lengths: Tensor) -> Tensor:
-        """53 random bits of (seed, position) as float64 [rows] in [0, 1); 0 if nothing uses them.
-
-        The seed is the key and the position the context of two words, so a request that is
-        preempted and taken up again draws as if nothing had happened.
-        """
-        if isinstance(self._scheme, Gumbel):
-            return torch.zeros(lengths.shape, dtype=torch.float64, device=lengths.device)
-        both = torch.tensor([[0, 1]], device=lengths.device).expand(lengths.shape[0], 2)
+        """53 random bits of (seed, position) as float64 [rows] in [0, 1)."""
+        both = torch.arange(2, device=lengths.device).expand(lengths.shape[0], 2)
         high, low = unsigned(words(seeds, pack_contexts(lengths.unsqueeze(1)), both)).unbind(1)
         bits = (high << (32 - _BITS_OF_LOW_WORD)) | (low >> _BITS_OF_LOW_WORD)
         return bits.double() / (1 << 53)
@@ -172,6 +214,19 @@ def last_contexts(responses: Tensor, lengths: Tensor, width: int) -> tuple[Tenso
     for j in range(width):
         alike = alike & (responses[:, j : j + earlier] == contexts[:, j : j + 1])
     return contexts, (lengths >= width) & ~alike.any(dim=1)
+
+
+def leave_alone(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Scores that leave a sampler one candidate a row: 0 for the drawn token, else minus infinity.
+
+    Parameters: scores float [rows, vocabulary], for shape and dtype; tokens int64 [rows], from
+    `DeviceWatermark.draw`; a row without one becomes nan, on which every sampler fails.
+    """
+    if has_kernels(scores.device):
+        return kernels.leave_alone(scores, tokens)
+    values = torch.where(tokens == NO_TOKEN, float("nan"), 0.0).to(scores.dtype).unsqueeze(1)
+    alone = torch.full_like(scores, float("-inf"))
+    return alone.scatter_(1, tokens.clamp(min=0).unsqueeze(1), values)
 
 
 def scale_logits(logits: Tensor, temperature: Tensor, min_p: Tensor) -> Tensor:

@@ -12,6 +12,10 @@ transformers a single candidate.
 Sampling only. Greedy decoding, beams and continuous batching are refused in one line: nothing is
 silently unmarked. Assisted decoding (an assistant model, prompt lookup) keeps the mark,
 since a draw depends on the ids of the response alone.
+
+Where the scores are on a GPU for which Triton is installed, they stay there: the draw runs on the
+device and the host waits for nothing (`provenance.embed.torch_step`). Scores on any other
+accelerator are copied to the host.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.embed.torch_coins import has_kernels, pack_keys
+from provenance.embed.torch_step import DeviceWatermark, leave_alone
 from provenance.embed.watermark import Labels, Watermark
 from provenance.errors import MissingExtraError, StorageError, UsageError
 
@@ -50,11 +56,16 @@ _NO_ENSEMBLE: Final = "It accepts tokens that the watermark did not draw; leave 
 __all__ = ["GeneratedResponse", "TransformersWatermark", "generate_responses", "load_model"]
 
 
+_Tables = dict[torch.device, DeviceWatermark]
+"""The keys on each device that scores were on: copied once, whatever the number of calls."""
+
+
 class TransformersWatermark:
     """Makes the arguments that mark one call of `model.generate`; re-usable."""
 
     def __init__(self, watermark: Watermark) -> None:
         self.watermark = watermark
+        self._tables: _Tables = {}
 
     def generate_arguments(
         self,
@@ -94,7 +105,7 @@ class TransformersWatermark:
         options = dict(options or {})
         for source in (options.get("generation_config"), options):
             _check_options(source)
-        config = _WatermarkConfig(self.watermark, tuple(labels), int(ids.shape[1]))
+        config = _WatermarkConfig(self.watermark, tuple(labels), int(ids.shape[1]), self._tables)
         fixed = {"watermarking_config": config, "do_sample": True, "num_beams": 1}
         return {**options, **fixed}
 
@@ -127,10 +138,13 @@ def _check_options(options: Any) -> None:
 class _WatermarkConfig(BaseWatermarkingConfig):  # type: ignore[misc]
     """What transformers carries to the end of its list of processors. Shows no secret."""
 
-    def __init__(self, watermark: Watermark, labels: tuple[Labels, ...], width: int) -> None:
+    def __init__(
+        self, watermark: Watermark, labels: tuple[Labels, ...], width: int, tables: _Tables
+    ) -> None:
         self._watermark = watermark
         self._labels = labels
         self._width = width
+        self._tables = tables
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _WatermarkConfig:
         return self
@@ -152,16 +166,21 @@ class _WatermarkConfig(BaseWatermarkingConfig):  # type: ignore[misc]
 
     def construct_processor(self, vocab_size: int, device: Any = None) -> _WatermarkProcessor:
         del vocab_size, device
-        return _WatermarkProcessor(self._watermark, self._labels, self._width)
+        return _WatermarkProcessor(self._watermark, self._labels, self._width, self._tables)
 
 
 class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
     """Draws the token of each row and leaves only that token possible."""
 
-    def __init__(self, watermark: Watermark, labels: tuple[Labels, ...], width: int) -> None:
+    def __init__(
+        self, watermark: Watermark, labels: tuple[Labels, ...], width: int, tables: _Tables
+    ) -> None:
         self._watermark = watermark
+        self._labels = labels
         self._numbers = watermark.key_numbers(labels)
         self._width = width
+        self._tables = tables
+        self._rows: dict[tuple[torch.device, int], _DeviceRows] = {}
 
     @property
     def supports_continuous_batching(self) -> bool:
@@ -172,23 +191,28 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """input_ids int64 [rows, width + n], scores float [rows, vocabulary] -> same shape."""
-        numbers = self._numbers
-        if scores.shape[0] != numbers.shape[0]:
-            repeats, rest = divmod(scores.shape[0], numbers.shape[0])
-            if rest:
-                raise UsageError(
-                    f"the batch must be a multiple of the {numbers.shape[0]} labelled prompts; "
-                    f"got {scores.shape[0]} rows."
-                )
-            numbers = np.repeat(numbers, repeats, axis=0)
+        repeats, rest = divmod(scores.shape[0], self._numbers.shape[0])
+        if rest:
+            raise UsageError(
+                f"the batch must be a multiple of the {self._numbers.shape[0]} labelled prompts; "
+                f"got {scores.shape[0]} rows."
+            )
         if input_ids.shape[1] < self._width:
             raise UsageError(
                 f"the model must continue its prompt of {self._width} tokens; it holds "
                 f"{input_ids.shape[1]}. Encoder-decoder models are not supported."
             )
-        responses = _to_numpy(input_ids)[:, self._width :]
+        responses = input_ids[:, self._width :]
+        if has_kernels(scores.device):
+            return self._draw_on_device(responses, scores, repeats)
+        return self._draw_on_host(responses, scores, repeats)
+
+    def _draw_on_host(
+        self, responses: torch.Tensor, scores: torch.Tensor, repeats: int
+    ) -> torch.Tensor:
+        numbers = self._numbers if repeats == 1 else np.repeat(self._numbers, repeats, axis=0)
         final = scores if scores.dtype == torch.float32 else scores.float()
-        tokens = self._watermark.draw_scores(numbers, responses, _to_numpy(final))
+        tokens = self._watermark.draw_scores(numbers, _to_numpy(responses), _to_numpy(final))
         only = torch.full_like(scores, float("-inf"))
         if only.is_cpu and only.dtype == torch.float32:
             places = only.numpy()
@@ -197,6 +221,46 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
         else:
             only.scatter_(1, torch.from_numpy(tokens).to(only.device).unsqueeze(1), 0.0)
         return only
+
+    def _draw_on_device(
+        self, responses: torch.Tensor, scores: torch.Tensor, repeats: int
+    ) -> torch.Tensor:
+        """A row that is no distribution becomes nan, on which transformers' own draw fails."""
+        rows = self._rows_on(scores.device, repeats)
+        length, width = responses.shape[1], self._watermark.keyring.context_width
+        if length <= width:  # padding: a step wants more columns than a context
+            responses = torch.nn.functional.pad(responses, (0, width + 1))
+        draw = rows.watermark.draw(
+            scores,
+            responses,
+            torch.full(scores.shape[:1], length, device=scores.device),
+            rows.key_numbers,
+            rows.seeds,
+        )
+        return leave_alone(scores, draw.tokens)
+
+    def _rows_on(self, device: torch.device, repeats: int) -> _DeviceRows:
+        """What the rows of this call need on a device: copied there at the first step."""
+        if (device, repeats) not in self._rows:
+            if device not in self._tables:
+                self._tables[device] = DeviceWatermark(self._watermark.keyring, device)
+            table = self._tables[device]
+            numbers = np.stack([table.key_numbers(mapping) for mapping in self._labels])
+            numbers = np.repeat(numbers, repeats, axis=0)
+            seeds = self._watermark.make_seeds(numbers.shape[0])
+            self._rows[device, repeats] = _DeviceRows(
+                table, torch.from_numpy(numbers).to(device), pack_keys(seeds, device)
+            )
+        return self._rows[device, repeats]
+
+
+@dataclass(frozen=True)
+class _DeviceRows:
+    """Rows of one call of `generate`: key_numbers int64 [rows, slots], seeds int32 [rows, 8]."""
+
+    watermark: DeviceWatermark
+    key_numbers: torch.Tensor
+    seeds: torch.Tensor
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:

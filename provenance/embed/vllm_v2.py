@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.embed.torch_coins import pack_keys
-from provenance.embed.torch_step import DeviceWatermark, scale_logits
+from provenance.embed.torch_step import DeviceWatermark, leave_alone, scale_logits
 from provenance.embed.vllm_requests import (
     ServedWatermark,
     admit_request,
@@ -206,8 +206,8 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             survivors=_TIES * most if 16 * _TIES * most <= size else None,
         )
         marked = draw.marked & (ctx.expanded_idx_mapping[rows] >= 0)
-        only = torch.full_like(scaled, float("-inf")).scatter_(1, draw.tokens.unsqueeze(1), 0.0)
-        logits[rows] = torch.where(marked.unsqueeze(1), only, logits[rows])
+        alone = leave_alone(scaled, draw.tokens)
+        logits[rows] = torch.where(marked.unsqueeze(1), alone, logits[rows])
 
     def _responses(
         self, ctx: LogitsContext, rows: torch.Tensor, owner: torch.Tensor, longest: int

@@ -240,6 +240,10 @@ class Watermark:
         drawn: NDArray[np.int64] = tokens
         return drawn
 
+    def make_seeds(self, rows: int) -> list[bytes]:
+        """32 fresh secret bytes a row, for draws elsewhere: see `torch_step.DeviceWatermark`."""
+        return [self._generator.bytes(KEY_BYTES) for _ in range(rows)]
+
     def marked_positions(self, labels: Labels, response: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Which tokens of a finished response were drawn under a key (replayed from its ids).
 

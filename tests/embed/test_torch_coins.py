@@ -20,6 +20,7 @@ from provenance.schemes.base import WORDS, draw_unmarked  # noqa: E402
 from provenance.schemes.green import Green  # noqa: E402
 from provenance.schemes.gumbel import Gumbel  # noqa: E402
 from provenance.schemes.tournament import Tournament  # noqa: E402
+from tests.embed.device import DEVICE  # noqa: E402
 from tests.test_coins import RFC_8439_A1  # noqa: E402
 
 SCHEMES = [Gumbel(), Green(), Green(0.5, 10.0), Tournament(4), Tournament(30)]
@@ -33,7 +34,7 @@ def _unsigned(bits):
     return bits.cpu().numpy().view(np.uint32)
 
 
-def _signed(words, device="cpu"):
+def _signed(words, device=DEVICE):
     return torch.from_numpy(np.ascontiguousarray(words).view(np.int32)).to(device)
 
 
@@ -57,7 +58,7 @@ def _expected(keys, contexts, tokens):
     )
 
 
-def _tensors(keys, contexts, tokens, device="cpu"):
+def _tensors(keys, contexts, tokens, device=DEVICE):
     return (
         torch_coins.pack_keys(keys, device),
         torch_coins.pack_contexts(torch.from_numpy(contexts.astype(np.int64)).to(device)),
@@ -128,11 +129,11 @@ def test_rows_do_not_depend_on_their_neighbours_or_on_memory_layout():
 
 def test_slots_equal_the_keyrings(keyring):
     contexts = np.random.default_rng(5).integers(0, 400, (3000, 2), dtype=np.uint32)
-    selector = torch_coins.pack_keys([keyring.key("selector", "").reveal()])
-    ends = torch_coins.slot_ends(keyring.schedule)
-    nonces = torch_coins.pack_contexts(torch.from_numpy(contexts.astype(np.int64)))
+    selector = torch_coins.pack_keys([keyring.key("selector", "").reveal()], DEVICE)
+    ends = torch_coins.slot_ends(keyring.schedule, DEVICE)
+    nonces = torch_coins.pack_contexts(torch.from_numpy(contexts.astype(np.int64)).to(DEVICE))
     found = torch_coins.slots(selector, nonces, ends)
-    assert np.array_equal(found.numpy(), keyring.slots_of(contexts))
+    assert np.array_equal(found.cpu().numpy(), keyring.slots_of(contexts))
     assert len(found.unique()) == len(keyring.schedule.slots)
 
 
@@ -144,7 +145,7 @@ def _numpy_draws(scheme, probabilities, words, uniforms):
     return np.array([scheme.draw(p, w, float(u)) for p, w, u in rows])
 
 
-def _torch_draws(scheme, probabilities, words, uniforms, device="cpu"):
+def _torch_draws(scheme, probabilities, words, uniforms, device=DEVICE):
     draw = torch_coins.draw_function(scheme)
     arguments = torch.from_numpy(probabilities), _signed(words), torch.from_numpy(uniforms)
     return draw(*(tensor.to(device) for tensor in arguments)).cpu().numpy()
@@ -214,7 +215,8 @@ def test_draws_equal_the_schemes_or_the_uniform_lies_on_a_rounding(data, m, sche
     allowed = {int(_numpy_draws(scheme, p, words, np.array([u]))[0]) for u in near}
     assert found in allowed
     ordinary = torch_coins.draw_unmarked(
-        torch.from_numpy(p), torch.tensor([uniform], dtype=torch.float64)
+        torch.from_numpy(p).to(DEVICE),
+        torch.tensor([uniform], dtype=torch.float64, device=DEVICE),
     )
     assert int(ordinary[0]) == draw_unmarked(p[0], uniform)
 
@@ -352,8 +354,21 @@ def test_compiled_words_and_rows_equal_the_cpu_paths_for_several_shapes():
 
 
 @CUDA
-@pytest.mark.parametrize("backend", ["", "inductor"])
-def test_a_gpu_has_the_same_bits_and_draws_and_never_waits(backend):
+@pytest.mark.filterwarnings("ignore")  # dynamo's own deprecations
+@pytest.mark.usefixtures("_compiler")
+@pytest.mark.parametrize(
+    ("backend", "kernels"),
+    [
+        ("", True),
+        ("", False),
+        ("inductor", True),
+        pytest.param("inductor", False, marks=pytest.mark.slow),  # minutes
+    ],
+)
+def test_a_gpu_has_the_same_bits_and_draws_and_never_waits(monkeypatch, backend, kernels):
+    """By Triton kernels, and by torch's own operations."""
+    if not kernels:
+        monkeypatch.setattr(torch_coins, "kernels", None)
     keys, contexts, tokens = _case(21, 40, 120, 2)
     step = torch.compile(_step, backend=backend, fullgraph=True) if backend else _step
     words = torch.compile(torch_coins.words, fullgraph=True) if backend else torch_coins.words

@@ -12,7 +12,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from provenance.coins import words  # noqa: E402
-from provenance.embed.torch_coins import pack_keys  # noqa: E402
+from provenance.embed.torch_coins import has_kernels, pack_keys  # noqa: E402
 from provenance.embed.torch_step import (  # noqa: E402
     DeviceWatermark,
     last_contexts,
@@ -21,9 +21,12 @@ from provenance.embed.torch_step import (  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.keys.keyring import SchemeSpecification  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
+from tests.embed.device import DEVICE  # noqa: E402
 from tests.embed.vllm_fake import apply_top_k_top_p  # noqa: E402
 
 ROWS, SIZE = 24, 300
+WHOLE = has_kernels(torch.device(DEVICE))
+"""Kernels look at the whole vocabulary, whatever `survivors` says."""
 LABELS = [
     {},
     {"week": "2026-W17"},
@@ -60,14 +63,14 @@ def _batch(seed, longest=30):
 def _draw(device, labels, responses, lengths, logits, seeds, survivors=None):
     numbers = np.stack([device.key_numbers(mapping) for mapping in labels])
     draw = device.draw(
-        logits,
-        torch.from_numpy(responses.astype(np.int32)),
-        torch.from_numpy(lengths),
-        torch.from_numpy(numbers),
-        pack_keys(seeds),
+        logits.to(DEVICE),
+        torch.from_numpy(responses.astype(np.int32)).to(DEVICE),
+        torch.from_numpy(lengths).to(DEVICE),
+        torch.from_numpy(numbers).to(DEVICE),
+        pack_keys(seeds, DEVICE),
         survivors,
     )
-    return draw.tokens.numpy(), draw.marked.numpy()
+    return draw.tokens.cpu().numpy(), draw.marked.cpu().numpy()
 
 
 def _uniform(seed, position):
@@ -94,7 +97,7 @@ def test_tokens_and_marks_equal_those_of_the_watermark(
 ):
     shares = {"global": 0.4, "week": 0.2, "capability": 0.2, "cohort": 0.1}
     ring = make_keyring(tmp_path, tokenizer_path, scheme=scheme, width=width, shares=shares)
-    device = DeviceWatermark(ring, "cpu")
+    device = DeviceWatermark(ring, DEVICE)
     compared = 0
     for seed in range(4):
         labels, responses, lengths, logits = _batch(seed)
@@ -104,7 +107,7 @@ def test_tokens_and_marks_equal_those_of_the_watermark(
             response = responses[row, : lengths[row]]
             fixed = _Fixed(_uniform(seeds[row], int(lengths[row])))
             candidates = np.flatnonzero(np.isfinite(logits[row].numpy())).astype(np.uint32)
-            if survivors is not None:  # a uniform walks through them in this order
+            if survivors is not None and not WHOLE:  # a uniform walks through them in this order
                 candidates = logits[row].topk(len(candidates)).indices.numpy().astype(np.uint32)
             kept = logits[row].numpy()[candidates].astype(np.float64)
             watermark = Watermark(ring, fixed)
@@ -137,18 +140,25 @@ def test_contexts_and_repeats_against_plain_python(width, rows):
 
 
 def test_rows_with_more_candidates_than_looked_at_are_left_alone(dense):
-    """Dropping candidates would change the distribution, so the row is not drawn at all."""
-    device = DeviceWatermark(dense, "cpu")
+    """Dropping candidates would change the distribution, so the row is not drawn at all.
+
+    Kernels drop none.
+    """
+    device = DeviceWatermark(dense, DEVICE)
     labels, responses, lengths, logits = _batch(0)
     seeds = [bytes(32)] * ROWS
     _, marked = _draw(device, labels, responses, lengths, logits, seeds, None)
-    _, few = _draw(device, labels, responses, lengths, logits, seeds, 3)
+    tokens, few = _draw(device, labels, responses, lengths, logits, seeds, 3)
     assert marked.any()
-    assert not few.any()
+    if WHOLE:
+        assert (few == marked).all()
+    else:
+        assert not few.any()
+        assert (tokens == -1).all()
 
 
 def test_a_row_without_a_distribution_is_left_to_the_sampler(dense):
-    device = DeviceWatermark(dense, "cpu")
+    device = DeviceWatermark(dense, DEVICE)
     labels, responses, lengths, logits = _batch(0)
     seeds = [bytes(32)] * ROWS
     assert _draw(device, labels, responses, lengths, logits, seeds)[1].any()

@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 from provenance.contexts import response_contexts  # noqa: E402
 from provenance.detect import detect_mark  # noqa: E402
 from provenance.embed import conformance  # noqa: E402
+from provenance.embed import transformers as adapter_module  # noqa: E402
 from provenance.embed.transformers import (  # noqa: E402
     TransformersWatermark,
     generate_responses,
@@ -21,6 +22,7 @@ from provenance.embed.transformers import (  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.errors import ConfigurationMismatchError, UsageError  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
+from tests.embed.device import DEVICE  # noqa: E402
 
 PAD, END = 0, 1
 WEEKS = ("2026-W17", "2026-W18")
@@ -235,6 +237,7 @@ def test_greedy_and_beams_of_the_models_own_defaults_or_beside_the_arguments_are
 
 def test_continuous_batching_is_refused_never_silently_unmarked(keyring, model):
     """transformers would drop a processor that says it does not support it, and warn."""
+    model = copy.deepcopy(model)  # transformers 5.17 leaves its attention in another state
     inputs = _inputs([5, 6, 7])
     arguments = TransformersWatermark(Watermark(keyring)).generate_arguments(inputs, [{}])
     config = transformers.GenerationConfig(**arguments, max_new_tokens=4)
@@ -345,9 +348,10 @@ class _Served:
             "pad_token_id": PAD,
         }
         adapter = TransformersWatermark(watermark)
+        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
         arguments = adapter.generate_arguments(inputs, labels, options)
         output = self.model.generate(**inputs, **arguments)
-        responses = output[:, inputs["input_ids"].shape[1] :].numpy().astype(np.uint32)
+        responses = output[:, inputs["input_ids"].shape[1] :].cpu().numpy().astype(np.uint32)
         return [ids[: self._end(ids)] for ids in responses]
 
     def _end(self, ids):
@@ -356,9 +360,9 @@ class _Served:
 
     @torch.inference_mode()
     def probabilities(self, prompt, response):
-        ids = torch.tensor([[*prompt, *response.tolist()]])
+        ids = torch.tensor([[*prompt, *response.tolist()]], device=self.model.device)
         logits = self.model(ids).logits[0, len(prompt) - 1 :].float()
-        return self.warpers(None, logits).double().softmax(-1).numpy()
+        return self.warpers(None, logits).double().softmax(-1).cpu().numpy()
 
 
 class _OneByOne(_Served):
@@ -403,6 +407,81 @@ def test_conformance(kind, tokenizer_path, sharp_model, tmp_path):
     """Plain, with an assistant model (speculative decoding), and with prompt lookup."""
     report = conformance.check(kind(tokenizer_path, sharp_model), tmp_path)
     assert report.passed, str(report)
+
+
+@pytest.fixture
+def draws_on_device(monkeypatch):
+    """The path for a GPU: by Triton's kernels where there is one, else torch's own operations."""
+    monkeypatch.setattr(adapter_module, "has_kernels", lambda _device: True)
+
+
+@pytest.mark.parametrize("kind", [_Served, _PromptLookup])
+@pytest.mark.usefixtures("draws_on_device")
+def test_conformance_of_draws_on_the_device(kind, tokenizer_path, sharp_model, tmp_path):
+    model = copy.deepcopy(sharp_model).to(DEVICE)
+    report = conformance.check(kind(tokenizer_path, model), tmp_path)
+    assert report.passed, str(report)
+
+
+@pytest.mark.usefixtures("draws_on_device")
+def test_the_device_draws_the_marks_that_the_host_draws(keyring, model):
+    """Same scores, same ids: equal wherever a key decides; one table of keys for all calls."""
+    generator = np.random.default_rng(3)
+    responses = torch.from_numpy(generator.integers(0, 60, (12, 30)))
+    responses[::3, 9:] = responses[::3, :21]  # contexts that stood there before
+    scores = 3 * torch.from_numpy(generator.normal(size=(12, keyring.public.vocabulary_size)))
+    watermark = Watermark(keyring, generator)
+    labels = [{"week": WEEKS[i % 2]} if i % 4 else {} for i in range(12)]
+    adapter = TransformersWatermark(watermark)
+    compared = 0
+    for length in (0, 1, 2, 3, 17, 30):
+        ids = torch.cat([torch.ones(12, 1, dtype=torch.long), responses[:, :length]], dim=1)
+        arguments = adapter.generate_arguments({"input_ids": ids[:, :1]}, labels)
+        processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
+        drawn = processor(ids.to(DEVICE), scores.float().to(DEVICE)).cpu()
+        assert (drawn.isfinite().sum(dim=1) == 1).all()
+        keys = watermark.next_keys(labels, [row.numpy().astype(np.uint32) for row in ids[:, 1:]])
+        host = watermark.draw_scores(
+            watermark.key_numbers(labels),
+            ids[:, 1:].numpy().astype(np.uint32),
+            scores.float().numpy(),
+        )
+        for row, key in enumerate(keys):
+            if key is not None:
+                assert int(drawn[row].argmax()) == host[row]
+                compared += 1
+    assert compared > 5
+    assert len(adapter._tables) == 1
+
+
+@pytest.mark.usefixtures("draws_on_device")
+def test_scores_that_are_no_distribution_do_not_become_a_token_on_the_device(keyring):
+    adapter = TransformersWatermark(Watermark(keyring))
+    ids = torch.ones(2, 6, dtype=torch.long, device=DEVICE)
+    arguments = adapter.generate_arguments({"input_ids": ids[:, :1]}, [{}, {}])
+    processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
+    scores = torch.zeros(2, keyring.public.vocabulary_size, device=DEVICE)
+    scores[1, 5] = float("nan")
+    drawn = processor(ids, scores)
+    assert int(drawn[0].isfinite().sum()) == 1
+    assert drawn[1].isnan().any()
+    assert not drawn[1].isfinite().any()
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA GPU; torch sees none on this machine")
+def test_a_step_on_a_gpu_never_makes_the_host_wait(keyring):
+    adapter = TransformersWatermark(Watermark(keyring))
+    ids = torch.ones(2, 6, dtype=torch.long, device=DEVICE)
+    arguments = adapter.generate_arguments({"input_ids": ids[:, :1]}, [{}, {}])
+    processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
+    scores = torch.zeros(2, keyring.public.vocabulary_size, device=DEVICE)
+    processor(ids, scores)  # copies the keys
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        drawn = processor(ids, scores)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (drawn.isfinite().sum(dim=1) == 1).all()
 
 
 @pytest.mark.parametrize("helper", ["assistant_model", "prompt_lookup_num_tokens"])

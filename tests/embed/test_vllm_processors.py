@@ -25,6 +25,7 @@ from provenance.errors import ConfigurationMismatchError, UsageError  # noqa: E4
 from provenance.keys.keyring import SchemeSpecification, add_value  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed import vllm_fake as fake  # noqa: E402
+from tests.embed.device import DEVICE  # noqa: E402
 
 REAL = find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not REAL, reason="vLLM is not installed: docs/serving.md says how")
@@ -339,15 +340,18 @@ class _Buffer:
     """A per-slot buffer of the runner: `.gpu` on the device, `.np` on the host."""
 
     def __init__(self, *shape):
-        self.gpu = torch.zeros(shape, dtype=torch.int32)
-        self.np = self.gpu.numpy()
+        self.np = np.zeros(shape, dtype=np.int32)
+
+    @property
+    def gpu(self):
+        return torch.from_numpy(self.np).to(DEVICE)
 
 
 def _v2(size, **more):
     module = importlib.import_module(ADAPTERS[1])
     state = sys.modules[fake.V2].LogitsProcRequestState
     states = state(
-        device=torch.device("cpu"),
+        device=torch.device(DEVICE),
         max_num_reqs=SLOTS,
         vocab_size=size,
         all_token_ids=_Buffer(SLOTS, LONGEST),
@@ -384,14 +388,19 @@ def _context(processor, slots, drafts=()):
             tokens, places = [*tokens, token], [*places, last + j]
     upper = [int(total[slot]) + len(draft) for slot, draft in zip(slots, drafts, strict=True)]
     return sys.modules[fake.V2].LogitsContext(
-        expanded_idx_mapping=torch.tensor(owners, dtype=torch.int32),
-        idx_mapping=torch.tensor(slots, dtype=torch.int32),
+        expanded_idx_mapping=torch.tensor(owners, dtype=torch.int32, device=DEVICE),
+        idx_mapping=torch.tensor(slots, dtype=torch.int32, device=DEVICE),
         idx_mapping_np=np.array(slots, dtype=np.int32),
-        expanded_local_pos=torch.tensor(local, dtype=torch.int32),
-        input_ids=torch.tensor(tokens, dtype=torch.int32),
-        pos=torch.tensor(places, dtype=torch.int64),
+        expanded_local_pos=torch.tensor(local, dtype=torch.int32, device=DEVICE),
+        input_ids=torch.tensor(tokens, dtype=torch.int32, device=DEVICE),
+        pos=torch.tensor(places, dtype=torch.int64, device=DEVICE),
         seq_lens_upper_bound_np=np.array(upper, dtype=np.int32),
     )
+
+
+def _apply(processor, before, context):
+    """The rows after a step on the device, on the host again."""
+    return processor.apply(before.clone().to(DEVICE), context).cpu()
 
 
 def _final_v2(row, parameters, size):
@@ -442,7 +451,7 @@ def test_v2_draws_the_marked_rows_and_leaves_the_others(folder, limits):
         _enter(processor, slot, parameters, prompt.tolist(), output.tolist())
         requests.append((parameters, output.tolist()))
     before = _logits(40, size)
-    after = processor.apply(before.clone(), _context(processor, slots))
+    after = _apply(processor, before, _context(processor, slots))
     assert 3 < len(_check_v2(watermark, before, after, requests, size)) < 30
 
 
@@ -453,7 +462,20 @@ def test_v2_prompts_and_short_responses_are_not_marked(folder):
         _enter(processor, slot, _parameters(), list(range(slot, slot + 30)), [5][: slot % 2])
     context = _context(processor, list(range(40)))
     before = _logits(40, size)
-    assert torch.equal(processor.apply(before.clone(), context), before)
+    assert torch.equal(_apply(processor, before, context), before)
+
+
+def test_v2_leaves_rows_that_are_no_distribution(folder):
+    size = Watermark.load(folder).keyring.public.vocabulary_size
+    processor = _v2(size)
+    for slot in range(40):
+        _enter(processor, slot, _parameters(), [1], [slot, 7, slot + 1])
+    context, before = _context(processor, list(range(40))), _logits(40, size)
+    assert not torch.equal(_apply(processor, before, context), before)
+    for value in (float("nan"), float("inf")):
+        broken = before.clone()
+        broken[:, 3] = value
+        assert torch.equal(_apply(processor, broken, context).isfinite(), broken.isfinite())
 
 
 def test_v2_drafts_belong_to_the_context(folder):
@@ -469,7 +491,7 @@ def test_v2_drafts_belong_to_the_context(folder):
         drafts.append(generator.integers(0, 400, slot % 4).tolist())
         requests += [(parameters, [*output, *drafts[-1][:j]]) for j in range(len(drafts[-1]) + 1)]
     before = _logits(len(requests), size)
-    after = processor.apply(before.clone(), _context(processor, slots, drafts))
+    after = _apply(processor, before, _context(processor, slots, drafts))
     assert len(_check_v2(watermark, before, after, requests, size)) > 3
 
 
@@ -488,7 +510,7 @@ def test_v2_slots_are_used_again_without_a_trace_of_the_last_request(folder):
         requests += [(parameters, output), (parameters, [*output, 9])]
     before = _logits(40, size)
     context = _context(processor, list(range(20)), [[9]] * 20)
-    after = processor.apply(before.clone(), context)
+    after = _apply(processor, before, context)
     assert len(_check_v2(watermark, before, after, requests, size)) > 3
 
 
@@ -504,7 +526,7 @@ def test_v2_a_value_added_while_serving_is_drawn_with_its_key(folder):
         _enter(processor, slot, _parameters((label,)), [1, 2], output)
         requests.append((_parameters((label,)), output))
     before = _logits(40, size)
-    after = processor.apply(before.clone(), _context(processor, list(range(40))))
+    after = _apply(processor, before, _context(processor, list(range(40))))
     assert _check_v2(Watermark.load(folder), before, after, requests, size)
 
 
@@ -518,7 +540,7 @@ def test_v2_uniforms_follow_from_seed_and_position(tmp_path, tokenizer_path, mon
         for slot, seed in enumerate(seeds):
             _enter(processor, slot, _parameters((), seed=seed), [1, 2], [5, 6, 7])
         context = _context(processor, list(range(len(seeds))))
-        return processor.apply(torch.zeros(len(seeds), size), context).argmax(dim=1).tolist()
+        return _apply(processor, torch.zeros(len(seeds), size), context).argmax(dim=1).tolist()
 
     first = tokens(range(60))
     assert tokens(range(60)) == first
