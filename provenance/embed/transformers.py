@@ -191,30 +191,25 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """input_ids int64 [rows, width + n], scores float [rows, vocabulary] -> same shape."""
-        repeats, rest = divmod(scores.shape[0], self._numbers.shape[0])
-        if rest:
+        rows, prompts = scores.shape[0], self._numbers.shape[0]
+        repeats = 1 if rows == prompts else rows // prompts
+        if rows != repeats * prompts:
             raise UsageError(
-                f"the batch must be a multiple of the {self._numbers.shape[0]} labelled prompts; "
-                f"got {scores.shape[0]} rows."
+                f"the batch must be a multiple of the {prompts} labelled prompts; got {rows} rows."
             )
         if input_ids.shape[1] < self._width:
             raise UsageError(
                 f"the model must continue its prompt of {self._width} tokens; it holds "
                 f"{input_ids.shape[1]}. Encoder-decoder models are not supported."
             )
-        responses = input_ids[:, self._width :]
         if has_kernels(scores.device):
-            return self._draw_on_device(responses, scores, repeats)
-        return self._draw_on_host(responses, scores, repeats)
-
-    def _draw_on_host(
-        self, responses: torch.Tensor, scores: torch.Tensor, repeats: int
-    ) -> torch.Tensor:
+            return self._draw_on_device(input_ids[:, self._width :], scores, repeats)
         numbers = self._numbers if repeats == 1 else np.repeat(self._numbers, repeats, axis=0)
+        responses = _to_numpy(input_ids)[:, self._width :]
         final = scores if scores.dtype == torch.float32 else scores.float()
-        tokens = self._watermark.draw_scores(numbers, _to_numpy(responses), _to_numpy(final))
+        tokens = self._watermark.draw_scores(numbers, responses, _to_numpy(final))
         only = torch.full_like(scores, float("-inf"))
-        if only.is_cpu and only.dtype == torch.float32:
+        if final is scores and scores.is_cpu:
             places = only.numpy()
             for row, token in enumerate(tokens.tolist()):  # a tenth of a scatter's time for one row
                 places[row, token] = 0.0

@@ -30,8 +30,9 @@ bytes) and the position.
 
 Run in vLLM's real V2 runner on a CPU, its kernels in Triton's interpreter, with temperature only;
 top-k, top-p, min-p, draft tokens and re-used slots against vLLM's real interface classes on CPU
-tensors. No GPU has confirmed this class; neither asynchronous scheduling, speculative decoding with
-a real draft model nor tensor parallelism has been run.
+tensors, and against copies of those classes on an NVIDIA H200. vLLM itself has not run on a GPU
+here; neither asynchronous scheduling, speculative decoding with a real draft model nor tensor
+parallelism has been run.
 """
 
 from __future__ import annotations
