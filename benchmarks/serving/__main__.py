@@ -28,7 +28,7 @@ import transformers
 
 from benchmarks.serving.quality import WORK
 from benchmarks.smollm.convert import PACKAGE, make_served_model
-from benchmarks.smollm.model import END, VOCABULARY, load_model, load_tokenizer
+from benchmarks.smollm.model import END, SERVED_MODEL, VOCABULARY, load_model, load_tokenizer
 from benchmarks.smollm.prompts import prompts_for
 from provenance.detect import detect_mark
 from provenance.embed.transformers import TransformersWatermark
@@ -142,9 +142,9 @@ def make_ratios(steps: list[dict[str, Any]]) -> dict[str, float]:
 
 def measure_generate(work: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """transformers' `generate` with and without the mark, in turns: tokens a second."""
-    model, tokenizer = load_model(work / "served-model"), load_tokenizer(work)
+    model, tokenizer = load_model(work / SERVED_MODEL), load_tokenizer(work / SERVED_MODEL)
     tokenizer.padding_side = "left"
-    path = work / "served-model" / "tokenizer.json"
+    path = work / SERVED_MODEL / "tokenizer.json"
     prompts = [prompt.messages() for prompt in prompts_for("ask")[:8]]
     inputs = tokenizer.apply_chat_template(
         prompts, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True
@@ -178,9 +178,9 @@ def measure_generate(work: Path, folder: Path, rounds: int) -> dict[str, Any]:
 
 def measure_detection(work: Path, folder: Path, responses: int) -> dict[str, Any]:
     """Full share, 300 tokens, temperature 1, top-k 50: how many have p below 1e-6?"""
-    model, tokenizer = load_model(work / "served-model"), load_tokenizer(work)
+    model, tokenizer = load_model(work / SERVED_MODEL), load_tokenizer(work / SERVED_MODEL)
     tokenizer.padding_side = "left"
-    path = work / "served-model" / "tokenizer.json"
+    path = work / SERVED_MODEL / "tokenizer.json"
     watermark = make_watermark(folder / "detect", path, VOCABULARY, 1.0)
     adapter = TransformersWatermark(watermark)
     prompts = [prompt.messages() for prompt in prompts_for("ask")[:responses]]
@@ -221,7 +221,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     make_served_model(arguments.work)
-    tokenizer = arguments.work / "served-model" / "tokenizer.json"
+    tokenizer = arguments.work / SERVED_MODEL / "tokenizer.json"
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         folder = Path(name)
         steps = measure_steps(folder, tokenizer, arguments.rounds)

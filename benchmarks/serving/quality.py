@@ -28,7 +28,14 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.serving.tasks import FUNCTIONS, QUESTIONS, Task
 from benchmarks.smollm import decode
 from benchmarks.smollm.convert import PACKAGE, make_served_model
-from benchmarks.smollm.model import END, VOCABULARY, load_model, load_tokenizer, precision
+from benchmarks.smollm.model import (
+    END,
+    SERVED_MODEL,
+    VOCABULARY,
+    load_model,
+    load_tokenizer,
+    precision,
+)
 from benchmarks.smollm.prompts import prompts_for
 from benchmarks.smollm.serve import marked_draw, plain_draw
 from provenance.embed.watermark import Watermark
@@ -66,8 +73,8 @@ SEED = 21
 
 def load(work: Path) -> tuple[Any, Any]:
     """Model and tokenizer."""
-    model = load_model(work / "served-model", getattr(torch, precision()))
-    return model, load_tokenizer(work)
+    model = load_model(work / SERVED_MODEL, getattr(torch, precision()))
+    return model, load_tokenizer(work / SERVED_MODEL)
 
 
 def answer(work: Path, arm: str, tasks: Sequence[Task], copies: int, tokens: int) -> list[Any]:
@@ -114,7 +121,7 @@ def _sample(
             scheme, parameters, share = mark
             create_keyring(
                 folder,
-                work / "served-model" / "tokenizer.json",
+                work / SERVED_MODEL / "tokenizer.json",
                 VOCABULARY,
                 SchemeSpecification(scheme, parameters),
                 Schedule.from_shares({"global": share}),

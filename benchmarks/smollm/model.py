@@ -12,6 +12,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+SERVED_MODEL = "served-model"
+"""The folder of the model that serves, in a work folder."""
 VOCABULARY = 49_152
 END = 2
 """`<|im_end|>`: ends a message, and pads."""
@@ -30,6 +32,6 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LlamaForCaus
     ).eval()
 
 
-def load_tokenizer(work: Path) -> PreTrainedTokenizerBase:
-    """The served tokenizer with its chat template."""
-    return AutoTokenizer.from_pretrained(work / "served-model", local_files_only=True)
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder, with its chat template."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)

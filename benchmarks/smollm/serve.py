@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.smollm import decode
-from benchmarks.smollm.model import VOCABULARY, load_model, load_tokenizer, precision
+from benchmarks.smollm.model import SERVED_MODEL, VOCABULARY, load_model, load_tokenizer, precision
 from benchmarks.smollm.prompts import CAPABILITIES, Prompt, prompts_for
 from provenance.embed.watermark import Watermark
 from provenance.files import write_atomically
@@ -86,7 +86,7 @@ class Record:
 
 def make_keys(work: Path) -> Path:
     """The keyring in `work/keys`: made once, then kept."""
-    folder, tokenizer = work / "keys", work / "served-model" / "tokenizer.json"
+    folder, tokenizer = work / "keys", work / SERVED_MODEL / "tokenizer.json"
     if not (folder / "keyring.json").exists():
         values = {
             "capability": list(CAPABILITIES),
@@ -184,9 +184,9 @@ class Sampler:
         """The records of one piece."""
         if self._model is None:
             # suspects may be sampled with what is fast here; what is served keeps single precision
-            name = "float32" if self.model == "served-model" else precision()
+            name = "float32" if self.model == SERVED_MODEL else precision()
             self._model = load_model(self.work / self.model, getattr(torch, name))
-            self._tokenizer = load_tokenizer(self.work)
+            self._tokenizer = load_tokenizer(self.work / SERVED_MODEL)
         generator = np.random.default_rng([wanted.seed, 1_000, piece.number])
         rows = [(p, c) for p in piece.prompts for c in range(wanted.copies)]
         labels = [draw_labels(prompt, generator) for prompt, _ in rows]

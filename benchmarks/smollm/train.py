@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
-from benchmarks.smollm.model import END, load_model, precision
+from benchmarks.smollm.model import END, load_model, load_tokenizer, precision
 from benchmarks.smollm.serve import Record
 from provenance.files import write_atomically
 
@@ -219,5 +219,5 @@ def save_suspect(model: Any, target: Path, base: Path, facts: dict[str, Any]) ->
     """A folder that transformers loads; training.json last, as the sign that it is complete."""
     shutil.rmtree(target, ignore_errors=True)
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(target)
+    load_tokenizer(base).save_pretrained(target)
     write_atomically(target / "training.json", (json.dumps(facts, indent=1) + "\n").encode())
