@@ -30,9 +30,9 @@ bench-calibration: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.calibration --reference ngram --keyrings 400
 	$(BIN)/python -m benchmarks.calibration --reference wrong --keyrings 400 --seed 400
-	$(BIN)/python -m benchmarks.calibration --access weights --reference none --keyrings 150
-	$(BIN)/python -m benchmarks.calibration --access weights --reference right --keyrings 150
-	$(BIN)/python -m benchmarks.calibration --access weights --reference wrong --keyrings 150
+	$(BIN)/python -m benchmarks.calibration --access weights --reference none --keyrings 600 --seed 1000
+	$(BIN)/python -m benchmarks.calibration --access weights --reference right --keyrings 300 --seed 2000
+	$(BIN)/python -m benchmarks.calibration --access weights --reference wrong --keyrings 300 --seed 3000
 
 bench-sequential: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.sequential

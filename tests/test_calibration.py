@@ -11,6 +11,7 @@ from benchmarks.calibration.gate import (
     double_fails,
     is_calibrated,
     run_keyring,
+    sd_tolerance,
     summarise,
 )
 
@@ -44,6 +45,11 @@ def test_the_gate_can_fail(outcomes):
         assert not is_calibrated(broken)
     summary["z"]["sd"] = 1.03
     assert not is_calibrated(summary)
+    # models that read are judged by the error of their own number of z: 3.89 / sqrt(2 n)
+    assert sd_tolerance(4200) == pytest.approx(0.0425, abs=1e-4)
+    assert is_calibrated(summary, sd_tolerance(4200))
+    summary["z"]["sd"] = 1.05
+    assert not is_calibrated(summary, sd_tolerance(4200))
 
 
 @pytest.mark.parametrize("reference", ["ngram", "wrong"])

@@ -13,7 +13,10 @@ The gate, with a stated false-alarm rate of 1e-4 for each line:
   text, so the global key and one slot key are counted apart);
 - the standard deviation of z over all keys is within 1 +- .02.
 
-With `--access weights` the suspects are models that read the marked log, see `readers`.
+With `--access weights` the suspects are models that read the marked log, see `readers`. The four of
+a keyring read the same contexts, so their p-values move together, and a count over all of them is
+no binomial count: each kind is judged apart (the keyrings are independent), and its standard
+deviation by the error that so many z have.
 
 With `--reference ngram` the weights are residuals against k-grams of other unmarked text of the
 teacher; with `wrong`, against k-grams (or the probabilities) of a teacher that speaks another
@@ -234,10 +237,15 @@ def summarise(outcomes: list[Outcome]) -> dict[str, object]:
     }
 
 
-def is_calibrated(summary: dict) -> bool:  # type: ignore[type-arg]
-    """The gate itself."""
+def is_calibrated(summary: dict, tolerance: float = 0.02) -> bool:  # type: ignore[type-arg]
+    """The gate itself; `tolerance`: how far the standard deviation of z may be from 1."""
     lines = [summary[name][str(level)]["passed"] for name in TESTS for level in LEVELS]
-    return all(lines) and abs(summary["z"]["sd"] - 1) <= 0.02
+    return all(lines) and abs(summary["z"]["sd"] - 1) <= tolerance
+
+
+def sd_tolerance(n: int) -> float:
+    """How far from 1 the standard deviation of n normal z is with probability FALSE_ALARM."""
+    return float(stats.norm.isf(FALSE_ALARM / 2) / np.sqrt(2 * n))
 
 
 TESTS = ("check", "global_key", "last_key")
@@ -268,8 +276,12 @@ def main() -> None:
     summaries = {"all": summarise(outcomes)}
     for kind in dict.fromkeys(one.kind for one in outcomes):
         summaries[kind] = summarise([one for one in outcomes if one.kind == kind])
-    passed = is_calibrated(summaries["all"])
-    caught = double_fails(summaries["all" if arguments.access == "outputs" else "copier"])
+    if arguments.access == "outputs":
+        passed, caught = is_calibrated(summaries["all"]), double_fails(summaries["all"])
+    else:
+        apart = {kind: found for kind, found in summaries.items() if kind != "all"}
+        passed = all(is_calibrated(one, sd_tolerance(one["z"]["n"])) for one in apart.values())
+        caught = double_fails(summaries["copier"])
     result = {
         "command": f"python -m benchmarks.calibration --keyrings {arguments.keyrings} "
         f"--seed {arguments.seed} --reference {arguments.reference} --access {arguments.access}",

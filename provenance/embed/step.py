@@ -19,7 +19,7 @@ __all__ = ["MANY", "NOTHING", "draw_among_few", "find_keys"]
 NOTHING: Final = -1
 """In place of a token: no score of this row is a number above minus infinity."""
 MANY: Final = -2
-"""In place of a token: this row has too many candidates for `draw_among_few`."""
+"""In place of a token, or a smaller number: too many candidates for `draw_among_few`; see there."""
 _MASKED: Final = np.int32(np.float32(-np.inf).view(np.int32))
 _BLOCK: Final = 64
 
@@ -108,21 +108,23 @@ def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def draw_among_few(  # type: ignore[no-untyped-def]
-    scores, bits, ids, width, selector, ends, numbers, table, kind, first, second, uniforms, limit
+    scores, ids, width, selector, ends, numbers, table, kind, first, second, uniforms, limit
 ):
-    """Key and token of each row, where a row has at most `limit` candidates; else MANY or NOTHING.
+    """Token of each row, where a row has at most `limit` candidates; else MANY or NOTHING.
 
     scores float32 [rows, V], unnormalised log-probabilities, minus infinity for what is no
-    candidate; bits, the same memory as int32; ids uint32 [rows, n]; width, selector, ends, numbers
+    candidate; ids uint32 [rows, n]; width, selector, ends, numbers
     as for `find_keys`; table uint32 [keys, 8], the keys; kind, first, second, the scheme's `Code`;
     uniforms float64 [rows].
 
-    Returns int64 [rows] keys (-1: ordinary draw), int64 [rows] tokens, the smallest of the tokens,
-    and the largest that was drawn with a key. Cost: one pass over the scores, and a coin for every
-    candidate of a marked row.
+    Returns int64 [rows] tokens, the smallest of them, and the largest that was drawn with a key. In
+    place of MANY stands MANY - 1 - the number of the row's key (-1: ordinary draw), which saves
+    handing over one more array. Cost: one pass over the scores, and a coin for every candidate of a
+    marked row.
     """
     rows = scores.shape[0]
     lengths = np.full(rows, ids.shape[1], np.int64)
+    bits = scores.view(np.int32)
     keys = find_keys(ids, lengths, width, selector, ends, numbers)
     tokens = np.empty(rows, np.int64)
     candidates = np.empty(limit, np.uint32)
@@ -134,7 +136,7 @@ def draw_among_few(  # type: ignore[no-untyped-def]
     for r in range(rows):
         m = _list_candidates(bits[r], limit, candidates)
         if m > limit:
-            tokens[r] = MANY
+            tokens[r] = MANY - 1 - keys[r]
             continue
         top = np.float32(-np.inf)
         for i in range(m):
@@ -158,4 +160,4 @@ def draw_among_few(  # type: ignore[no-untyped-def]
         tokens[r] = candidates[drawn] if drawn >= 0 else NOTHING
         if keys[r] >= 0:
             largest = max(largest, tokens[r])
-    return keys, tokens, tokens.min(), largest
+    return tokens, tokens.min(), largest

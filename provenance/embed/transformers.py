@@ -222,6 +222,7 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
     ) -> torch.Tensor:
         """A row that is no distribution becomes nan, on which transformers' own draw fails."""
         rows = self._rows_on(scores.device, repeats)
+        responses = responses.to(scores.device)
         length, width = responses.shape[1], self._watermark.keyring.context_width
         if length <= width:  # padding: a step wants more columns than a context
             responses = torch.nn.functional.pad(responses, (0, width + 1))

@@ -207,10 +207,9 @@ class Watermark:
         responses = responses.astype(np.uint32, order="C", copy=False)
         if not scores.flags.c_contiguous:
             scores = np.ascontiguousarray(scores)
-        uniforms = self._generator.random(scores.shape[:1])
-        keys, tokens, smallest, largest = draw_among_few(
+        uniforms = self._generator.random((scores.shape[0],))
+        tokens, smallest, largest = draw_among_few(
             scores,
-            scores.view(np.int32),
             responses,
             self.keyring.context_width,
             self._selector,
@@ -221,10 +220,11 @@ class Watermark:
             uniforms,
             scores.shape[1] // _SCATTERED + _FEW,
         )
-        if smallest == MANY:
+        if smallest <= MANY:
             smallest = 0
-            for row, (key, token) in enumerate(zip(keys.tolist(), tokens.tolist(), strict=True)):
-                if token == MANY:
+            for row, token in enumerate(tokens.tolist()):
+                if token <= MANY:
+                    key = MANY - 1 - token
                     uniform = float(uniforms[row])
                     token = self._draw_among_many(key, responses[row], scores[row], uniform)
                     tokens[row] = token
