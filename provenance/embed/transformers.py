@@ -31,7 +31,12 @@ from numpy.typing import NDArray
 from provenance.embed.torch_coins import has_kernels, pack_keys
 from provenance.embed.torch_step import DeviceWatermark, leave_alone
 from provenance.embed.watermark import Labels, Watermark
-from provenance.errors import MissingExtraError, StorageError, UsageError
+from provenance.errors import (
+    ConfigurationMismatchError,
+    MissingExtraError,
+    StorageError,
+    UsageError,
+)
 
 try:
     import torch
@@ -221,6 +226,12 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
         self, responses: torch.Tensor, scores: torch.Tensor, repeats: int
     ) -> torch.Tensor:
         """A row that is no distribution becomes nan, on which transformers' own draw fails."""
+        size = self._watermark.keyring.public.vocabulary_size
+        if scores.shape[1] > size:  # a single token cannot be asked about without waiting for it
+            raise ConfigurationMismatchError(
+                f"the model must have at most the keyring's {size} tokens; it has "
+                f"{scores.shape[1]} logits. Make the keyring with keys new --vocabulary-size."
+            )
         rows = self._rows_on(scores.device, repeats)
         responses = responses.to(scores.device)
         length, width = responses.shape[1], self._watermark.keyring.context_width

@@ -468,6 +468,17 @@ def test_scores_that_are_no_distribution_do_not_become_a_token_on_the_device(key
     assert not drawn[1].isfinite().any()
 
 
+@pytest.mark.usefixtures("draws_on_device")
+def test_a_model_with_more_logits_than_the_keyring_has_tokens_is_refused_on_the_device(keyring):
+    adapter = TransformersWatermark(Watermark(keyring))
+    ids = torch.ones(1, 6, dtype=torch.long, device=DEVICE)
+    arguments = adapter.generate_arguments({"input_ids": ids[:, :1]}, [{}])
+    processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
+    scores = torch.zeros(1, keyring.public.vocabulary_size + 1, device=DEVICE)
+    with pytest.raises(ConfigurationMismatchError, match="--vocabulary-size"):
+        processor(ids, scores)
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA GPU; torch sees none on this machine")
 def test_a_step_on_a_gpu_never_makes_the_host_wait(keyring):
     adapter = TransformersWatermark(Watermark(keyring))
