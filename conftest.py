@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 
 # Modules that only import beside an optional stack are not collected where it is missing.
-collect_ignore = (
-    [] if find_spec("vllm") else ["provenance/embed/vllm_v1.py", "provenance/embed/vllm_v2.py"]
-)
+_BESIDE = {"vllm": ("vllm_v1", "vllm_v2"), "triton": ("triton_coins",)}
+collect_ignore = [
+    f"provenance/embed/{name}.py"
+    for stack, names in _BESIDE.items()
+    if not find_spec(stack)
+    for name in names
+]
 
 
 @pytest.hookimpl(wrapper=True)
