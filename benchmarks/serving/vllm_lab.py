@@ -70,7 +70,7 @@ class Server:
         try:
             connection.request("POST", path, sent, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            lines = response.read().decode("utf-8").splitlines()
+            lines = response.read().decode("utf-8").split("\n")  # a text may hold other line ends
         finally:
             connection.close()
         if response.status != 200 or not stream:

@@ -54,7 +54,7 @@ def model_folder(folder, tokenizer_path, watermark):
 
 @pytest.fixture(scope="module")
 def server(folder, model_folder):
-    options = ["--num-gpu-blocks-override", "24", "--max-num-batched-tokens", "32"]
+    options = ["--num-gpu-blocks-override", "12", "--max-num-batched-tokens", "32"]
     with run_server(
         model_folder, folder / "keys", folder / "server.log", options=options
     ) as running:
