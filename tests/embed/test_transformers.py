@@ -454,13 +454,18 @@ def test_the_device_draws_the_marks_that_the_host_draws(keyring, model):
     assert len(adapter._tables) == 1
 
 
+def _step_on_device(keyring, rows, size):
+    """A processor, and the ids and flat scores of one step."""
+    ids = torch.ones(rows, 6, dtype=torch.long, device=DEVICE)
+    adapter = TransformersWatermark(Watermark(keyring))
+    arguments = adapter.generate_arguments({"input_ids": ids[:, :1]}, [{}] * rows)
+    processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
+    return processor, ids, torch.zeros(rows, size, device=DEVICE)
+
+
 @pytest.mark.usefixtures("draws_on_device")
 def test_scores_that_are_no_distribution_do_not_become_a_token_on_the_device(keyring):
-    adapter = TransformersWatermark(Watermark(keyring))
-    ids = torch.ones(2, 6, dtype=torch.long, device=DEVICE)
-    arguments = adapter.generate_arguments({"input_ids": ids[:, :1]}, [{}, {}])
-    processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
-    scores = torch.zeros(2, keyring.public.vocabulary_size, device=DEVICE)
+    processor, ids, scores = _step_on_device(keyring, 2, keyring.public.vocabulary_size)
     scores[1, 5] = float("nan")
     drawn = processor(ids, scores)
     assert int(drawn[0].isfinite().sum()) == 1
@@ -470,22 +475,15 @@ def test_scores_that_are_no_distribution_do_not_become_a_token_on_the_device(key
 
 @pytest.mark.usefixtures("draws_on_device")
 def test_a_model_with_more_logits_than_the_keyring_has_tokens_is_refused_on_the_device(keyring):
-    adapter = TransformersWatermark(Watermark(keyring))
-    ids = torch.ones(1, 6, dtype=torch.long, device=DEVICE)
-    arguments = adapter.generate_arguments({"input_ids": ids[:, :1]}, [{}])
-    processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
-    scores = torch.zeros(1, keyring.public.vocabulary_size + 1, device=DEVICE)
+    size = keyring.public.vocabulary_size + 1
+    processor, ids, scores = _step_on_device(keyring, 1, size)
     with pytest.raises(ConfigurationMismatchError, match="--vocabulary-size"):
         processor(ids, scores)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA GPU; torch sees none on this machine")
 def test_a_step_on_a_gpu_never_makes_the_host_wait(keyring):
-    adapter = TransformersWatermark(Watermark(keyring))
-    ids = torch.ones(2, 6, dtype=torch.long, device=DEVICE)
-    arguments = adapter.generate_arguments({"input_ids": ids[:, :1]}, [{}, {}])
-    processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
-    scores = torch.zeros(2, keyring.public.vocabulary_size, device=DEVICE)
+    processor, ids, scores = _step_on_device(keyring, 2, keyring.public.vocabulary_size)
     processor(ids, scores)  # copies the keys
     torch.cuda.set_sync_debug_mode("error")
     try:
