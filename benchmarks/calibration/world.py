@@ -159,6 +159,7 @@ def make_world(
                 token_ids=ids.tolist(),
                 text=decode(ids),
                 marked=True,
+                finish="length",
             )
     build_index([folder / "served.jsonl"], folder / "index", keyring, threads=1)
     return World(
