@@ -282,8 +282,8 @@ def _law(scheme: Mapping[str, Any]) -> NullLaw:
 
 
 def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
-    if document["schema_version"] != 1 or document["weight_rule"] not in MAXIMAL_WEIGHTS:
-        raise DataError("must have schema version 1 and a known weight rule; it has not.")
+    if document["schema_version"] not in (1, 2) or document["weight_rule"] not in MAXIMAL_WEIGHTS:
+        raise DataError("must have schema version 1 or 2 and a known weight rule; it has not.")
     law = _law(document["scheme"])
     tables: dict[tuple[str, str], ClassTable] = {}
     for item in document["hypotheses"]:

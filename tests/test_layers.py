@@ -38,6 +38,7 @@ ROWS = [
     "plan",
     "twins",
     "controls",
+    "conclusion",
     "check",
     "trajectory",
     "sequential",
