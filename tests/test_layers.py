@@ -16,6 +16,7 @@ ROWS = [
     "printable",
     "files",
     "engine",
+    "kernels",
     "lines",
     "coins",
     "distinct",
@@ -45,6 +46,8 @@ ROWS = [
     "suspects",
     "evidence",
     "commands",
+    "entry",
+    "__main__",
 ]
 VLLM = {"embed/vllm_v1.py", "embed/vllm_v2.py"}
 TORCH = {

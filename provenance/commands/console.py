@@ -65,7 +65,9 @@ def parse_labels(labels: Iterable[str]) -> dict[str, str]:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    results.file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    is_unicode = (results.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, indent=1, ensure_ascii=not is_unicode, allow_nan=False)
+    results.file.write(text + "\n")
 
 
 def print_reasons(reasons: Iterable[str]) -> None:
