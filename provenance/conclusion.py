@@ -17,6 +17,7 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule, key_name
 from provenance.plan import Plan
 from provenance.power import Power, Setting, find_shortfall, state_power
+from provenance.reservations import list_reservations
 from provenance.stats.families import fieller_shares
 from provenance.stats.tables import ClassTable
 from provenance.verdict import (
@@ -176,12 +177,14 @@ def make_verdict(
 ) -> Verdict:
     """All that follows from tested keys, controls and twins; whoever verifies it calls this again.
 
-    Parameters: the public half of the mark; alpha of the keys together; the others as `Verdict`
-    has them. Cost: that of `find_power`.
+    Parameters: the public half of the mark; alpha of the keys together; reservations beyond those
+    that follow from the inputs; the others as `Verdict` has them. Cost: that of `find_power`.
     """
     rule = str(inputs["settings"]["rule"])
     setting = Setting.of(public, rule, inputs["outputs"])
     power = find_power(hypotheses, controls, alpha, setting)
+    own = list_reservations(inputs, hypotheses, alpha)
+    reservations = [*own, *(one for one in reservations if one not in own)]
     ruling = conclude(
         hypotheses, controls, inputs, power, setting, twins=twins, reservations=reservations
     )
