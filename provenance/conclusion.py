@@ -105,12 +105,7 @@ def say_failed_controls(controls: Sequence[Control]) -> list[str]:
     failed = [control for control in controls if not control.passed]
     if not failed:
         return []
-    named = ", ".join(
-        control.name
-        if control.log10_p is None
-        else f"{control.name} (log10 p {control.log10_p:.2f})"
-        for control in failed[:_MOST_NAMES]
-    )
+    named = ", ".join(control.name for control in failed[:_MOST_NAMES])
     more = f" and {len(failed) - _MOST_NAMES} more" if len(failed) > _MOST_NAMES else ""
     return [f"{len(failed)} of {len(controls)} controls failed: {named}{more}"]
 
