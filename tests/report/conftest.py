@@ -29,7 +29,7 @@ RESERVED = Reservation(
 def measured_twins(pairs: int, favoured: int) -> MeasuredTwins:
     """Twins of which so many served ones are the likelier."""
     differences = np.linspace(0.5, 1.5, pairs)
-    differences[favoured:] *= -1
+    differences[: pairs - favoured] *= -1
     twins = Twins((), (), (), 0, 0, {"twins.jsonl": "0" * 64})
     return MeasuredTwins(twins, differences, {"kind": "model"}, {})
 
