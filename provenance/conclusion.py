@@ -131,10 +131,10 @@ def say_positions(observed: Mapping[str, Any]) -> str:
     counted = int(observed["positions"])
     total = counted + sum(left.values())
     unit = "outputs" if observed["source"].get("access") == "outputs" else "documents"
-    said = f"{int(observed['outputs']):,} {unit} have {total:,} positions, {counted:,} count"
-    said += "".join(f", {n:,} are left out {LEFT_OUT[name]}" for name, n in left.items() if n)
+    said = f"{unit}: {int(observed['outputs']):,}; positions: {total:,}, of which {counted:,} count"
+    said += "".join(f"; {n:,} left out {LEFT_OUT[name]}" for name, n in left.items() if n)
     short = int(observed["short_outputs"])
-    return said + (f"; {short:,} {unit} are too short to have any" if short else "")
+    return said + (f"; {unit} too short to have any: {short:,}" if short else "")
 
 
 def _say_lack(

@@ -175,7 +175,9 @@ def test_outputs_without_an_indexed_context_score_nothing(world, teacher):
     assert found.log10_p == 0.0
     assert found.conclusion == "inconclusive"
     (reason,) = found.reasons
-    assert reason.startswith("nothing was scored under 8 keys: 1 outputs have ")
+    assert reason.startswith(
+        "nothing was scored under 7 keys: outputs: 1; positions: 17, of which "
+    )
     assert reason.endswith(" contexts that were served marked")
     assert "they have none of the" in reason
 

@@ -164,7 +164,7 @@ def test_what_could_not_find_a_fully_trained_suspect_is_a_shortfall_with_counts(
     """With a curve the curve decides; without one, what the lab saw at most, and 1,000 coins."""
     few = unscored({20: 150, 40: 60})
     said = find_shortfall(state_power(few, "global", ALPHA, TEXT), few, TEXT)
-    assert "210 coins of the global key (171 effective)" in said
+    assert "210 coins of the global key (187 effective)" in said
     enough = unscored({20: 6_000, 40: 6_000})
     assert find_shortfall(state_power(enough, "global", ALPHA, TEXT), enough, TEXT) is None
     other = replace(TEXT, weight_rule="presence")

@@ -152,8 +152,8 @@ def test_outputs_that_quote_their_prompts_exit_3_and_say_where_the_positions_wen
     (case / "quoting.jsonl").write_text("\n".join(lines) + "\n")
     code, out, _ = run(*_check(case, "quoting.jsonl"))
     assert code == 3
-    assert "0 count" in out
-    assert "are left out because they stand in the prompt" in out
+    assert "of which 0 count" in out
+    assert "left out because they stand in the prompt" in out
     assert "was served marked" not in out
 
 

@@ -149,8 +149,8 @@ def test_the_page_made_from_the_file_is_the_page_made_from_the_verdict(cases, pa
         (
             "untested",
             ["Inconclusive: nothing could be tested", "neither for nor against",
-             "0 count, 9 are left out because their context",
-             "225 are left out because they stand in"],
+             "of which 0 count; 9 left out because their context",
+             "225 left out because they stand in"],
             ["p at most", "How strong", "Which part", "What the check could have found",
              "none of the"],
         ),
