@@ -33,6 +33,7 @@ from provenance.evidence.wording import (
 from provenance.keys.schedule import key_name
 from provenance.power import say_power_json
 from provenance.printable import clean, shorten
+from provenance.verdict import Reservation
 
 __all__ = ["PALETTE", "render_report"]
 
@@ -111,6 +112,7 @@ def render_report(
         title=TITLES[standing],
         finding=say_finding(verdict),
         reasons=_cut(verdict.get("reasons", ()), _MOST_REASONS),
+        reservations=_cut(_list_reservations(verdict), _MOST_REASONS),
         scored=any(row["tail"]["coins"] for row in verdict["hypotheses"]),
         frequency=say_frequency(verdict["log10_p"]),
         caution=describe_strength(verdict["log10_p"]),
@@ -130,6 +132,12 @@ def render_report(
         files=_list_files(verdict["inputs"]),
         observed=verdict["inputs"]["outputs"],
     )
+
+
+def _list_reservations(verdict: Mapping[str, Any]) -> list[str]:
+    """What is known of the inputs and is not among the reasons already."""
+    rows = [Reservation(**row) for row in verdict.get("reservations", ())]
+    return [str(one) for one in rows if one.reason not in verdict.get("reasons", ())]
 
 
 def _clean_text(value: Any) -> Any:
