@@ -194,9 +194,7 @@ def examine_outputs(
     inputs["innocent_keys"] = {name: _describe_keys(found) for name, found in tested.items()}
     controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
     controls += _control_keys(weighing, mark)
-    controls += control_selection(
-        selection, mark, has_reference=bool(observations.reference), innocents=beside
-    )
+    controls += control_selection(selection, mark, observations.reference, beside)
     controls += control_innocents(
         list(innocents), lambda i: _smallest_adjusted(list(tested.values())[i])
     )

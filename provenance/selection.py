@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ __all__ = [
     "UNSERVED",
     "SelectionPairs",
     "control_selection",
+    "name_selection",
     "weigh_selection",
 ]
 
@@ -114,24 +115,41 @@ def weigh_selection(observations: Observations, index: Index, mark: Mark) -> Sel
 def control_selection(
     pairs: SelectionPairs,
     mark: Mark,
-    *,
-    has_reference: bool,
+    reference: Mapping[str, Any],
     innocents: Mapping[str, SelectionPairs],
 ) -> list[Control]:
-    """Both controls of a check, those of the reference if there is one, and one per innocent model.
+    """The controls that `name_selection` names, in its order.
 
-    Opens the keys of the pairs. Cost: one coin a pair and one tail a control.
+    Parameters: of the suspect; the mark; `Observations.reference`; of innocent models by name.
+    Opens the keys of the pairs. Cost: one coin a pair and two tails a control.
     """
-    found = [_control_low(UNSERVED, pairs.unserved, mark, "no context is unserved")]
-    if has_reference:
-        found.append(
-            _control_low(EXPECTED_UNSERVED, pairs.expected, mark, "nothing was expected there")
-        )
-        found.append(_control_low(ENDS, pairs.ends, mark, "no end token was expected"))
-    for name, own in sorted(innocents.items()):
-        title = f"{UNSERVED} ({name})"
-        found.append(_control_low(title, own.unserved, mark, "no context is unserved"))
-    return found
+    sources = {
+        UNSERVED: (pairs.unserved, "no context is unserved"),
+        EXPECTED_UNSERVED: (pairs.expected, "nothing was expected there"),
+        ENDS: (pairs.ends, "the log names no end token, or none was expected"),
+    }
+    for name, own in innocents.items():
+        sources[_of_innocent(name)] = (own.unserved, "no context is unserved")
+    return [
+        _control_low(name, sources[name][0], mark, sources[name][1])
+        for name in name_selection(reference, list(innocents))
+    ]
+
+
+def name_selection(reference: Mapping[str, Any], innocents: Sequence[str]) -> list[str]:
+    """Controls of selection that a check has: a function of its inputs.
+
+    A reference of k-grams says what it expected in every context, but nothing of end tokens, which
+    its text does not hold; a reference model reads served contexts only, and knows how text ends.
+    """
+    named = [UNSERVED]
+    if reference:
+        named.append(EXPECTED_UNSERVED if reference.get("kind") == "ngram" else ENDS)
+    return named + [_of_innocent(name) for name in sorted(innocents)]
+
+
+def _of_innocent(name: str) -> str:
+    return f"{UNSERVED} ({name})"
 
 
 def _take(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from provenance.check import CheckSettings, check_outputs
-from provenance.selection import ENDS, EXPECTED_UNSERVED, UNSERVED, weigh_selection
+from provenance.contexts import pack
+from provenance.marks import as_mark
+from provenance.selection import ENDS, UNSERVED, weigh_selection
 from tests import ends
 
 FAST = CheckSettings(placebo_keys=50)
-RESPONSES = 8_000
+RESPONSES, SEED = 8_000, 4
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return ends.make_world(tmp_path_factory.mktemp("ends"), 3, RESPONSES)
+    return ends.make_world(tmp_path_factory.mktemp("ends"), SEED, RESPONSES)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def test_an_innocent_passes_under_a_right_log_with_every_control(world, indexes,
     assert verdict.conclusion == "no evidence"
     assert not verdict.reservations
     controls = _controls(verdict)
-    assert {UNSERVED, EXPECTED_UNSERVED, ENDS} <= set(controls)
+    assert {UNSERVED, ENDS} <= set(controls)
     assert all(control.passed for control in controls.values()), verdict.controls
     assert controls[ENDS].log10_p is not None
 
@@ -59,37 +63,20 @@ def test_the_double_that_lost_its_ends_and_says_it_did_not_is_seen(world, indexe
     wrong = check_outputs(innocent, indexes["liar"], world.keyring, FAST)
     assert wrong.headline.tail.z > right.headline.tail.z + 1
     # an index of this log names no end token: the statement of the right one is used to see it
-    object.__setattr__(indexes["liar"], "manifest", _with_ends(indexes["liar"].manifest))
+    ends_named = replace(indexes["liar"].manifest, ends={str(ends.END): 1})
+    object.__setattr__(indexes["liar"], "manifest", ends_named)
     seen = _controls(check_outputs(innocent, indexes["liar"], world.keyring, FAST))
     assert not seen[ENDS].passed
     assert seen[ENDS].log10_p < -6
 
 
-def _with_ends(manifest):
-    from dataclasses import replace
-
-    return replace(manifest, ends={str(ends.END): 1})
-
-
 def test_weights_of_the_controls_see_no_coin(world, indexes, innocent):
-    pairs = weigh_selection(innocent, indexes["right"], _mark(world))
+    pairs = weigh_selection(innocent, indexes["right"], as_mark(world.keyring))
     key = ("global", "")
-    served = indexes["right"].lookup(1, _pack(pairs.unserved[key].contexts))
+    served = indexes["right"].lookup(1, pack(pairs.unserved[key].contexts))
     assert not served.query.size
     assert (pairs.ends[key].tokens == ends.END).all()
     assert len(pairs.ends[key]) > 100
-
-
-def _mark(world):
-    from provenance.marks import as_mark
-
-    return as_mark(world.keyring)
-
-
-def _pack(contexts):
-    from provenance.contexts import pack
-
-    return pack(contexts)
 
 
 def test_evidence_against_a_log_without_ends_needs_an_innocent_of_the_size(

@@ -29,7 +29,7 @@ from provenance.marks import SchemeKey, SchemePlacebos
 from provenance.plan import Plan
 from provenance.schemes import SCHEMES, Scheme
 from provenance.scoring import Weighing
-from provenance.selection import ENDS, EXPECTED_UNSERVED, UNSERVED
+from provenance.selection import name_selection
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.verdict import Control, HypothesisResult, TwinsResult
@@ -112,7 +112,9 @@ def rebuild_controls(
         names += ["control slot", "unserved values"]
         found += _rebuild_keyed(served, keyring, weighing, keys, scheme)
     if not is_old(document):
-        selection = _name_selection(document["inputs"])
+        # their pairs are not in the bundle, so these controls are taken as stated
+        inputs = document["inputs"]
+        selection = name_selection(inputs["outputs"]["reference"], list(inputs["innocents"]))
         names += selection
         found += [None] * len(selection)
     innocents = [f"innocent {name}" for name in document["inputs"]["innocents"]]
@@ -130,14 +132,6 @@ def _name_placebos(hypotheses: Sequence[HypothesisResult]) -> list[str]:
     if headline is not None and headline.name not in chosen:
         chosen.append(headline.name)
     return [f"placebo keys ({name})" for name in chosen]
-
-
-def _name_selection(inputs: Mapping[str, Any]) -> list[str]:
-    """Controls of selection; their pairs are not in the bundle, so they are taken as stated."""
-    named = [UNSERVED]
-    if inputs["outputs"]["reference"]:
-        named += [EXPECTED_UNSERVED, ENDS]
-    return named + [f"{UNSERVED} ({name})" for name in sorted(inputs["innocents"])]
 
 
 def _rebuild_keyed(
