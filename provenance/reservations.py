@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from provenance.verdict import HypothesisResult, Reservation
 
@@ -85,6 +85,6 @@ def _find_innocent(inputs: Mapping[str, Any], headline: HypothesisResult, alpha:
         if found is None or found["coins"] < headline.tail.coins:
             continue
         beyond = (headline.tail.z - found["z"]) / math.sqrt(2)
-        if stats.norm.sf(beyond) <= alpha:
+        if special.ndtr(-beyond) <= alpha:
             return str(name)
     return ""
