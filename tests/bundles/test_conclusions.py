@@ -1,4 +1,4 @@
-"""Bundles of every conclusion verify, in both schema versions; changed ones do not."""
+"""Bundles of every conclusion verify, in both schema versions; what was changed does not."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_reservation_forbids_what_it_is_against_and_no_more():
 
 
 def test_the_level_of_an_e_process_is_where_it_crosses():
-    """At the least S of the found level E reaches the wanted evidence, one step below it not."""
+    """At the found level E reaches the wanted evidence; one step below it stays short."""
     from provenance.schemes import Gumbel
     from provenance.sequential.power import find_level
     from provenance.stats.mixture import log10_mixture, mixture_slopes
