@@ -287,7 +287,7 @@ def test_another_tokenizer_reads_what_was_served_unmarked(run, world, tmp_path):
     fixed = ("check", *_keys(world), "--placebo-keys", "60", "--json", "--other-tokenizer")
     code, out, _ = run(*fixed, "--weights", world.folder / "foreign", "--read", path)
     verdict = json.loads(out)
-    assert code == 0
+    assert (code, verdict["conclusion"]) == (3, "inconclusive")  # so few tokens show nothing
     source = verdict["inputs"]["outputs"]["source"]
     assert 0 < source["positions_kept"] <= 1
     assert 0 <= source["mass_kept"] <= 1
