@@ -7,6 +7,7 @@ inputs give the same bytes.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -32,11 +33,13 @@ from provenance.plan import Plan
 from provenance.power import Power, Setting, state_power
 from provenance.scoring import Coins, Weighing, open_coins, weigh_observations
 from provenance.served.index import Index
-from provenance.stats.families import fieller_shares, weighted_holm
+from provenance.stats.families import weighted_holm
+from provenance.stats.shares import Rejection, is_clear, share_intervals
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.suspect.observations import Observations
 from provenance.verdict import (
+    SHARE_METHOD,
     Conclusion,
     Control,
     HypothesisResult,
@@ -54,6 +57,7 @@ __all__ = [
     "conclude",
     "examine_outputs",
     "find_power",
+    "find_reference",
     "has_control_slot",
     "run_placebos",
     "try_keys",
@@ -184,7 +188,7 @@ def examine_outputs(
         alpha=settings.alpha,
         hypotheses=hypotheses,
         controls=tuple(controls),
-        shares=attribute_shares(hypotheses, mark.schedule, conclusion),
+        shares=attribute_shares(hypotheses, mark.schedule, conclusion, settings.alpha),
         keyring_id=public.id,
         scheme=public.scheme.to_json(),
         weight_rule=settings.rule,
@@ -342,28 +346,44 @@ def has_control_slot(schedule: Schedule) -> bool:
 
 
 def attribute_shares(
-    hypotheses: Sequence[HypothesisResult], schedule: Schedule, conclusion: Conclusion
+    hypotheses: Sequence[HypothesisResult],
+    schedule: Schedule,
+    conclusion: Conclusion,
+    alpha: float,
 ) -> tuple[Share, ...]:
     """Shares of each attribute's values in the absorbed evidence, against the global key.
 
-    Empty unless there is evidence and the global key was tested.
+    Parameters: hypotheses and conclusion of a check, the schedule of its keyring, alpha of the
+    family. Empty unless there is evidence and the global key was tested. Limits hold for all rows
+    together, given that there is evidence; near the threshold they are [0, 1].
     """
-    reference = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
-    if reference is None or conclusion != "evidence":
+    reference = find_reference(hypotheses, conclusion)
+    own = [h for slot in schedule.slots[2:] for h in hypotheses if h.slot == slot.name]
+    if reference is None or not own:
         return ()
-    shares: list[Share] = []
-    for slot in schedule.slots[2:]:
-        own = [h for h in hypotheses if h.slot == slot.name]
-        if not own:
-            continue
-        found = fieller_shares(
-            np.array([h.tail.z for h in own]),
-            reference.tail.z,
-            slot.share,
-            schedule.slot(GLOBAL).share,
-        )
-        shares += [
-            Share(slot.name, h.value, *map(float, row))
-            for h, *row in zip(own, found.estimate, found.lower, found.upper, strict=True)
-        ]
-    return tuple(shares)
+    base = schedule.slot(GLOBAL).share
+    found = share_intervals(
+        [h.table for h in own],
+        reference.table,
+        [schedule.slot(h.slot).share / base for h in own],
+        clear=is_clear(
+            [
+                Rejection(h.tail.log10_p, math.log10(alpha * h.family_weight), h.table)
+                for h in hypotheses
+                if h.family_weight > 0
+            ]
+        ),
+    )
+    rows = zip(found.estimate, found.lower, found.upper, strict=True)
+    return tuple(
+        Share(h.slot, h.value, float(estimate), float(lower), float(upper), SHARE_METHOD)
+        for h, (estimate, lower, upper) in zip(own, rows, strict=True)
+    )
+
+
+def find_reference(
+    hypotheses: Sequence[HypothesisResult], conclusion: Conclusion
+) -> HypothesisResult | None:
+    """The global key's result if shares may be stated against it: after evidence only."""
+    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
+    return found if conclusion == "evidence" else None

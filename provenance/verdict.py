@@ -24,6 +24,7 @@ from provenance.stats.tails import TailResult
 
 __all__ = [
     "SCHEMA_VERSION",
+    "SHARE_METHOD",
     "Conclusion",
     "Control",
     "HypothesisResult",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
+
+SHARE_METHOD: Final = "excess-v1"
+"""Construction of the limits of shares: `provenance.stats.shares.share_intervals`."""
 
 Conclusion = Literal["evidence", "no evidence", "nothing scored", "invalid"]
 
@@ -93,13 +97,22 @@ class Control:
 
 @dataclass(frozen=True)
 class Share:
-    """Share of a slot's absorbed evidence that belongs to one value, with simultaneous limits."""
+    """Share of the absorbed evidence that belongs to one value, with simultaneous limits.
+
+    `method` names the construction of the limits; "" in verdicts of before there was a choice.
+    """
 
     slot: str
     value: str
     estimate: float
     lower: float
     upper: float
+    method: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; the method only if it is named."""
+        row = asdict(self)
+        return row if self.method else {name: row[name] for name in row if name != "method"}
 
 
 @dataclass(frozen=True)
@@ -267,7 +280,7 @@ class Verdict:
                 for result in self.hypotheses
             ],
             "controls": [asdict(control) for control in self.controls],
-            "shares": [asdict(share) for share in self.shares],
+            "shares": [share.to_json() for share in self.shares],
             "keyring_id": self.keyring_id,
             "scheme": dict(self.scheme),
             "weight_rule": self.weight_rule,

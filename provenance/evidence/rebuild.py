@@ -23,6 +23,7 @@ from provenance.check import (
     run_placebos,
 )
 from provenance.controls import LEVEL, control_slot, control_unserved, list_unserved
+from provenance.evidence.older import accept_older_wording, older_shares
 from provenance.files import canonical_json
 from provenance.keys.keyring import Key, Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
@@ -33,7 +34,15 @@ from provenance.schemes import SCHEMES, Scheme
 from provenance.scoring import Weighing
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
-from provenance.verdict import Control, HypothesisResult, PlanReference, TwinsResult, Verdict
+from provenance.verdict import (
+    Conclusion,
+    Control,
+    HypothesisResult,
+    PlanReference,
+    Share,
+    TwinsResult,
+    Verdict,
+)
 
 __all__ = [
     "ControlRecord",
@@ -123,7 +132,10 @@ def rebuild_controls(
     if given[: len(names)] != names or sorted(given[len(names) :]) != sorted(innocents):
         raise ValueError(f"controls {given} where {names + innocents} are due")
     found += [None] * len(innocents)
-    return [ControlRecord(one, other) for one, other in zip(stated, found, strict=True)]
+    return [
+        ControlRecord(one, accept_older_wording(one, other))
+        for one, other in zip(stated, found, strict=True)
+    ]
 
 
 def _name_placebos(hypotheses: Sequence[HypothesisResult]) -> list[str]:
@@ -216,7 +228,7 @@ def rebuild_verdict(
         alpha=settings.alpha,
         hypotheses=tuple(hypotheses),
         controls=tuple(controls),
-        shares=attribute_shares(hypotheses, keyring.schedule, conclusion),
+        shares=_rebuild_shares(document, hypotheses, keyring, conclusion),
         keyring_id=keyring.id,
         scheme=keyring.scheme.to_json(),
         weight_rule=settings.rule,
@@ -228,6 +240,19 @@ def rebuild_verdict(
         caveat="" if keyring.scheme.name in SCHEMES else str(document["caveat"]),
         power=find_power(conclusion, hypotheses, settings.alpha, setting),
     )
+
+
+def _rebuild_shares(
+    document: Mapping[str, Any],
+    hypotheses: Sequence[HypothesisResult],
+    keyring: Keyring,
+    conclusion: Conclusion,
+) -> tuple[Share, ...]:
+    """By the construction that the verdict names, or by that of verdicts that name none."""
+    if any("method" in row for row in document["shares"]) or not document["shares"]:
+        alpha = read_settings(document).alpha
+        return attribute_shares(hypotheses, keyring.schedule, conclusion, alpha)
+    return older_shares(hypotheses, keyring.schedule, conclusion)
 
 
 def compare(stated: Any, found: Any, path: str = "") -> str | None:
