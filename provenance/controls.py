@@ -107,19 +107,35 @@ def control_placebo(
 
 
 def control_slot(pairs: WeightedPairs, keys: Sequence[OpenKey], law: NullLaw) -> Control:
-    """Never-marked contexts under every key of the check."""
-    if not len(pairs):
-        return Control("control slot", True, None, "no context of the control slot was scored")
+    """Never-marked contexts under every key of the check.
+
+    With nothing to test it passes without a p, and says what there was none of.
+    """
+    if not len(pairs):  # said without the keys: who repeats it may not have them all
+        said = "0 pairs in contexts of the control slot were scored"
+        return Control("control slot", True, None, f"nothing tested: {said}")
+    if not keys:
+        said = f"0 keys to try on {len(pairs)} pairs in contexts of the control slot"
+        return Control("control slot", True, None, f"nothing tested: {said}")
     return _smallest("control slot", [(pairs, key) for key in keys], law)
 
 
 def control_unserved(
     pooled: Mapping[str, WeightedPairs], keys: Sequence[OpenKey], law: NullLaw
 ) -> Control:
-    """Keys that never marked a response, on the contexts of their slot."""
+    """Keys that never marked a response, on the contexts of their slot.
+
+    With nothing to test it passes without a p, and says why: no such key, or no pair to try it on.
+    """
     tests = [(pooled[key.slot], key) for key in keys if len(pooled[key.slot])]
     if not tests:
-        return Control("unserved values", True, None, "the keyring has no unserved value")
+        slots = ", ".join(dict.fromkeys(key.slot for key in keys))
+        said = (
+            f"{_count(keys)} of unserved values, but no pair in a context of {slots} was scored"
+            if keys
+            else "the keyring has no unserved value"
+        )
+        return Control("unserved values", True, None, f"nothing tested: {said}")
     return _smallest("unserved values", tests, law)
 
 
@@ -154,6 +170,10 @@ def _z(weights: NDArray[np.int64], scores: NDArray[np.int64], law: NullLaw) -> f
     if deviation == 0:  # all of the pairs are the same under every key
         return 0.0
     return (int(weights @ scores) - law.mean * float(weights.sum())) / deviation
+
+
+def _count(keys: Sequence[OpenKey]) -> str:
+    return "1 key" if len(keys) == 1 else f"{len(keys)} keys"
 
 
 def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], law: NullLaw) -> Control:
