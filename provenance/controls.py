@@ -166,7 +166,8 @@ def control_innocents(names: Sequence[str], log10_p: Callable[[int], float]) -> 
 
 
 def _z(weights: NDArray[np.int64], scores: NDArray[np.int64], law: NullLaw) -> float:
-    deviation = math.sqrt(law.variance * float(weights @ weights))
+    reals = weights.astype(np.float64)  # squares of weights beyond 2**31 overflow int64
+    deviation = math.sqrt(law.variance * float(reals @ reals))
     if deviation == 0:  # all of the pairs are the same under every key
         return 0.0
     return (int(weights @ scores) - law.mean * float(weights.sum())) / deviation

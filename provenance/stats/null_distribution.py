@@ -35,6 +35,9 @@ _CELLS = 1 << 18
 _FEW_COINS = 1 << 12
 """Up to here products of characteristic functions keep 1e-12, and most frequencies matter."""
 
+_PRODUCTS = 1 << 26
+"""Classes times period up to which the search for frequencies costs more than all of them."""
+
 _Array = NDArray[np.float64]
 _Integers = NDArray[np.int64]
 
@@ -88,14 +91,15 @@ class NullDistribution:
             return cls(lattice, 0, 0, 0, 4, none, none.astype(np.complex128))
         low, high = lattice.window(0.0, _WANTED)
         modulus = max(16, 1 << (2 * (high - low + 1)).bit_length())
+        few = table.coins <= _FEW_COINS and modulus // 2 <= MAX_FREQUENCIES
+        if few and len(table.classes) * modulus <= _PRODUCTS:
+            return cls._from_products(lattice, low, high, modulus)
         tilt = lattice.tilt(0.0)
         survivors = None
         if modulus <= MAX_MODULUS:
             survivors = surviving_frequencies(tilt.groups, modulus)
-        dense = survivors is None or survivors.size > modulus // 16
-        if dense and table.coins <= _FEW_COINS and modulus // 2 <= MAX_FREQUENCIES:
-            every = np.arange(modulus // 2 + 1, dtype=np.int64)
-            return cls(lattice, 0, low, high, modulus, every, _multiply(lattice, modulus))
+        if few and (survivors is None or survivors.size > modulus // 16):
+            return cls._from_products(lattice, low, high, modulus)
         if survivors is None:
             raise UsageError(
                 "The null distribution must need at most 2**21 frequencies; got more, on a "
@@ -114,6 +118,14 @@ class NullDistribution:
             np.concatenate(frequencies),
             np.concatenate(values),
         )
+
+    @classmethod
+    def _from_products(
+        cls, lattice: Lattice, low: int, high: int, modulus: int
+    ) -> NullDistribution:
+        """Every frequency, none searched for."""
+        every = np.arange(modulus // 2 + 1, dtype=np.int64)
+        return cls(lattice, 0, low, high, modulus, every, _multiply(lattice, modulus))
 
     def tail(self, statistics: ArrayLike) -> _Array:
         """P(S >= statistic), float64 (M,), absolute error 1e-12.
