@@ -221,8 +221,8 @@ def rebuild_verdict(
     conclusion = conclude(hypotheses, controls)
     setting = Setting.of(keyring, settings.rule, document["inputs"]["outputs"])
     twins = rebuild_twins(document["twins"])
-    if twins is not None and not 0 < twins.alpha <= settings.alpha:
-        raise ValueError("a share of alpha of the twins that is none")
+    if twins is not None and twins.alpha != settings.alpha:  # both lines have one half
+        raise ValueError(f"alpha of the twins {twins.alpha} where {settings.alpha} is due")
     return Verdict(
         conclusion=conclusion,
         alpha=settings.alpha,
