@@ -147,7 +147,7 @@ def fieller_shares(
 
     Kept so that these verdicts can be verified; new ones use `provenance.stats.shares`. The limits
     are too narrow: they hold for one slot, without selection, under a model that real tables do not
-    follow (coverage .02 to .87 in benchmarks/shares.py).
+    follow (coverage .2 to .7 in benchmarks/shares.py).
 
     Parameters
     ----------

@@ -91,7 +91,7 @@ class NullDistribution:
             return cls(lattice, 0, 0, 0, 4, none, none.astype(np.complex128))
         low, high = lattice.window(0.0, _WANTED)
         modulus = max(16, 1 << (2 * (high - low + 1)).bit_length())
-        few = table.coins <= _FEW_COINS and modulus // 2 <= MAX_FREQUENCIES
+        few = table.coins <= _FEW_COINS and modulus <= min(MAX_MODULUS, 2 * MAX_FREQUENCIES)
         if few and len(table.classes) * modulus <= _PRODUCTS:
             return cls._from_products(lattice, low, high, modulus)
         tilt = lattice.tilt(0.0)
