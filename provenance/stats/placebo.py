@@ -192,7 +192,7 @@ def coarsen(weights: NDArray[np.int64], scores: int) -> NDArray[np.int64]:
     fine = _FINE if scores <= _WIDE else _FINE_FOR_WIDE_LAWS
     if largest <= fine or weights.size > _MANY_COINS:
         return weights
-    return np.rint(weights * (fine / largest)).astype(np.int64)
+    return np.asarray(np.rint(weights * (fine / largest)), dtype=np.int64)
 
 
 def _checked(z: ArrayLike, shares: ArrayLike, true_z: float, level: float) -> tuple[_Array, _Array]:
