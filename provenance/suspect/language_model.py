@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import DataError, MissingExtraError
+from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
 from provenance.suspect.foreign import ForeignTokenizer
@@ -30,7 +30,7 @@ from provenance.tokenizer import tokenise
 try:
     import torch
 
-    from provenance.embed.transformers import load_model, load_tokenizer_of
+    from provenance.embed.loading import check_rows, load_model, load_tokenizer_of
 except ImportError as error:
     raise MissingExtraError(
         "reading with a model must have torch; it is not installed. "
@@ -156,6 +156,11 @@ class LanguageModel:
             rows, number = np.arange(segment.rows.shape[0]), segment.positions[0]
             own = logs[rows, segment.ids[segment.rows + 1]].astype(np.float64)
             found[number] = own.mean() if own.size else 0.0
+        if not np.isfinite(found).all():
+            raise DataError(
+                f"{self.folder}: the model must give every token of a response a probability above "
+                "0; it gave 0. Save it in a wider type (bfloat16 or float32)."
+            )
         return found
 
     def _walk(self, segments: list[_Segment]) -> Iterator[tuple[_Segment, NDArray[np.float32]]]:
@@ -216,6 +221,13 @@ class LanguageModel:
         return load_model(self.folder)
 
     @cached_property
+    def _readable(self) -> int:
+        """Ids below this one can be read."""
+        tokens = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        needed = max(tokens, default=-1) + 1 if self._foreign is None else self._foreign.size
+        return check_rows(self._model, needed, self.folder)
+
+    @cached_property
     def _longest(self) -> int:
         return min(getattr(self._model.config, "max_position_embeddings", _LONGEST), _LONGEST)
 
@@ -227,6 +239,13 @@ class LanguageModel:
     def _predict(self, batch: list[_Segment]) -> Iterator[NDArray[np.float32]]:
         """Log-probabilities at the rows of each segment: float32 [rows, logits]."""
         width = max(len(segment.ids) for segment in batch)
+        greatest = max(int(segment.ids.max(initial=0)) for segment in batch)
+        if greatest >= self._readable:
+            raise ConfigurationMismatchError(
+                f"{self.folder}: the model must have an embedding for every token that it reads; "
+                f"it has {self._readable}, and token {greatest} stands in the documents. "
+                "Give a model with the served vocabulary."
+            )
         inputs = torch.zeros(len(batch), width, dtype=torch.long)
         mask = torch.zeros(len(batch), width, dtype=torch.long)
         for row, segment in enumerate(batch):
@@ -237,7 +256,13 @@ class LanguageModel:
             chosen = logits[row, torch.from_numpy(segment.rows)]
             if self._foreign is None:
                 chosen = chosen[:, : self._size]
-            yield chosen.float().log_softmax(-1).cpu().numpy()
+            logs = chosen.float().log_softmax(-1)
+            if logs.isnan().any():
+                raise DataError(
+                    f"{self.folder}: the model must give finite numbers for every token; it gave "
+                    "NaN or infinity while reading. Save it in a wider type (bfloat16 or float32)."
+                )
+            yield logs.cpu().numpy()
 
     def _map(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[Any], float]:
         """Over the served vocabulary, and the mass that was kept, summed over positions."""
