@@ -318,3 +318,52 @@ def test_a_log_without_an_indexed_context(run, world, tmp_path):
     (tmp_path / "strange.jsonl").write_text(json.dumps(line) + "\n")
     fixed = ("check", *_keys(world), "--weights", world.folder / "guilty")
     _assert_stops(run, 65, *fixed, "--read", tmp_path / "strange.jsonl")
+
+
+# ---- a checkpoint that is not whole is never "no evidence" ----
+
+
+def _edit(folder, change):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+LAYER = "model.layers.0.mlp.up_proj.weight"
+NOT_WHOLE = {
+    "missing": lambda t: t.pop(LAYER),
+    "renamed": lambda t: t.__setitem__("model.layers.0.mlp.up.weight", t.pop(LAYER)),
+    "mismatched": lambda t: t.__setitem__(LAYER, t[LAYER][1:].clone()),
+    "unexpected": lambda t: t.__setitem__("model.layers.1.mlp.up_proj.weight", t[LAYER].clone()),
+    "not finite": lambda t: t[LAYER].fill_(float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", NOT_WHOLE)
+def test_a_suspect_that_is_not_whole_is_refused(run, world, copy, name):
+    _edit(copy, NOT_WHOLE[name])
+    _assert_stops(run, 65, *_check(world, copy))
+
+
+@pytest.mark.parametrize("option", ["--reference", "--innocent"])
+def test_a_reference_that_is_not_whole_is_refused(run, world, copy, option):
+    _edit(copy, NOT_WHOLE["missing"])
+    _assert_stops(run, 65, *_check(world, "guilty", option, copy))
+
+
+def test_twins_of_a_model_that_is_not_whole_are_refused(run, world, copy):
+    _edit(copy, NOT_WHOLE["missing"])
+    _assert_stops(run, 65, *_check(world, copy, "--twins", world.folder / "twins.jsonl"))
+
+
+def test_a_model_that_overflows_while_it_reads_is_refused(run, world, copy):
+    """Every weight is finite; what comes of them is not."""
+    _edit(copy, lambda t: t["lm_head.weight"].fill_(3e38))
+    _assert_stops(run, 65, *_check(world, copy))
+
+
+def test_a_model_with_fewer_tokens_than_its_tokenizer_is_refused(run, world, tmp_path):
+    _model(tmp_path / "small", world.folder / "tokenizer.json", 1, WORDS - 3)
+    _assert_stops(run, 78, *_check(world, tmp_path / "small"))
