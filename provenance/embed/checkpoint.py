@@ -18,9 +18,11 @@ from safetensors import SafetensorError, safe_open
 from provenance.errors import DataError, StorageError
 from provenance.files import read_bytes, read_json
 
-__all__ = ["CONFIG_FILE", "check_checkpoint", "find_weights"]
+__all__ = ["CONFIG_FILE", "TEMPLATE_FILES", "check_checkpoint", "find_weights"]
 
 CONFIG_FILE: Final = "config.json"
+TEMPLATE_FILES: Final = ("tokenizer_config.json", "chat_template.jinja")
+"""Where a chat template may stand."""
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _OTHER_SPELLING: Final = "consolidated"

@@ -8,13 +8,16 @@ exactly what the folder holds, and what the folder holds must be a model.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provenance.embed.checkpoint import check_checkpoint
+from provenance.embed.checkpoint import CONFIG_FILE, TEMPLATE_FILES, check_checkpoint
 from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError, StorageError
+from provenance.files import read_bytes
+from provenance.keys.keyring import TOKENIZER_FILE
 
 try:
     import torch
@@ -28,7 +31,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_rows", "load_model", "load_tokenizer_of"]
+__all__ = ["check_rows", "load_model", "load_template_of", "load_tokenizer_of"]
 
 
 def load_model(folder: Path | str) -> PreTrainedModel:
@@ -76,7 +79,7 @@ def load_tokenizer_of(folder: Path | str) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises bare Exception for malformed files
         raise StorageError(
             f"{folder}: must have a tokenizer that transformers can load; got: {_first_line(error)}"
         ) from error
@@ -94,6 +97,22 @@ def check_rows(model: PreTrainedModel, needed: int, folder: Path | str) -> int:
             f"tokenizer; it has {rows}. Put the tokenizer.json into the folder that belongs there."
         )
     return rows
+
+
+def load_template_of(folder: Path | str, tokenizer: bytes) -> PreTrainedTokenizerBase:
+    """As `load_tokenizer_of`, with the bytes of a tokenizer.json that can be trusted.
+
+    Only the chat template and the names of special tokens come from the folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="provenance-") as own:
+        for name in (CONFIG_FILE, *TEMPLATE_FILES, "special_tokens_map.json"):
+            if (Path(folder) / name).is_file():
+                (Path(own) / name).write_bytes(read_bytes(Path(folder) / name))
+        (Path(own) / TOKENIZER_FILE).write_bytes(tokenizer)
+        try:
+            return load_tokenizer_of(own)
+        except StorageError as error:
+            raise StorageError(str(error).replace(own, str(folder))) from error
 
 
 @contextmanager

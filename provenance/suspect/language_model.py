@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from provenance.embed.checkpoint import TEMPLATE_FILES
 from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError
-from provenance.files import sha256_of_file
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
 from provenance.suspect.foreign import ForeignTokenizer
-from provenance.suspect.model_files import TEMPLATE_FILES, describe_model
+from provenance.suspect.model_files import describe_model
 from provenance.suspect.passes import Reading
 from provenance.suspect.positions import Positions
 from provenance.tokenizer import tokenise
@@ -30,7 +30,7 @@ from provenance.tokenizer import tokenise
 try:
     import torch
 
-    from provenance.embed.loading import check_rows, load_model, load_tokenizer_of
+    from provenance.embed.loading import check_rows, load_model, load_template_of, load_tokenizer_of
 except ImportError as error:
     raise MissingExtraError(
         "reading with a model must have torch; it is not installed. "
@@ -82,9 +82,10 @@ class LanguageModel:
         self.folder = Path(folder)
         self._size, self._tokenizer = keyring.vocabulary_size, tokenizer
         self._foreign: ForeignTokenizer | None = None
+        self._own_tokenizer: bytes | None = None
         path = self.folder / TOKENIZER_FILE
-        if not other_tokenizer or sha256_of_file(path) == keyring.tokenizer_sha256:
-            keyring.check_tokenizer(path)
+        if not other_tokenizer or keyring.is_tokenizer(path):
+            self._own_tokenizer = keyring.read_tokenizer(path)
         else:
             self._foreign = ForeignTokenizer(path, tokenizer, keyring.vocabulary_size)
 
@@ -213,7 +214,11 @@ class LanguageModel:
         """The model's chat template (run in the sandbox of transformers), if it has one."""
         if not any((self.folder / name).exists() for name in TEMPLATE_FILES):
             return None
-        tokenizer = load_tokenizer_of(self.folder)
+        tokenizer = (
+            load_tokenizer_of(self.folder)
+            if self._own_tokenizer is None
+            else load_template_of(self.folder, self._own_tokenizer)
+        )
         return tokenizer.apply_chat_template if tokenizer.chat_template else None
 
     @cached_property

@@ -6,15 +6,13 @@ So a plan can name a model before anybody has torch at hand.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from provenance.embed.checkpoint import CONFIG_FILE, find_weights
+from provenance.embed.checkpoint import CONFIG_FILE, TEMPLATE_FILES, find_weights
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import TOKENIZER_FILE
 
-__all__ = ["TEMPLATE_FILES", "describe_model"]
-
-TEMPLATE_FILES: Final = ("tokenizer_config.json", "chat_template.jinja")
+__all__ = ["describe_model"]
 
 
 def describe_model(folder: Path) -> dict[str, Any]:

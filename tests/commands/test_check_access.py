@@ -367,3 +367,49 @@ def test_a_model_that_overflows_while_it_reads_is_refused(run, world, copy):
 def test_a_model_with_fewer_tokens_than_its_tokenizer_is_refused(run, world, tmp_path):
     _model(tmp_path / "small", world.folder / "tokenizer.json", 1, WORDS - 3)
     _assert_stops(run, 78, *_check(world, tmp_path / "small"))
+
+
+# ---- the same tokenizer in other bytes ----
+
+
+def _resave(path):
+    """As a fine-tuning tool saves it: other bytes, an empty post-processor, a length."""
+    document = json.loads(path.read_text())
+    document["post_processor"] = {"type": "Sequence", "processors": []}
+    document["truncation"] = {
+        "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0,
+    }  # fmt: skip
+    path.write_text(json.dumps(document, indent=1))
+
+
+def test_a_suspect_whose_tokenizer_was_saved_again(run, world, copy):
+    code, before, _ = run(*_check(world, "guilty", "--json"))
+    _resave(copy / "tokenizer.json")
+    for option in ((), ("--other-tokenizer",)):
+        found, after, err = run(*_check(world, copy, "--json", *option))
+        assert (found, code) == (1, 1), err
+        assert json.loads(after)["log10_p"] == json.loads(before)["log10_p"]
+
+
+def test_the_option_takes_a_tokenizer_that_was_saved_again(run, world, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    shutil.copy(world.folder / "tokenizer.json", path)
+    _resave(path)
+    logprobs = ("--logprobs", world.folder / "logprobs.jsonl", "--placebo-keys", "60", "--json")
+    found = [
+        run("check", *_keys(world), *logprobs, *option) for option in ((), ("--tokenizer", path))
+    ]
+    assert [code for code, _, _ in found] == [1, 1]
+    assert found[0][1] == found[1][1]
+
+
+def test_a_tokenizer_with_one_other_id_is_refused_and_the_way_out_is_named(run, world, copy):
+    path = copy / "tokenizer.json"
+    document = json.loads(path.read_text())
+    vocabulary = document["model"]["vocab"]
+    vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
+    path.write_text(json.dumps(document))
+    code, out, err = run(*_check(world, copy))
+    assert (code, out) == (78, "")
+    assert "another vocabulary" in " ".join(err.split())
+    assert "--other-tokenizer" in " ".join(err.split())

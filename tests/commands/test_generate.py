@@ -118,7 +118,7 @@ def test_another_models_tokenizer_is_a_mismatch(
     keys = tmp_path / "keys"
     make_keyring(keys, tokenizer_path)
     path = model_folder / "tokenizer.json"
-    path.write_text(path.read_text() + "\n")
+    path.write_text(path.read_text().replace("<pad>", "<pap>"))
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "x"}\n')
     code, _, _ = _run(

@@ -1,4 +1,4 @@
-"""A model is loaded whole or refused by name: broken checkpoints of every kind, and harmless ones."""
+"""A model is loaded whole or refused by name: broken checkpoints and harmless ones."""
 
 import json
 import shutil
