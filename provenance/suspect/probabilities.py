@@ -208,6 +208,20 @@ def _shares(done: Pass) -> dict[str, float]:
     }
 
 
+def _facts_of_api(read: Mapping[str, float]) -> dict[str, float]:
+    """Of logprobs, why positions and mass could not be used; nothing for other kinds of access."""
+    if "mass_listed" not in read:
+        return {}
+    cut = read["positions_cut"]
+    return {
+        "records": read["documents"],
+        "records_silent": read["silent"],
+        "positions_cut": cut,
+        "positions_unlisted": read["positions"] - read["positions_read"] - cut,
+        "mass_listed": read["mass_listed"] / max(read["positions_read"], 1.0),
+    }
+
+
 def _count(positions: Positions, reading: Reading) -> Reading:
     """The same reading with the documents counted in its tally."""
     seen = {
@@ -247,6 +261,6 @@ def _observe(
         prompted=int(read["prompted"]),
         sha256=sha256,
         reference=described[1] if len(described) > 1 else {},
-        source={"access": access, **described[0]},
+        source={"access": access, **described[0], **_facts_of_api(read)},
         wide=collect_wide(walked),
     )

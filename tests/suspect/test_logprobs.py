@@ -82,7 +82,10 @@ def _as_content(spoken, least, spelled, tokenizer):
 
     for one, rows in spoken:
         content = [
-            {**token(i, -1.0), "top_logprobs": [token(*pair) for pair in _pairs(row, least)]}
+            {
+                **token(i, math.log(max(row[i], 1e-9))),
+                "top_logprobs": [token(*pair) for pair in _pairs(row, least)],
+            }
             for i, row in zip(one.ids, rows, strict=True)
         ]
         yield {"prompt": tokenizer.decode(one.prompt), "logprobs": {"content": content}}
