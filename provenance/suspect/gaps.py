@@ -26,8 +26,9 @@ def say_gaps(source: Mapping[str, Any]) -> tuple[str, ...]:
     >>> facts = {"records": 10.0, "records_silent": 0.0, "positions": 200.0, "positions_kept": 0.6,
     ...          "positions_cut": 80.0, "positions_unlisted": 0.0, "mass_kept": 0.8,
     ...          "mass_listed": 0.8}
-    >>> say_gaps({"access": "logprobs", **facts})
-    ('only 60% of 200 positions could be read: 80 where tokens of the API end elsewhere, 0 unlisted',)
+    >>> [reason] = say_gaps({"access": "logprobs", **facts})
+    >>> reason.partition(" (")[0]
+    'only 60% of 200 positions could be read'
     """
     if source.get("access") != "logprobs" or "mass_listed" not in source:
         return ()
@@ -35,8 +36,8 @@ def say_gaps(source: Mapping[str, Any]) -> tuple[str, ...]:
     if source["positions_kept"] < LEAST_READ:
         reasons.append(
             f"only {source['positions_kept']:.0%} of {source['positions']:.0f} positions could be "
-            f"read: {source['positions_cut']:.0f} where tokens of the API end elsewhere, "
-            f"{source['positions_unlisted']:.0f} unlisted"
+            f"read ({source['positions_cut']:.0f} where the API ends its tokens elsewhere, "
+            f"{source['positions_unlisted']:.0f} unlisted)"
         )
     if source["mass_kept"] < LEAST_READ * source["mass_listed"]:
         reasons.append(

@@ -49,10 +49,10 @@ def forget_chosen(lists: Sequence[Listed | None], ids: NDArray[np.uint32]) -> li
     Notes
     -----
     Only the least entry of a list can have been added. Lists of the n most probable tokens have n
-    entries or, with an added one, n + 1: the least of a longer list goes. If the least entry is the
-    token that stands there in *every* list, nothing shows that any of them was among the n, and all
-    go. Lists of all tokens above a probability have any length: an added entry lies below every
-    other entry of the text, and goes.
+    entries or, with an added one, n + 1: the least of a longer list goes. If all lists are equally
+    long and the least entry of *every* one is the token that stands there, nothing shows that any
+    of them was among the n, and all go. Lists of all tokens above a probability have any length:
+    an added entry lies below every other entry of the text, and goes.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def forget_chosen(lists: Sequence[Listed | None], ids: NDArray[np.uint32]) -> li
     sizes = [one.ids.shape[0] for one, _ in present]
     least = min(sizes)
     ranked = max(sizes) - least <= 1
-    everywhere = all(_is_least(*pair) for pair in present)
+    everywhere = max(sizes) == least and all(_is_least(*pair) for pair in present)
     floor = min((_least_other(*pair) for pair in present), default=1.0)
 
     def clean(one: Listed | None, token: int) -> Listed | None:
