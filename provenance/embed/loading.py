@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_rows", "load_model", "load_template_of", "load_tokenizer_of"]
 
+_SHARED = 4
+"""Tokens that two texts share, to see whether a model looks ahead."""
+
 
 def load_model(folder: Path | str) -> PreTrainedModel:
     """A local causal language model, in evaluation mode: safetensors only, no code of the folder.
@@ -68,7 +71,8 @@ def load_model(folder: Path | str) -> PreTrainedModel:
         ) from error
     _check_report(report, folder)
     _check_values(model, folder)
-    return model.eval()
+    _check_causality(model.eval(), folder)
+    return model
 
 
 def load_tokenizer_of(folder: Path | str) -> PreTrainedTokenizerBase:
@@ -165,6 +169,32 @@ def _check_values(model: PreTrainedModel, folder: Path | str) -> None:
                     f"{folder}: a weight matrix must not be all zeros; {name} is. "
                     "Save the model again, gathered from all devices."
                 )
+
+
+def _check_causality(model: PreTrainedModel, folder: Path | str) -> None:
+    """Two texts that begin alike must be predicted alike there."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    ids = torch.stack([torch.arange(1, 9), torch.arange(1, 9)]) % rows
+    ids[1, _SHARED:] = (ids[1, _SHARED:] + 1) % rows
+    try:
+        with torch.inference_mode():
+            output = model(
+                input_ids=ids.to(model.device),
+                attention_mask=torch.ones_like(ids).to(model.device),
+                use_cache=False,
+            )
+        one, two = output.logits[:, :_SHARED].float()
+    except Exception as error:  # code of any architecture
+        raise DataError(
+            f"{folder}: the model must be able to read a text; got: {_first_line(error)}. "
+            "Give a causal language model."
+        ) from error
+    precision = max(256 * torch.finfo(torch.float32).eps, 4 * torch.finfo(model.dtype).eps)
+    if float((one - two).abs().max()) > precision * float(one.abs().max()):
+        raise DataError(
+            f"{folder}: a model must predict each token from those before it; this one sees what "
+            "comes after. Give a causal language model."
+        )
 
 
 def _shape(sizes: Any) -> str:

@@ -400,3 +400,35 @@ def test_a_tokenizer_with_more_tokens_than_the_model():
     assert check_rows(model, 8, "folder") == 8
     with pytest.raises(ConfigurationMismatchError, match="each of the 9 tokens"):
         check_rows(model, 9, "folder")
+
+
+# ---- a model that looks ahead reads off what the coins chose ----
+
+
+def _save_bert(folder, **options):
+    torch.manual_seed(5)
+    config = transformers.BertConfig(
+        vocab_size=SIZE,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        **options,
+    )
+    transformers.BertLMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_sees_what_it_predicts_is_refused(tmp_path):
+    _assert_refused(_save_bert(tmp_path), DataError, "sees what comes after")
+
+
+def test_the_same_model_as_a_decoder_is_read(tmp_path):
+    load_model(_save_bert(tmp_path, is_decoder=True))
+
+
+def test_a_model_of_overflowing_numbers_is_left_to_the_reading(folder):
+    """Finite weights whose logits are not: said when it reads, not taken for looking ahead."""
+    _edit(folder, lambda t: t["lm_head.weight"].fill_(3e38))
+    load_model(folder)
