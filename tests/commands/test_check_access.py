@@ -413,3 +413,44 @@ def test_a_tokenizer_with_one_other_id_is_refused_and_the_way_out_is_named(run, 
     assert (code, out) == (78, "")
     assert "another vocabulary" in " ".join(err.split())
     assert "--other-tokenizer" in " ".join(err.split())
+
+
+# ---- logprobs whose tokens are numbers ----
+
+
+def _number(world, name, with_text):
+    """The logprobs as a vLLM server with --return-tokens-as-token-ids answers."""
+
+    def token(identifier, value):
+        text = f"token_id:{identifier}"
+        return {"token": text, "bytes": list(text.encode()), "logprob": value}
+
+    tokenizer = Tokenizer.from_file(str(world.folder / "tokenizer.json"))
+    path = world.folder / name
+    with path.open("w") as file:
+        for line in (world.folder / "logprobs.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            ids, lists = record["output_token_ids"], record["top_logprobs"]
+            content = [
+                {**token(i, -9999.0), "top_logprobs": [token(*pair) for pair in listed]}
+                for i, listed in zip(ids, lists, strict=True)
+            ]
+            text = {"output": tokenizer.decode(ids)} if with_text else {}
+            file.write(json.dumps({"logprobs": {"content": content}, **text}) + "\n")
+    return path
+
+
+def test_numbers_of_tokens_are_read_where_the_text_shows_whose_they_are(run, world):
+    fixed = ("check", *_keys(world), "--placebo-keys", "60", "--json", "--logprobs")
+    code, out, err = run(*fixed, _number(world, "numbers.jsonl", with_text=True))
+    assert code == 1, err
+    source = json.loads(out)["inputs"]["outputs"]["source"]
+    assert source["positions_kept"] == 1
+    assert (source["records"], source["records_silent"]) == (40, 0)
+
+
+def test_numbers_of_tokens_without_a_text_are_refused_by_name(run, world):
+    path = _number(world, "bare.jsonl", with_text=False)
+    code, out, err = run("check", *_keys(world), "--logprobs", path)
+    assert (code, out) == (65, "")
+    assert "--return-tokens-as-token-ids" in " ".join(err.split())
