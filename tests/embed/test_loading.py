@@ -432,3 +432,47 @@ def test_a_model_of_overflowing_numbers_is_left_to_the_reading(folder):
     """Finite weights whose logits are not: said when it reads, not taken for looking ahead."""
     _edit(folder, lambda t: t["lm_head.weight"].fill_(3e38))
     load_model(folder)
+
+
+# ---- other architectures, as they are saved ----
+
+SMALL = {
+    "vocab_size": SIZE,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+}
+KEYS_AND_VALUES = {**SMALL, "num_key_value_heads": 1, "head_dim": 8}
+WITHOUT_PADDING = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+ARCHITECTURES = {
+    "Mistral": KEYS_AND_VALUES,
+    "Qwen2": {**SMALL, "num_key_value_heads": 1},
+    "Qwen3": KEYS_AND_VALUES,
+    "Gemma": KEYS_AND_VALUES,
+    "Gemma2": KEYS_AND_VALUES,
+    "Gemma3": {**KEYS_AND_VALUES, "layer_types": ["sliding_attention", "full_attention"]},
+    "Phi": SMALL,
+    "Phi3": {**SMALL, **WITHOUT_PADDING},
+    "GPTNeoX": SMALL,
+    "Mixtral": {**KEYS_AND_VALUES, "num_local_experts": 2},
+    "Olmo2": {**SMALL, **WITHOUT_PADDING},
+    "Starcoder2": {**SMALL, "num_key_value_heads": 1},
+    "OPT": {**SMALL, "ffn_dim": 24, "word_embed_proj_dim": 16, "dropout": 0.0},
+    "Bloom": {"vocab_size": SIZE, "hidden_size": 16, "n_layer": 2, "n_head": 2},
+    "Falcon": {**SMALL, "alibi": False, **WITHOUT_PADDING},
+    "Mamba": {"vocab_size": SIZE, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
+}
+CLASSES = {"GPT2": "GPT2LMHeadModel", "Gemma3": "Gemma3ForCausalLM"}
+CONFIGS = {"Gemma3": "Gemma3TextConfig"}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_honest_models_of_other_architectures_are_read(tmp_path, name):
+    torch.manual_seed(5)
+    config = getattr(transformers, CONFIGS.get(name, f"{name}Config"))(**ARCHITECTURES[name])
+    model = getattr(transformers, CLASSES.get(name, f"{name}ForCausalLM"))(config)
+    model.save_pretrained(tmp_path)
+    found = load_model(tmp_path).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
