@@ -249,10 +249,8 @@ def _list_obstacles(suspects: Sequence[Suspect]) -> list[str]:
     found = []
     for suspect in suspects:
         if suspect.conclusion == "evidence":
-            found.append(
-                f"{suspect.name}: its own check found evidence, which the keys of all "
-                f"{len(suspects)} suspects together do not bear out"
-            )
+            why = f"which the keys of all {len(suspects)} suspects together do not bear out"
+            found.append(f"{suspect.name}: its own check found evidence, {why}")
         elif suspect.conclusion != "no evidence":
             why = "; ".join(suspect.reasons) or suspect.conclusion
             found.append(f"{suspect.name}: its own check is inconclusive: {why}")
@@ -364,8 +362,7 @@ def _is_usable(document: Mapping[str, Any], tables: Iterable[ClassTable]) -> boo
     if document["conclusion"] != "inconclusive":
         return document["conclusion"] in ("evidence", "no evidence")
     reserved = any(one["against"] != "no evidence" for one in document.get("reservations", ()))
-    scored = any(table.coins for table in tables)
-    return bool(document["controls_passed"]) and scored and not reserved
+    return bool(document["controls_passed"]) and any(t.coins for t in tables) and not reserved
 
 
 def _correlate(suspects: Sequence[Suspect]) -> tuple[tuple[Correlation, ...], tuple[str, ...]]:

@@ -300,7 +300,7 @@ def test_a_plan_survives_its_file(plan, suspect, alpha):
 def test_a_deviation_from_a_look_names_it(plan):
     looks = {"rule": "looks", "outputs": [10, 20], "shares": [0.25, 0.75]}
     planned = replace(plan, document={**plan.document, "stopping": looks, "twins": True})
-    assert planned.alpha_at(20) == pytest.approx(0.375e-4)
+    assert planned.alpha_at(20) == pytest.approx(0.75e-4)  # of keys and twins together
     with pytest.raises(ConfigurationMismatchError, match="found 15"):
         planned.alpha_at(15)
 
