@@ -339,7 +339,7 @@ def test_a_bundle_that_cannot_be_written_is_refused_before_the_check(run, case, 
 def test_a_reference_model_is_planned_by_its_files(run, case):
     folder = case / "model"
     folder.mkdir()
-    names = ["a.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
+    names = ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
     for name in names:
         (folder / name).write_text(name)
     assert _new(run, case, "--reference", folder)[0] == 0
@@ -348,5 +348,9 @@ def test_a_reference_model_is_planned_by_its_files(run, case):
     assert document["reference"] == {"kind": "model", "sha256": hashes}
     assert document["weight_rule"] == "residual"
     (case / "plan.json").unlink()
+    # another file would not be loaded, so a plan must not seem to name it
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    assert _new(run, case, "--reference", folder)[0] == 74
+    (folder / "other.safetensors").rename(folder / "model.safetensors")
     (folder / "config.json").unlink()
     assert _new(run, case, "--reference", folder)[0] == 74
