@@ -33,6 +33,7 @@ __all__ = [
     "open_coins",
     "score",
     "tabulate",
+    "weigh_coins",
     "weigh_observations",
 ]
 
@@ -143,6 +144,17 @@ def open_coins(pairs: WeightedPairs, key: OpenKey) -> Coins:
     weights = merge_weights(pairs.weights, groups.numbers, groups.first.shape[0])
     scores = key.score(pairs.contexts[groups.first], pairs.tokens[groups.first])
     return Coins(weights, scores, groups.numbers)
+
+
+def weigh_coins(pairs: WeightedPairs, key: OpenKey) -> NDArray[np.int64]:
+    """Weights of the coins that `open_coins` would open, int64 [m]; opens none of them.
+
+    Which pairs share a coin may depend on the key, but not on how its coins fall.
+    """
+    groups = key.group(pairs.contexts, pairs.tokens)
+    if groups is None:
+        return pairs.weights
+    return merge_weights(pairs.weights, groups.numbers, groups.first.shape[0])
 
 
 def merge_weights(

@@ -11,7 +11,9 @@ Two error rates, both valid under any dependence between suspects:
   each class table (`stats.mixture`).
 
 Numbers are recomputed from the class tables. A sequential report gives e-values, and p <= 1 / e. A
-suspect whose controls failed, or for whom nothing was scored, counts but is never named.
+suspect whose controls failed, or for whom nothing was scored, counts but is never named. Suspects
+under one mark of another scheme are judged together likewise; its id fixes the key, and the law of
+a score is taken from the tables, where all must agree.
 
 Does not know keys, outputs or an index: verdicts in.
 """
@@ -35,11 +37,15 @@ from provenance.families import family_weights
 from provenance.files import canonical_json, read_json
 from provenance.keys.keyring import SELECTOR
 from provenance.keys.schedule import CONTROL, key_name
-from provenance.schemes import make_scheme
+from provenance.marks.units import MAXIMUM_WEIGHT
+from provenance.schemes import SCHEMES, make_scheme
+from provenance.schemes.foreign import FOREIGN_SCHEMES
+from provenance.scoring import merge_weights
 from provenance.stats.evalues import average_e, e_bh
 from provenance.stats.families import correlate_z, weighted_holm
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture, mixture_slopes
+from provenance.stats.shared import WeightedUnits, join_units
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
 from provenance.weigh import MAXIMAL_WEIGHTS
@@ -48,10 +54,8 @@ __all__ = ["Correlation", "Family", "Suspect", "SuspectResult", "judge_suspects"
 
 _FILES: Final = ("verdict.json", "sequential.json")
 _PAIRS_FOLDER: Final = "pairs"
-_NUMBERS: Final = frozenset({"token", "weight", "score"})
+_NUMBERS: Final = frozenset({"token", "weight", "unit", "score"})
 _TOLERANCE: Final = 1e-6
-
-_Pairs = tuple[NDArray[np.uint32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Suspect:
     ----------
     name : the folder as given
     sequential : whether it is a sequential report
-    keyring_id, scheme, commitments : of the keyring
+    keyring_id, scheme, commitments : of the keyring, or of another scheme's mark
+    law : of the score of one coin; None if another scheme's tables are all empty
     identity : what was checked: hashes of the outputs, rule and reference
     rule : weight rule
     usable : controls passed and something was scored
@@ -74,6 +79,7 @@ class Suspect:
     keyring_id: str
     scheme: Mapping[str, Any]
     commitments: Mapping[str, str]
+    law: NullLaw | None
     identity: bytes
     rule: str
     usable: bool
@@ -241,6 +247,12 @@ def _refuse_other(suspects: Sequence[Suspect], alpha: float, rate: float) -> Non
                 f"{suspect.name}: must be of keyring {first.keyring_id} and its scheme; it is of "
                 f"{suspect.keyring_id}. Judge the suspects of each keyring on their own."
             )
+        laws = {one.law for one in suspects if one.law is not None}
+        if len(laws) > 1:
+            raise DataError(
+                f"{suspect.name}: the suspects' tables must have one law of a score, as one mark "
+                "has; they have several. Run `provenance verify` on each."
+            )
         for name, commitment in suspect.commitments.items():
             if first.commitments.get(name, commitment) != commitment:
                 raise ConfigurationMismatchError(
@@ -263,10 +275,9 @@ def _split(name: str) -> tuple[str, str]:
 def _evidence(suspect: Suspect, key: tuple[str, str]) -> float:
     """log10 e of one key; 0 is what a key counts that was not tried, or failed its controls."""
     table = suspect.tables.get(key)
-    if table is None or not suspect.usable:
+    if table is None or not suspect.usable or suspect.law is None:
         return -math.inf
-    law = _law(suspect.scheme)
-    return log10_mixture(table, mixture_slopes(law, MAXIMAL_WEIGHTS[suspect.rule]))
+    return log10_mixture(table, mixture_slopes(suspect.law, MAXIMAL_WEIGHTS[suspect.rule]))
 
 
 def _tail(suspect: Suspect, key: tuple[str, str]) -> float:
@@ -277,19 +288,25 @@ def _tail(suspect: Suspect, key: tuple[str, str]) -> float:
     return 0.0 if table is None or not suspect.usable else log10_upper_tail(table)
 
 
-def _law(scheme: Mapping[str, Any]) -> NullLaw:
-    return make_scheme(scheme["name"], scheme["parameters"]).null_law
+def _find_law(scheme: Mapping[str, Any], tables: Mapping[Any, ClassTable]) -> NullLaw | None:
+    """The law of our own scheme; of another's, which may depend on its key, that of its tables."""
+    if scheme["name"] in SCHEMES:
+        return make_scheme(scheme["name"], scheme["parameters"]).null_law
+    laws = {one.law for table in tables.values() for one in table.classes}
+    if scheme["name"] not in FOREIGN_SCHEMES or len(laws) > 1 or any(not x.variance for x in laws):
+        raise DataError("it must be of a known scheme, with one law of a score; it is not.")
+    return next(iter(laws), None)
 
 
 def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
     if document["schema_version"] != 1 or document["weight_rule"] not in MAXIMAL_WEIGHTS:
         raise DataError("must have schema version 1 and a known weight rule; it has not.")
-    law = _law(document["scheme"])
+    own = document["scheme"]["name"] in SCHEMES
+    bound = MAXIMAL_WEIGHTS[document["weight_rule"]] if own or sequential else MAXIMUM_WEIGHT
     tables: dict[tuple[str, str], ClassTable] = {}
     for item in document["hypotheses"]:
         table = ClassTable.from_json(item["table"])
-        bound = MAXIMAL_WEIGHTS[document["weight_rule"]]
-        if any(one.law != law or abs(one.weight) > bound for one in table.classes):
+        if any(abs(one.weight) > bound for one in table.classes):
             raise DataError("its class tables must keep to its scheme and rule; they do not.")
         if not sequential and abs(item["log10_p"] - log10_upper_tail(table)) > _TOLERANCE:
             raise DataError(
@@ -297,6 +314,9 @@ def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
                 "not. Run `provenance verify`."
             )
         tables[item["slot"], item["value"]] = table
+    law = _find_law(document["scheme"], tables)
+    if any(one.law != law for table in tables.values() for one in table.classes):
+        raise DataError("its class tables must keep to its scheme and rule; they do not.")
     if not {key_name(*key) for key in tables} <= set(document["commitments"]):
         raise DataError("every key that was tried must have a commitment; one has none.")
     checked = (
@@ -312,6 +332,7 @@ def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
         keyring_id=str(document["keyring_id"]),
         scheme=dict(document["scheme"]),
         commitments=dict(document["commitments"]),
+        law=law,
         identity=canonical_json([identity, references, document["weight_rule"]]),
         rule=document["weight_rule"],
         usable=document["conclusion"] in ("evidence", "no evidence"),
@@ -326,21 +347,46 @@ def _correlate(suspects: Sequence[Suspect]) -> tuple[tuple[Correlation, ...], tu
     for key in _list_committed(suspects):
         pairs = [(one.name, _read_pairs(one, key)) for one in holders if key in one.tables]
         for (first, left), (second, right) in combinations(pairs, 2):
-            value, shared = correlate_z(left, right)
+            value, shared = _correlate_two(first, left, second, right)
             found.append(Correlation(first, second, key_name(*key), shared, value))
     return tuple(found), tuple(one.name for one in suspects if one not in holders)
 
 
-def _read_pairs(suspect: Suspect, key: tuple[str, str]) -> _Pairs:
-    """Units and weights of one key; refused unless they add up to the verdict's class table."""
-    path = Path(suspect.name) / _PAIRS_FOLDER / f"{list(suspect.tables).index(key):03d}.parquet"
+def _correlate_two(
+    first: str, left: WeightedUnits, second: str, right: WeightedUnits
+) -> tuple[float, int]:
     try:
-        table = pq.read_table(path)
-        contexts = sorted(name for name in table.column_names if name not in _NUMBERS)
-        units = np.column_stack([table[name].to_numpy() for name in (*contexts, "token")])
-        weights, scores = (table[name].to_numpy() for name in ("weight", "score"))
-        found = ClassTable.from_scores(weights, scores, _law(suspect.scheme))
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        return correlate_z(*join_units(left, right))
+    except (DataError, UsageError) as error:
+        raise DataError(
+            f"{first} and {second}: {error}; these do not. Run `provenance verify` on each."
+        ) from error
+
+
+def _take_units(table: Any) -> tuple[WeightedUnits, NDArray[np.int64]]:
+    """Coins of a file of pairs, and their scores, int64 [m]; KeyError, ValueError, IndexError."""
+    contexts = sorted(
+        (n for n in table.column_names if n not in _NUMBERS), key=lambda n: int(n[1:])
+    )
+    pairs = np.column_stack([table[name].to_numpy() for name in (*contexts, "token")])
+    weights, scores = (table[name].to_numpy().astype(np.int64) for name in ("weight", "score"))
+    rows = pairs.astype(np.uint32)
+    if "unit" not in table.column_names:
+        return WeightedUnits(rows, None, weights), scores
+    numbers = table["unit"].to_numpy().astype(np.int64) - 1
+    first = np.unique(numbers[numbers >= 0], return_index=True)[1]
+    merged = merge_weights(weights, numbers, first.size)
+    return WeightedUnits(rows, numbers, merged), scores[numbers >= 0][first]
+
+
+def _read_pairs(suspect: Suspect, key: tuple[str, str]) -> WeightedUnits:
+    """Coins and weights of one key; refused unless they add up to the verdict's class table."""
+    path = Path(suspect.name) / _PAIRS_FOLDER / f"{list(suspect.tables).index(key):03d}.parquet"
+    law = suspect.law or NullLaw((1,))
+    try:
+        units, scores = _take_units(pq.read_table(path))
+        found = ClassTable.from_scores(units.weights, scores, law)
+    except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise DataError(
             f"{path}: must hold the pairs of {key_name(*key)}; got: {reason}. "
@@ -351,4 +397,4 @@ def _read_pairs(suspect: Suspect, key: tuple[str, str]) -> _Pairs:
             f"{path}: must add up to the class table of {key_name(*key)}; it does not. "
             "Run `provenance verify`."
         )
-    return units.astype(np.uint32), weights.astype(np.int64)
+    return units

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from provenance.commands.console import print_json, print_verdict, words
 from provenance.commands.observing import Access, Observer, Reference
 from provenance.commands.planning import choose_settings
-from provenance.errors import UsageError
 from provenance.files import name_files
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
@@ -139,13 +138,11 @@ class Bench:
         """One more batch of a sequential check (no outputs: only look). True if evidence."""
         from provenance.commands.sequential import continue_sequentially
 
-        if self._keyring is None:
-            raise UsageError("--sequential must come with --keys; it did not. Name the keyring.")
         return continue_sequentially(
             state,
             self._observer.observe(access) if access.paths else None,
             self._index,
-            self._keyring,
+            self._keyring or self._mark,
             wanted.settings(None),
             wanted.contents.plan,
             output,

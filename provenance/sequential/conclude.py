@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from provenance.check import say_caveat
 from provenance.families import family_weights
 from provenance.inputs import describe_versions
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import key_name
+from provenance.marks import Mark, as_mark
 from provenance.sequential.controls import collect_controls
 from provenance.sequential.sheets import SequentialCheck
 from provenance.sequential.verdict import (
@@ -25,7 +27,7 @@ from provenance.weigh import MAXIMAL_WEIGHTS
 __all__ = ["conclude"]
 
 
-def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerdict:
+def conclude(check: SequentialCheck, keyring: UnlockedKeyring | Mark) -> SequentialVerdict:
     """What the check says now. Reveals nothing."""
     tested = check.tested
     keys = [sheet.keys[0] for sheet in tested]
@@ -75,6 +77,7 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerd
             "placebo_keys": check.settings.placebo_keys,
         },
         versions=describe_versions(),
+        caveat=say_caveat(as_mark(keyring)),
     )
 
 
@@ -83,7 +86,7 @@ def _describe_look(check: SequentialCheck, number: int, log10_e: float) -> Seque
     own = range(len(check.tested))
     return SequentialLook(
         outputs=batch.outputs,
-        coins=sum(len(batch.revealed[i].pairs) for i in own),
+        coins=sum(batch.revealed[i].coins for i in own),
         known=sum(batch.known[i] for i in own),
         log10_e=log10_e,
     )

@@ -34,7 +34,7 @@ class SequentialLook:
     ----------
     outputs : hashes and counts of the batch
     coins : coins that it revealed, over all keys of the check
-    known : pairs of it whose coins were known from earlier batches, over all keys; ignored
+    known : coins of it that were known from earlier batches, over all keys; ignored
     log10_e : e-value of the whole check after it
     """
 
@@ -90,6 +90,7 @@ class SequentialVerdict:
     commitments: Mapping[str, str]
     inputs: Mapping[str, Any]
     versions: Mapping[str, str]
+    caveat: str = ""
 
     @property
     def found_evidence(self) -> bool:
@@ -139,4 +140,5 @@ class SequentialVerdict:
             "commitments": dict(self.commitments),
             "inputs": dict(self.inputs),
             "versions": dict(self.versions),
+            "caveat": self.caveat,
         }
