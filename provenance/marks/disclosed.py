@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from provenance.contexts import MAXIMUM_VOCABULARY
 from provenance.errors import DataError, UsageError
 from provenance.files import canonical_json
 from provenance.keys.keyring import Keyring
@@ -53,14 +54,16 @@ def open_disclosed(shown: Any, public: Keyring, origin: str) -> ForeignMark:
     Parameters: the parsed file; the mark's public description; the file's name for errors. Raises
     DataError unless it opens the commitment, and what `make_foreign` raises; shows no key.
     """
-    fields = {"configuration", "vocabulary_size"}
     size = shown.get("vocabulary_size") if isinstance(shown, Mapping) else None
     if (
         not isinstance(shown, Mapping)
         or not isinstance(shown.get("configuration"), Mapping)
-        or not (size is None or type(size) is int)
+        or not (size is None or (type(size) is int and 2 <= size <= MAXIMUM_VOCABULARY))
     ):
-        raise DataError(f"{origin}: must be a disclosed scheme with {', '.join(sorted(fields))}.")
+        raise DataError(
+            f"{origin}: must be a disclosed scheme: a configuration, and a vocabulary_size of "
+            f"2 .. {MAXIMUM_VOCABULARY} or null. It is not."
+        )
     original = Original(shown["configuration"], size)
     scheme = make_foreign(public.scheme.name, original.configuration, None, size)
     mark = ForeignMark(scheme, public.vocabulary_size, public.tokenizer_sha256, original)

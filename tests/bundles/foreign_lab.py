@@ -12,7 +12,7 @@ from benchmarks.calibration.world import WORDS, Teacher, learn, write_outputs
 from benchmarks.foreign.world import CONFIGURATIONS, ForeignWorld, make_foreign_world
 from provenance.schemes.foreign import FOREIGN_SCHEMES, make_foreign
 
-OUTPUTS = 120
+OUTPUTS = 160
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ def write_private(path: Path, content: object) -> Path:
 def make_place(folder: Path, name: str, seed: int = 1) -> Place:
     config = configuration(name, seed)
     scheme = make_foreign(name, config, None, WORDS)
-    world = make_foreign_world(folder, Teacher.draw(0), name, seed, 150, 60, scheme)
+    world = make_foreign_world(folder, Teacher.draw(0), name, seed, 200, 80, scheme)
     rng = np.random.default_rng(seed)
-    outputs = learn(world, rng, OUTPUTS, 60)
+    outputs = learn(world, rng, OUTPUTS, 80)
     write_outputs(folder / "guilty.jsonl", outputs)
     for i in range(4):
-        write_outputs(folder / f"guilty-{i}.jsonl", outputs[30 * i : 30 * i + 30])
+        write_outputs(folder / f"guilty-{i}.jsonl", outputs[40 * i : 40 * i + 40])
     write_outputs(folder / "stranger.jsonl", list(world.teacher.sample(rng, 60, 60)))
     write_private(folder / "config.json", config)
     write_private(folder / "other.json", configuration(name, seed + 1))

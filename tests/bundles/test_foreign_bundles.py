@@ -1,5 +1,6 @@
 """A bundle of somebody else's mark: planned, disclosed, verified step by step, and broken."""
 
+import contextlib
 import gzip
 import json
 import re
@@ -17,7 +18,7 @@ from provenance.evidence.signature import create_signing_key, sign_bundle
 from provenance.marks.foreign import MAXIMUM_WEIGHT
 from provenance.plan import FOREIGN_CONTROLS, Plan
 from provenance.scoring import WeightedPairs
-from tests.bundles.foreign_lab import OUTPUTS, Place, make_place
+from tests.bundles.foreign_lab import OUTPUTS, make_place
 
 SCHEMES = ("hf-selfhash", "hf-synthid")
 """Coins that many windows share by design; contexts of four tokens, which no packed name holds."""
@@ -72,11 +73,9 @@ def closed(sealed, tmp_path):
 
 def _seal(place, bundle):
     """List, draw and sign again, as the signer could."""
-    try:
+    with contextlib.suppress(Exception):  # what cannot be drawn keeps its report
         made = make_report(bundle, Plan.load(bundle / "plan.json"))
         (bundle / "report.html").write_bytes(made)
-    except Exception:  # what cannot be drawn keeps its report
-        pass
     old = json.loads((bundle / "manifest.json").read_text())
     write_manifest(bundle, old["created"], pairs=old["pairs"])
     sign_bundle(bundle, place.folder / "signing.key")
@@ -365,7 +364,7 @@ def test_a_sealed_key_that_is_not_the_committed_one(run, place, bundle, name):
     found = _steps(run, bundle)
     assert found[8]["status"] == "failed"
     assert found[11]["status"] == "not possible"
-    assert "malformed" not in found[8]["detail"] or name == "a huge vocabulary"
+    assert "malformed" not in found[8]["detail"]
     said = json.dumps(list(found.values()))
     for number in place.key if isinstance(place.key, tuple) else [place.key]:
         assert len(str(number)) < 7 or str(number) not in said
@@ -407,7 +406,7 @@ DESCRIPTIONS = {
     ),
     "another vocabulary": (_public(lambda d: d.update(vocabulary_size=1000)), {7}),
     "a small vocabulary": (_public(lambda d: d.update(vocabulary_size=40)), {7, 9}),
-    "another width": (_public(lambda d: d.update(context_width=2)), {9}),
+    "another width": (_public(lambda d: d.update(context_width=2)), {8, 9}),
 }
 
 
@@ -422,7 +421,10 @@ def test_a_sealed_description_of_another_mark(run, place, bundle, name):
 
 
 VERDICTS = {
-    "the law": (lambda d: d["hypotheses"][0]["table"]["laws"][0]["masses"].append(1), {12}),
+    "the law": (
+        lambda d: d["hypotheses"][0]["table"]["laws"][0]["masses"].__setitem__(0, 7),
+        {12, 13},
+    ),
     "the caveat": (lambda d: d.update(caveat=""), {15}),
     "a total": (
         lambda d: d["hypotheses"][0]["table"]["classes"][0].update(
@@ -460,8 +462,3 @@ def test_only_the_marks_own_key_can_be_disclosed_and_only_on_request(run, place,
     found = _steps(run, tmp_path / "a", "--unsigned")
     assert {n for n, step in found.items() if step["status"] == "held"} >= {1, 3, 7, 13, 15, 17}
     assert not any(step["status"] == "failed" for step in found.values())
-
-
-def test_a_place_is_what_it_says(place):
-    assert isinstance(place, Place)
-    assert place.world.mark.scheme.name == place.name
