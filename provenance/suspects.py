@@ -11,9 +11,12 @@ Two error rates, both valid under any dependence between suspects:
   each class table (`stats.mixture`).
 
 Numbers are recomputed from the class tables. A sequential report gives e-values, and p <= 1 / e. A
-suspect whose controls failed, or for whom nothing was scored, counts but is never named. Suspects
-under one mark of another scheme are judged together likewise; its id fixes the key, and the law of
-a score is taken from the tables, where all must agree.
+suspect whose controls failed, for whom nothing was scored, or against whose evidence something is
+held, counts but is never named. Suspects under one mark of another scheme are judged together
+likewise; its id fixes the key, and the law of a score is that of the tables, where all must agree.
+
+The conclusion is evidence if somebody is accused; no evidence if nobody is and every check on its
+own found none, with power; otherwise inconclusive, and why.
 
 Does not know keys, outputs or an index: verdicts in.
 """
@@ -21,17 +24,14 @@ Does not know keys, outputs or an index: verdicts in.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from provenance.correlations import Correlation, correlate_bundles
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json, read_json
@@ -40,21 +40,18 @@ from provenance.keys.schedule import CONTROL, key_name
 from provenance.marks.units import MAXIMUM_WEIGHT
 from provenance.schemes import SCHEMES, make_scheme
 from provenance.schemes.foreign import FOREIGN_SCHEMES
-from provenance.scoring import merge_weights
 from provenance.stats.evalues import average_e, e_bh
-from provenance.stats.families import correlate_z, weighted_holm
+from provenance.stats.families import weighted_holm
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture, mixture_slopes
-from provenance.stats.shared import WeightedUnits, join_units
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
+from provenance.verdict import EXIT_CODES, Conclusion
 from provenance.weigh import MAXIMAL_WEIGHTS
 
 __all__ = ["Correlation", "Family", "Suspect", "SuspectResult", "judge_suspects", "read_suspect"]
 
 _FILES: Final = ("verdict.json", "sequential.json")
-_PAIRS_FOLDER: Final = "pairs"
-_NUMBERS: Final = frozenset({"token", "weight", "unit", "score"})
 _TOLERANCE: Final = 1e-6
 
 
@@ -70,7 +67,9 @@ class Suspect:
     law : of the score of one coin; None if another scheme's tables are all empty
     identity : what was checked: hashes of the outputs, rule and reference
     rule : weight rule
-    usable : controls passed and something was scored
+    usable : its p-values may accuse: controls passed, something was scored, nothing is held against
+        evidence
+    conclusion, reasons : of its own check
     tables : class table of each key that was tried, by (slot, value)
     """
 
@@ -83,6 +82,8 @@ class Suspect:
     identity: bytes
     rule: str
     usable: bool
+    conclusion: str
+    reasons: tuple[str, ...]
     tables: Mapping[tuple[str, str], ClassTable]
 
 
@@ -93,7 +94,7 @@ class SuspectResult:
     Attributes
     ----------
     name : its folder
-    usable : False if its controls failed or nothing was scored; then nothing can be found
+    usable : False if its p-values may accuse nobody, see `Suspect`; then nothing can be found
     log10_p : smallest adjusted p over its keys; all suspects and committed keys are counted
     accused : log10_p <= log10(alpha)
     keys : names of its keys that are rejected: at least these
@@ -113,19 +114,11 @@ class SuspectResult:
 
 
 @dataclass(frozen=True)
-class Correlation:
-    """Correlation under H0 of two suspects' z under one key, from the pairs that both have."""
-
-    first: str
-    second: str
-    key: str
-    shared_pairs: int
-    correlation: float
-
-
-@dataclass(frozen=True)
 class Family:
-    """All suspects together. `without_pairs`: bundles that hold no pairs, so no correlation."""
+    """All suspects together, see the module docstring for `conclusion`.
+
+    `reasons` says why it is inconclusive; `without_pairs`: bundles without pairs: no correlation.
+    """
 
     keyring_id: str
     committed_keys: int
@@ -134,15 +127,22 @@ class Family:
     suspects: tuple[SuspectResult, ...]
     correlations: tuple[Correlation, ...]
     without_pairs: tuple[str, ...]
+    conclusion: Conclusion
+    reasons: tuple[str, ...]
 
     @property
     def found_evidence(self) -> bool:
-        """Whether anybody is accused; what decides the exit code."""
-        return any(result.accused for result in self.suspects)
+        """Whether anybody is accused."""
+        return self.conclusion == "evidence"
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return EXIT_CODES[self.conclusion]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""
-        return {"schema_version": 1, "found_evidence": self.found_evidence, **asdict(self)}
+        return {"schema_version": 2, "found_evidence": self.found_evidence, **asdict(self)}
 
 
 def read_suspect(folder: Path) -> Suspect:
@@ -199,7 +199,9 @@ def judge_suspects(
     ).reshape(log10_p.shape)
     averages = np.array([average_e(row, weights) for row in log10_e])
     levels = e_bh(averages)
-    correlations, without = _correlate(suspects)
+    correlations, without = correlate_bundles(suspects, _list_committed(suspects))
+    accused = [bool(row.min() <= math.log10(alpha)) for row in adjusted]
+    obstacles = [] if any(accused) else _list_obstacles(suspects)
     return Family(
         keyring_id=suspects[0].keyring_id,
         committed_keys=len(keys),
@@ -210,7 +212,7 @@ def judge_suspects(
                 name=suspect.name,
                 usable=suspect.usable,
                 log10_p=float(adjusted[i].min()),
-                accused=bool(adjusted[i].min() <= math.log10(alpha)),
+                accused=accused[i],
                 keys=tuple(
                     key_name(*key)
                     for key, value in zip(keys, adjusted[i], strict=True)
@@ -224,7 +226,24 @@ def judge_suspects(
         ),
         correlations=correlations,
         without_pairs=without,
+        conclusion="evidence" if any(accused) else "inconclusive" if obstacles else "no evidence",
+        reasons=tuple(obstacles),
     )
+
+
+def _list_obstacles(suspects: Sequence[Suspect]) -> list[str]:
+    """Suspects of whom "no evidence" may not be said although nobody is accused, and why."""
+    found = []
+    for suspect in suspects:
+        if suspect.conclusion == "evidence":
+            found.append(
+                f"{suspect.name}: its own check found evidence, which the keys of all "
+                f"{len(suspects)} suspects together do not bear out"
+            )
+        elif suspect.conclusion != "no evidence":
+            why = "; ".join(suspect.reasons) or suspect.conclusion
+            found.append(f"{suspect.name}: its own check is inconclusive: {why}")
+    return found
 
 
 def _refuse_other(suspects: Sequence[Suspect], alpha: float, rate: float) -> None:
@@ -299,8 +318,8 @@ def _find_law(scheme: Mapping[str, Any], tables: Mapping[Any, ClassTable]) -> Nu
 
 
 def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
-    if document["schema_version"] != 1 or document["weight_rule"] not in MAXIMAL_WEIGHTS:
-        raise DataError("must have schema version 1 and a known weight rule; it has not.")
+    if document["schema_version"] not in (1, 2) or document["weight_rule"] not in MAXIMAL_WEIGHTS:
+        raise DataError("must have schema version 1 or 2 and a known weight rule; it has not.")
     own = document["scheme"]["name"] in SCHEMES
     bound = MAXIMAL_WEIGHTS[document["weight_rule"]] if own or sequential else MAXIMUM_WEIGHT
     tables: dict[tuple[str, str], ClassTable] = {}
@@ -335,66 +354,17 @@ def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
         law=law,
         identity=canonical_json([identity, references, document["weight_rule"]]),
         rule=document["weight_rule"],
-        usable=document["conclusion"] in ("evidence", "no evidence"),
+        usable=_is_usable(document, tables.values()),
+        conclusion=str(document["conclusion"]),
+        reasons=tuple(map(str, document.get("reasons", ()))),
         tables=tables,
     )
 
 
-def _correlate(suspects: Sequence[Suspect]) -> tuple[tuple[Correlation, ...], tuple[str, ...]]:
-    """Per key, every two suspects whose bundles hold the pairs that were scored under it."""
-    holders = [one for one in suspects if (Path(one.name) / _PAIRS_FOLDER).is_dir()]
-    found: list[Correlation] = []
-    for key in _list_committed(suspects):
-        pairs = [(one.name, _read_pairs(one, key)) for one in holders if key in one.tables]
-        for (first, left), (second, right) in combinations(pairs, 2):
-            value, shared = _correlate_two(first, left, second, right)
-            found.append(Correlation(first, second, key_name(*key), shared, value))
-    return tuple(found), tuple(one.name for one in suspects if one not in holders)
-
-
-def _correlate_two(
-    first: str, left: WeightedUnits, second: str, right: WeightedUnits
-) -> tuple[float, int]:
-    try:
-        return correlate_z(*join_units(left, right))
-    except (DataError, UsageError) as error:
-        raise DataError(
-            f"{first} and {second}: {error}; these do not. Run `provenance verify` on each."
-        ) from error
-
-
-def _take_units(table: Any) -> tuple[WeightedUnits, NDArray[np.int64]]:
-    """Coins of a file of pairs, and their scores, int64 [m]; KeyError, ValueError, IndexError."""
-    contexts = sorted(
-        (n for n in table.column_names if n not in _NUMBERS), key=lambda n: int(n[1:])
-    )
-    pairs = np.column_stack([table[name].to_numpy() for name in (*contexts, "token")])
-    weights, scores = (table[name].to_numpy().astype(np.int64) for name in ("weight", "score"))
-    rows = pairs.astype(np.uint32)
-    if "unit" not in table.column_names:
-        return WeightedUnits(rows, None, weights), scores
-    numbers = table["unit"].to_numpy().astype(np.int64) - 1
-    first = np.unique(numbers[numbers >= 0], return_index=True)[1]
-    merged = merge_weights(weights, numbers, first.size)
-    return WeightedUnits(rows, numbers, merged), scores[numbers >= 0][first]
-
-
-def _read_pairs(suspect: Suspect, key: tuple[str, str]) -> WeightedUnits:
-    """Coins and weights of one key; refused unless they add up to the verdict's class table."""
-    path = Path(suspect.name) / _PAIRS_FOLDER / f"{list(suspect.tables).index(key):03d}.parquet"
-    law = suspect.law or NullLaw((1,))
-    try:
-        units, scores = _take_units(pq.read_table(path))
-        found = ClassTable.from_scores(units.weights, scores, law)
-    except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise DataError(
-            f"{path}: must hold the pairs of {key_name(*key)}; got: {reason}. "
-            "Run `provenance verify`."
-        ) from error
-    if found != suspect.tables[key]:
-        raise DataError(
-            f"{path}: must add up to the class table of {key_name(*key)}; it does not. "
-            "Run `provenance verify`."
-        )
-    return units
+def _is_usable(document: Mapping[str, Any], tables: Iterable[ClassTable]) -> bool:
+    """Whether the p-values may accuse; too little data, for one, speaks against no accusation."""
+    if document["conclusion"] != "inconclusive":
+        return document["conclusion"] in ("evidence", "no evidence")
+    reserved = any(one["against"] != "no evidence" for one in document.get("reservations", ()))
+    scored = any(table.coins for table in tables)
+    return bool(document["controls_passed"]) and scored and not reserved

@@ -26,6 +26,7 @@ from provenance.evidence.bundle import (
     name_pooled,
     pooled_slots,
 )
+from provenance.evidence.editions import is_old, split_stated_alpha
 from provenance.evidence.foreign import (
     add_up,
     check_description,
@@ -38,7 +39,6 @@ from provenance.evidence.rebuild import (
     ControlRecord,
     KeyPair,
     compare,
-    read_settings,
     rebuild_controls,
     rebuild_verdict,
 )
@@ -286,7 +286,7 @@ def check_tails(state: State) -> str:
         laws = {row.law for row in table.classes}
         if law is not None and laws - {law}:
             raise StepFailedError(VERDICT_FILE, f"{key_name(*pair)}: another law than the scheme's")
-    state.hypotheses = found = try_keys(tables, read_settings(document).alpha)
+    state.hypotheses = found = try_keys(tables, split_stated_alpha(document).keys)
     for row, one in zip(document["hypotheses"], found, strict=True):
         stated = (row["log10_p"], row["log10_adjusted"], row["family_weight"], row["rejected"])
         follows = (one.tail.log10_p, one.log10_adjusted, one.family_weight, one.rejected)
@@ -326,7 +326,7 @@ def check_verdict(state: State) -> str:
     plan = None
     if state.document["plan"] is not None:
         plan = state.need(state.plan, "the plan")
-    found = rebuild_verdict(state.document, state.public, hypotheses, controls, plan).to_json()
+    found = rebuild_verdict(state.document, state.public, hypotheses, controls, plan)
     if state.foreign is not None:
         found["caveat"] = say_caveat(state.foreign)
     if difference := compare(state.document, found):
@@ -347,6 +347,8 @@ def check_report(state: State) -> str:
         raise StepFailedError(TRAJECTORY_FILE, f"must be drawable; got: {error}") from error
     if made == read_bytes(state.folder / REPORT_FILE):
         return "the same bytes"
+    if is_old(state.document):
+        raise NotPossibleError("made from a verdict of an older form, which was drawn differently")
     theirs, mine = state.whole.environment, describe_environment()
     packages: Mapping[str, str] = {n: mine[n] for n in ("provenance", "matplotlib", "jinja2")}
     if all(theirs.get(name) == value for name, value in packages.items()):

@@ -61,8 +61,13 @@ def start(
     keyring : unlocked, or another mark (`provenance.marks.foreign`)
     settings : alpha of all keys and all looks together, weight rule, number of placebo keys
 
-    Raises DataError for an index without marked responses.
+    Raises DataError for an index without marked responses; UsageError without a weight rule.
     """
+    if settings.rule is None:
+        raise UsageError(
+            "a sequential check must declare its weight rule before any output is seen; it has "
+            "none. Use log-sqrt, or residual with a reference."
+        )
     mark = as_mark(keyring)
     public, shared = mark.public, is_foreign(mark.public)
     width = UNIT_NAME_WIDTH if shared else public.context_width + 1
@@ -125,7 +130,7 @@ def add_outputs(
     _refuse_other(check, observations, index, mark.public)
     if mark.shares_coins:  # no count of the log may weigh anything
         index = index.evened()
-    weighing = weigh_observations(observations, index, mark, check.settings.rule)
+    weighing = weigh_observations(observations, index, mark, str(check.settings.rule))
     sheets, revealed, known = [], [], []
     for sheet in check.sheets:
         pairs = sheet.pick(weighing)

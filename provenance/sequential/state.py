@@ -54,6 +54,7 @@ from provenance.sequential.sheets import Batch, Revealed, SequentialCheck
 from provenance.served.index import Index
 from provenance.suspect.observations import Observations
 from provenance.verdict import Control
+from provenance.weigh import choose_rule
 
 __all__ = ["STATE_FILE", "continue_check"]
 
@@ -87,7 +88,8 @@ def continue_check(
     ----------
     folder : of the state
     observations : counts of the batch alone; None to look at the evidence so far
-    index, keyring, settings : those that the check was started with
+    index, keyring, settings : those that the check was started with; a rule that nobody chose is
+        the one for these observations
 
     Returns
     -------
@@ -104,6 +106,10 @@ def continue_check(
     Cost: replays the pairs of all batches (15 ms per key and batch for E, and sorting), then as
     `process.add_outputs`.
     """
+    if settings.rule is None:
+        has_reference = observations is not None and bool(observations.reference)
+        rule = choose_rule(sampled=True, has_reference=has_reference)
+        settings = replace(settings, rule=rule)
     mark = as_mark(keyring)
     with lock_folder(folder):
         check, sha256 = _load(folder, start(index, mark, settings), mark)

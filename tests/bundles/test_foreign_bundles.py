@@ -5,7 +5,10 @@ import gzip
 import json
 import re
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from tests.bundles.foreign_lab import OUTPUTS, make_place
 SCHEMES = ("hf-selfhash", "hf-synthid")
 """Coins that many windows share by design; contexts of four tokens, which no packed name holds."""
 ALL_STEPS = set(range(1, 18))
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", params=SCHEMES)
@@ -173,6 +177,19 @@ def test_the_plan_names_the_mark_and_the_check_must_follow_it(run, place, sealed
     ):
         code, out, err = run(*words)
         assert (code, out, err.count("\n")) == (78, "", 1), (words, err)
+
+
+def test_the_script_for_own_schemes_says_in_one_line_that_it_cannot(bundle, closed):
+    for folder in (bundle, closed):
+        done = subprocess.run(
+            [sys.executable, ROOT / "docs/verify_without_us.py", folder],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("NOT REPRODUCED: global: a key of the")
+        assert "Traceback" not in done.stderr
 
 
 # --- sealed by an insider ------------------------------------------------------------------------
