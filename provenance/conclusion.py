@@ -17,6 +17,7 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule, key_name
 from provenance.plan import Plan
 from provenance.power import Power, Setting, find_shortfall, state_power
+from provenance.reservations import list_reservations
 from provenance.stats.families import fieller_shares
 from provenance.stats.tables import ClassTable
 from provenance.verdict import (
@@ -105,12 +106,7 @@ def say_failed_controls(controls: Sequence[Control]) -> list[str]:
     failed = [control for control in controls if not control.passed]
     if not failed:
         return []
-    named = ", ".join(
-        control.name
-        if control.log10_p is None
-        else f"{control.name} (log10 p {control.log10_p:.2f})"
-        for control in failed[:_MOST_NAMES]
-    )
+    named = ", ".join(control.name for control in failed[:_MOST_NAMES])
     more = f" and {len(failed) - _MOST_NAMES} more" if len(failed) > _MOST_NAMES else ""
     return [f"{len(failed)} of {len(controls)} controls failed: {named}{more}"]
 
@@ -136,10 +132,10 @@ def say_positions(observed: Mapping[str, Any]) -> str:
     counted = int(observed["positions"])
     total = counted + sum(left.values())
     unit = "outputs" if observed["source"].get("access") == "outputs" else "documents"
-    said = f"{int(observed['outputs']):,} {unit} have {total:,} positions, {counted:,} count"
-    said += "".join(f", {n:,} are left out {LEFT_OUT[name]}" for name, n in left.items() if n)
+    said = f"{unit}: {int(observed['outputs']):,}; positions: {total:,}, of which {counted:,} count"
+    said += "".join(f"; {n:,} left out {LEFT_OUT[name]}" for name, n in left.items() if n)
     short = int(observed["short_outputs"])
-    return said + (f"; {short:,} {unit} are too short to have any" if short else "")
+    return said + (f"; {unit} too short to have any: {short:,}" if short else "")
 
 
 def _say_lack(
@@ -176,12 +172,14 @@ def make_verdict(
 ) -> Verdict:
     """All that follows from tested keys, controls and twins; whoever verifies it calls this again.
 
-    Parameters: the public half of the mark; alpha of the keys together; the others as `Verdict`
-    has them. Cost: that of `find_power`.
+    Parameters: the public half of the mark; alpha of the keys together; reservations beyond those
+    that follow from the inputs; the others as `Verdict` has them. Cost: that of `find_power`.
     """
     rule = str(inputs["settings"]["rule"])
     setting = Setting.of(public, rule, inputs["outputs"])
     power = find_power(hypotheses, controls, alpha, setting)
+    own = list_reservations(inputs, hypotheses, alpha)
+    reservations = [*own, *(one for one in reservations if one not in own)]
     ruling = conclude(
         hypotheses, controls, inputs, power, setting, twins=twins, reservations=reservations
     )

@@ -56,14 +56,25 @@ class Reservation:
     ----------
     reason : one sentence with its counts and without a full stop, for people
     against : the conclusion that it turns into `inconclusive`; `both`: nothing can be concluded
+    lifted_by : name of the innocent model beside which the result stands all the same; "" for none
     """
 
     reason: str
     against: Literal["evidence", "no evidence", "both"]
+    lifted_by: str = ""
+
+    def __str__(self) -> str:
+        """The reason, and what stands against it, in one sentence without a full stop."""
+        if not self.lifted_by:
+            return self.reason
+        return (
+            f"{self.reason}; the innocent model {self.lifted_by} scored as many coins under the "
+            "same keys, and the suspect exceeds it beyond alpha"
+        )
 
     def forbids(self, conclusion: Conclusion) -> bool:
         """Whether it stands against this conclusion."""
-        return self.against in (conclusion, "both")
+        return not self.lifted_by and self.against in (conclusion, "both")
 
 
 @dataclass(frozen=True)

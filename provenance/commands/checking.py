@@ -172,8 +172,8 @@ class Bench:
             write_bundle(bundle.folder or Path(), examination, self._keyring or self._mark, whole)
         if self._keyring is None and bundle.pairs:
             words.print(
-                "The bundle's scored pairs are as confidential as the scheme's key: a short key can "
-                "be found from them by trying. To leave them out: --without-pairs.",
+                "The bundle's scored pairs are as confidential as the scheme's key: a short key "
+                "can be found from them by trying. To leave them out: --without-pairs.",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,

@@ -29,6 +29,7 @@ from provenance.marks import OpenKey, Placebos
 from provenance.plan import Plan
 from provenance.schemes import SCHEMES
 from provenance.scoring import Weighing
+from provenance.selection import name_selection
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.verdict import Control, HypothesisResult, TwinsResult
@@ -109,6 +110,12 @@ def rebuild_controls(
     if has_control_slot(keyring.schedule):
         names += ["control slot", "unserved values"]
         found += _rebuild_keyed(served, keyring, weighing, opened, placebos)
+    if not is_old(document):
+        # their pairs are not in the bundle, so these controls are taken as stated
+        inputs = document["inputs"]
+        selection = name_selection(inputs["outputs"]["reference"], list(inputs["innocents"]))
+        names += selection
+        found += [None] * len(selection)
     innocents = [f"innocent {name}" for name in document["inputs"]["innocents"]]
     given = [control.name for control in stated]
     # innocents stand in the order of the command line, which sorted JSON does not keep

@@ -37,7 +37,7 @@ from provenance.suspect.positions import Positions, collect_wide, split_position
 
 __all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
 
-_FORMAT = 2
+_FORMAT = 3
 _Chunk = tuple[Positions, NDArray[np.bool_]]
 Progress = Callable[[str, int], None]
 
@@ -216,6 +216,7 @@ def _count(positions: Positions, reading: Reading) -> Reading:
         "short_outputs": float(positions.short_outputs),
         "repeated": float(positions.repeated),
         "prompted": float(positions.prompted),
+        "open_documents": float(positions.open_documents),
     }
     return replace(reading, tally={**seen, **reading.tally})
 
@@ -247,6 +248,10 @@ def _observe(
         prompted=int(read["prompted"]),
         sha256=sha256,
         reference=described[1] if len(described) > 1 else {},
-        source={"access": access, **described[0]},
+        source={
+            "access": access,
+            **described[0],
+            "open_documents": int(read.get("open_documents", 0)),
+        },
         wide=collect_wide(walked),
     )

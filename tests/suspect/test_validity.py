@@ -81,11 +81,13 @@ def test_a_reader_that_knows_the_log_fails_the_innocent_control(make, teacher):
     observed = observe_weights(Markov(teacher), reference, _documents(world))
     leaking = observe_weights(Markov(teacher, 0.3), reference, _documents(world))
     fair = check_outputs(observed, world.index, world.keyring, RESIDUAL, {"fair": observed})
-    assert fair.conclusion == "no evidence"
+    assert not fair.found_evidence
+    assert fair.controls_passed
     found = check_outputs(observed, world.index, world.keyring, RESIDUAL, {"leak": leaking})
     failed = [control.name for control in found.controls if not control.passed]
     assert failed == ["innocent leak"]
-    assert found.conclusion == "invalid"
+    assert found.conclusion == "inconclusive"
+    assert "innocent leak" in found.reasons[0]
     alone = check_outputs(leaking, world.index, world.keyring, RESIDUAL)
     assert alone.controls_passed
     assert alone.conclusion == "evidence"
