@@ -59,7 +59,7 @@ def test_outputs_are_collected_until_the_evidence_suffices(run, folder, tmp_path
         found = json.loads(out)
         assert json.loads((tmp_path / "report/sequential.json").read_text()) == found
         assert code == (1 if found["log10_p"] <= -4 else 0) == found["found_evidence"]
-        assert (found["schema_version"], found["kind"]) == (1, "sequential")
+        assert (found["schema_version"], found["kind"]) == (2, "sequential")
         looks.append(found)
     assert looks[-1]["found_evidence"] is True
     assert looks[-1]["controls_passed"] is True
@@ -182,7 +182,8 @@ def verdicts(folder, tmp_path_factory):
 
     place = tmp_path_factory.mktemp("verdicts")
     public = Keyring.load(folder / "keys")
-    keyring, settings = public.unlock(folder / "keys"), CheckSettings(placebo_keys=60)
+    keyring = public.unlock(folder / "keys")
+    settings = CheckSettings(rule="log-sqrt", placebo_keys=60)
     tokenizer = load_tokenizer(folder / "keys/tokenizer.json", public)
     scheme = make_scheme(public.scheme.name, public.scheme.parameters)
     with Index.open(folder / "index", public) as index:
