@@ -473,7 +473,7 @@ def test_only_the_marks_own_key_can_be_disclosed_and_only_on_request(run, place,
     check = (*check, "--placebo-keys", 50)
     code, out, err = run(*check, "-o", tmp_path / "a", "--disclose", "selector")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert run(*check, "-o", tmp_path / "a", "--without-pairs")[0] in (0, 1)
+    assert run(*check, "-o", tmp_path / "a", "--without-pairs")[0] in (0, 1, 3)
     assert not (tmp_path / "a/pairs").exists()
     assert not (tmp_path / "a/disclosed").exists()
     found = _steps(run, tmp_path / "a", "--unsigned")
