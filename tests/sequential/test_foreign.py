@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration.world import WORDS, Teacher, innocent, learn, write_outputs
+from benchmarks.foreign.sequential import simulate
 from benchmarks.foreign.world import make_foreign_world, random_scheme
 from provenance.check import CheckSettings, check_outputs
 from provenance.errors import ConfigurationMismatchError
@@ -14,12 +15,10 @@ from provenance.marks.foreign import ForeignKey, ForeignMark
 from provenance.scoring import weigh_observations
 from provenance.sequential.conclude import conclude
 from provenance.sequential.process import add_outputs, start
-from provenance.sequential.sheets import Units, extend_sheet
-from provenance.stats.tables import ClassTable
 from provenance.suspect.outputs import observe
 
 SETTINGS = CheckSettings(rule="log-sqrt", placebo_keys=50)
-RUNS = 150
+RUNS, SEED = 150, b"h" * 32
 SHARING = ("lm-watermarking", "markllm-exp", "hf-synthid")
 """A minimum over the window, a product of it, a hash to 12 bits."""
 
@@ -57,44 +56,8 @@ def weigh(world, batches):
 
 
 def under_random_keys(world, kind, runs=RUNS):
-    """Hostile text in three batches, weighed once; then `runs` random keys on the same weights.
-
-    Returns the largest log10 E of each run, its z at the end, and z of two doubles: one to which a
-    pair is a coin of its own, so that units are opened again through other pairs, and one that
-    forgets between batches which units are known.
-    """
-    parts = weigh(world, batches_of(world, kind))
-    empty = start(world.index, world.mark, SETTINGS).tested[0]
-    best, z, by_pairs, forgetful = [], [], [], []
-    for number in range(runs):
-        key = world.mark.placebo(b"h" * 32, number)
-        sheet, seen = empty, set()
-        pairs_double, batch_double = ClassTable(()), ClassTable(())
-        for pairs in parts:
-            groups = key.group(pairs.contexts, pairs.tokens)
-            units = Units.of_groups(pairs, groups, 111)
-            scores = key.score(pairs.contexts[groups.first], pairs.tokens[groups.first])
-            sheet, own, _ = extend_sheet(sheet, pairs, [scores.__getitem__], units)
-            assert own.coins == sheet.processes[0].looks[-1].table.coins
-            law = world.mark.null_law
-            batch_double = batch_double.merge(ClassTable.from_scores(units.weights, scores, law))
-            fresh = np.array(
-                [
-                    i
-                    for i, row in enumerate(np.c_[pairs.contexts, pairs.tokens].tolist())
-                    if groups.numbers[i] >= 0 and tuple(row) not in seen
-                ],
-                dtype=np.int64,
-            )
-            seen |= set(map(tuple, np.c_[pairs.contexts, pairs.tokens].tolist()))
-            pairs_double = pairs_double.merge(
-                ClassTable.from_scores(pairs.weights[fresh], scores[groups.numbers[fresh]], law)
-            )
-        best.append(-sheet.processes[0].log10_p)
-        z.append(sheet.processes[0].table.z)
-        by_pairs.append(pairs_double.z)
-        forgetful.append(batch_double.z)
-    return best, z, by_pairs, forgetful
+    found = simulate(world.mark, weigh(world, batches_of(world, kind)), runs, SEED)
+    return found.best, found.z, found.by_pairs, found.forgetful
 
 
 @pytest.mark.parametrize("kind", ["ordinary", "repeats"])
