@@ -14,6 +14,7 @@ from provenance.keys.keyring import KEYRING_FILE, Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
 from provenance.marks.disclosed import open_disclosed
 from provenance.marks.foreign import ForeignMark, derive_id, derive_salt
+from provenance.schemes import SCHEMES
 from provenance.scoring import WeightedPairs, merge_weights
 
 __all__ = ["add_up", "check_description", "check_one_slot", "read_foreign"]
@@ -26,8 +27,8 @@ def check_description(public: Keyring) -> str:
 
     The commitment itself is that of the key, which only its disclosure can show.
     """
-    if set(public.commitments) != {(GLOBAL, SINGLE_VALUE)}:
-        raise StepFailedError(KEYRING_FILE, "must commit to one global key, or to a selector")
+    if public.scheme.name in SCHEMES or set(public.commitments) != {(GLOBAL, SINGLE_VALUE)}:
+        raise StepFailedError(KEYRING_FILE, "must commit to a selector, or to another scheme's key")
     (commitment,) = public.commitments.values()
     if commitment.salt != derive_salt(public).hex():
         raise StepFailedError(

@@ -292,7 +292,8 @@ def check_tails(state: State) -> str:
         follows = (one.tail.log10_p, one.log10_adjusted, one.family_weight, one.rejected)
         if difference := compare(list(stated), list(follows)):
             raise StepFailedError(VERDICT_FILE, f"{one.name}: {difference}")
-    return "; ".join(f"{h.name} {h.tail.log10_p:.2f}" for h in found)
+    said = "; ".join(f"{h.name} {h.tail.log10_p:.2f}" for h in found)
+    return said if law is not None else f"{said}; the law of a score is taken as stated"
 
 
 def check_controls(state: State) -> str:

@@ -104,6 +104,7 @@ def test_every_step_is_reached_as_for_an_own_keyring(run, place, sealed, bundle)
     assert {number for number, step in found.items() if step["status"] == "held"} == ALL_STEPS
     assert "one key marks every context" in found[10]["detail"]
     assert "repeated: placebo keys (global)" in found[14]["detail"]
+    assert "as stated" not in found[13]["detail"]
 
 
 def test_without_the_key_its_coins_are_not_claimed(run, place, sealed, closed):
@@ -112,6 +113,7 @@ def test_without_the_key_its_coins_are_not_claimed(run, place, sealed, closed):
     open_steps = {n for n, step in found.items() if step["status"] == "not possible"}
     assert open_steps == {8, 11, 14}
     assert {n for n, step in found.items() if step["status"] == "held"} == ALL_STEPS - open_steps
+    assert "the law of a score is taken as stated" in found[13]["detail"]
 
 
 def test_nothing_but_the_disclosed_configuration_shows_the_key(run, place, sealed, bundle, closed):
@@ -416,6 +418,7 @@ def _public(change):
 DESCRIPTIONS = {
     "another scheme in both": (_describe("scheme", "name", "vllm-gumbel"), {6, 7}),
     "another parameter in both": (_describe("scheme", "parameters", {"gamma": 0.9}), {6, 7}),
+    "a scheme of our own in both": (_describe("scheme", "name", "gumbel"), {6, 7}),
     "another id": (_public(lambda d: d.update(id="0" * 16)), {6, 7}),
     "another salt": (
         _public(lambda d: d["slots"][1]["values"][0].update(salt="0" * 64)),
@@ -435,6 +438,30 @@ def test_a_sealed_description_of_another_mark(run, place, bundle, name):
     found = _failures(run, bundle)
     assert steps <= set(found), found
     assert min(found) == min(steps)
+
+
+def test_a_keyring_without_selector_is_no_foreign_mark(run, place, closed):
+    """Everything that follows from the description follows, but our own scheme has a selector."""
+    from provenance.keys.keyring import Commitment, Keyring
+    from provenance.marks.foreign import derive_id, derive_salt
+
+    for name in ("keyring.json", "verdict.json"):
+        document = json.loads((closed / name).read_text())
+        document["scheme"] = {"name": "gumbel", "parameters": {}}
+        (closed / name).write_text(json.dumps(document))
+    salt = derive_salt(Keyring.load(closed)).hex()
+    document = json.loads((closed / "keyring.json").read_text())
+    value = document["slots"][1]["values"][0]
+    value["salt"] = salt
+    document["id"] = derive_id(Commitment(salt, value["sha256"]))
+    (closed / "keyring.json").write_text(json.dumps(document))
+    verdict = json.loads((closed / "verdict.json").read_text())
+    verdict["keyring_id"] = document["id"]
+    (closed / "verdict.json").write_text(json.dumps(verdict))
+    _seal(place, closed)
+    found = _steps(run, closed)
+    assert found[7]["status"] == "failed"
+    assert "selector" in found[7]["detail"]
 
 
 VERDICTS = {
