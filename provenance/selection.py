@@ -51,6 +51,7 @@ EXPECTED_UNSERVED: Final = "unserved contexts (reference)"
 ENDS: Final = "end tokens"
 
 _Pair = tuple[str, str]
+_GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _SCALE: Final = 4
 _COUNT_CAP: Final = 16
 _RESPONSES_CAP: Final = 1 << 10
@@ -88,27 +89,29 @@ def weigh_selection(observations: Observations, index: Index, mark: Mark) -> Sel
     expected: dict[_Pair, WeightedPairs] = {}
     ended: dict[_Pair, WeightedPairs] = {}
     keys = index.keys_served(mark.schedule)
-    tested = [(GLOBAL, SINGLE_VALUE)] if (GLOBAL, SINGLE_VALUE) in keys else keys
+    tested = [_GLOBAL_KEY] if _GLOBAL_KEY in keys else keys
     for number, slot in enumerate(mark.schedule.slots):
-        if slot.name == CONTROL:
-            continue
         own = np.flatnonzero(slots == number)
+        if slot.name == CONTROL or not own.size:
+            continue
         matches = index.lookup(number, contexts[own])
+        pairs = np.flatnonzero(slots[rows] == number)
+        places = np.searchsorted(own, rows[pairs])
+        ending = np.flatnonzero(ends[pairs])
         for value, served in enumerate(index.values_served(number)):
             key = (slot.name, served.name)
             if key not in keys:
                 continue
-            part = np.flatnonzero(matches.value == value)
-            counts = np.zeros(contexts.shape[0], dtype=np.int64)
-            counts[own[matches.query[part]]] = matches.responses[part]
-            in_slot = slots[rows] == number
+            part = matches.value == value
+            counts = np.zeros(own.shape[0], dtype=np.int64)
+            counts[matches.query[part]] = matches.responses[part]
             if key in tested:
-                missing = in_slot & (counts[rows] == 0)
-                totals = observations.totals
+                missing = pairs[counts[places] == 0]
+                totals = observations.totals[missing]
                 unserved[key] = _take(observations, mark, missing, observations.masses, totals)
                 expected[key] = _take(observations, mark, missing, observations.expected, totals)
-            marked = in_slot & ends & (counts[rows] > 0)
-            ended[key] = _take(observations, mark, marked, observations.expected, counts[rows])
+            marked = counts[places[ending]]
+            ended[key] = _take(observations, mark, pairs[ending], observations.expected, marked)
     return SelectionPairs(unserved, expected, ended)
 
 
@@ -155,14 +158,13 @@ def _of_innocent(name: str) -> str:
 def _take(
     observations: Observations,
     mark: Mark,
-    chosen: NDArray[np.bool_],
+    pairs: NDArray[np.int64],
     masses: NDArray[np.float64],
     counts: NDArray[np.int64],
 ) -> WeightedPairs:
-    """The chosen pairs with the weight 4 ln(1 + count) sqrt(mass), where it is not 0."""
-    pairs = np.flatnonzero(chosen & (masses > 0))
-    real = np.log1p(np.minimum(counts[pairs], _RESPONSES_CAP))
-    real = _SCALE * real * np.sqrt(np.minimum(masses[pairs], _COUNT_CAP))
+    """These pairs with the weight 4 ln(1 + count) sqrt(mass), where it is not 0."""
+    real = _SCALE * np.log1p(np.minimum(counts, _RESPONSES_CAP))
+    real = real * np.sqrt(np.minimum(masses[pairs], _COUNT_CAP))
     weights = np.rint(real).astype(np.int64)
     kept = weights != 0
     pairs = pairs[kept]

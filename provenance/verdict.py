@@ -28,6 +28,7 @@ __all__ = [
     "EXIT_CODES",
     "OLD_SCHEMA_VERSION",
     "SCHEMA_VERSION",
+    "SHARE_METHOD",
     "Conclusion",
     "Control",
     "HypothesisResult",
@@ -42,6 +43,9 @@ __all__ = [
 SCHEMA_VERSION: Final = 2
 OLD_SCHEMA_VERSION: Final = 1
 """Still read and verified. It said `nothing scored` and `invalid` for `inconclusive`."""
+
+SHARE_METHOD: Final = "excess-v1"
+"""Construction of the limits of shares: `provenance.stats.shares.share_intervals`."""
 
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
 EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, "inconclusive": 3}
@@ -131,13 +135,22 @@ class Control:
 
 @dataclass(frozen=True)
 class Share:
-    """Share of a slot's absorbed evidence that belongs to one value, with simultaneous limits."""
+    """Share of the absorbed evidence that belongs to one value, with simultaneous limits.
+
+    `method` names the construction of the limits; "" in verdicts of before there was a choice.
+    """
 
     slot: str
     value: str
     estimate: float
     lower: float
     upper: float
+    method: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; the method only if it is named."""
+        row = asdict(self)
+        return row if self.method else {name: row[name] for name in row if name != "method"}
 
 
 @dataclass(frozen=True)
@@ -329,7 +342,7 @@ class Verdict:
                 for result in self.hypotheses
             ],
             "controls": [asdict(control) for control in self.controls],
-            "shares": [asdict(share) for share in self.shares],
+            "shares": [share.to_json() for share in self.shares],
             "keyring_id": self.keyring_id,
             "scheme": dict(self.scheme),
             "weight_rule": self.weight_rule,

@@ -57,6 +57,7 @@ TORCH = {
     "embed/torch_coins.py",
     "embed/torch_step.py",
     "embed/triton_coins.py",
+    "embed/loading.py",
     "embed/transformers.py",
     "suspect/language_model.py",
     *VLLM,

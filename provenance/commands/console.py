@@ -135,7 +135,7 @@ def print_verdict(verdict: Verdict) -> None:
                 [s.slot, s.value, f"{s.estimate:.2f}", f"{s.lower:.2f} .. {s.upper:.2f}"]
                 for s in verdict.shares
             ],
-            "Shares of the absorbed evidence (simultaneous within a slot)",
+            "Shares of the absorbed evidence (simultaneous over all slots)",
         )
     if verdict.twins is not None:
         results.print()

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from provenance.check import has_control_slot, make_verdict, run_placebos
@@ -22,6 +22,7 @@ from provenance.evidence.editions import (
     split_stated_alpha,
     write_edition,
 )
+from provenance.evidence.older import accept_older_wording, older_shares
 from provenance.files import canonical_json
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
@@ -122,7 +123,10 @@ def rebuild_controls(
     if given[: len(names)] != names or sorted(given[len(names) :]) != sorted(innocents):
         raise ValueError(f"controls {given} where {names + innocents} are due")
     found += [None] * len(innocents)
-    return [ControlRecord(one, other) for one, other in zip(stated, found, strict=True)]
+    return [
+        ControlRecord(one, accept_older_wording(one, other))
+        for one, other in zip(stated, found, strict=True)
+    ]
 
 
 def _name_placebos(hypotheses: Sequence[HypothesisResult]) -> list[str]:
@@ -219,6 +223,10 @@ def rebuild_verdict(
         caveat="" if keyring.scheme.name in SCHEMES else str(document["caveat"]),
         versions=document["versions"],
     )
+    stated = document["shares"]
+    if stated and not any("method" in row for row in stated):  # of 0.1.0, by its construction
+        shares = older_shares(hypotheses, keyring.schedule, verdict.conclusion)
+        verdict = replace(verdict, shares=shares)
     return write_edition(verdict, old=is_old(document))
 
 

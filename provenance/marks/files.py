@@ -7,6 +7,7 @@ configuration that holds one must be as private as a master key. No message show
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +63,9 @@ def read_foreign_mark(
     )
     whole = document if secret is None else {**document, scheme.key_field: secret}
     original = Original(whole, vocabulary_size)
-    return ForeignMark(scheme, own, sha256_of_file(tokenizer), original)
+    mark = ForeignMark(scheme, own, sha256_of_file(tokenizer), original)
+    mark.public = replace(mark.public, tokenizer_copy=Path(tokenizer))
+    return mark
 
 
 def holds_key(name: str, config: Mapping[str, Any]) -> bool:

@@ -208,6 +208,20 @@ def _shares(done: Pass) -> dict[str, float]:
     }
 
 
+def _facts_of_api(read: Mapping[str, float]) -> dict[str, float]:
+    """Of logprobs, why positions and mass could not be used; nothing for other kinds of access."""
+    if "mass_listed" not in read:
+        return {}
+    cut = read["positions_cut"]
+    return {
+        "records": read["documents"],
+        "records_silent": read["silent"],
+        "positions_cut": cut,
+        "positions_unlisted": read["positions"] - read["positions_read"] - cut,
+        "mass_listed": read["mass_listed"] / max(read["positions_read"], 1.0),
+    }
+
+
 def _count(positions: Positions, reading: Reading) -> Reading:
     """The same reading with the documents counted in its tally."""
     seen = {
@@ -252,6 +266,7 @@ def _observe(
             "access": access,
             **described[0],
             "open_documents": int(read.get("open_documents", 0)),
+            **_facts_of_api(read),
         },
         wide=collect_wide(walked),
     )

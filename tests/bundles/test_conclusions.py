@@ -18,6 +18,7 @@ from provenance.verdict import Reservation
 from tests.report.conftest import RESERVED, measured_twins
 
 SETTINGS = CheckSettings(placebo_keys=50)
+IN_VAIN = replace(RESERVED, against="no evidence")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def examined(lab):
         "evidence": examine(guilty),
         "both lines": examine(guilty, twins=measured_twins(300, 260)),
         "twins": examine(few, twins=measured_twins(300, 260)),
-        "too little": examine(few, twins=measured_twins(300, 160)),
+        "too little": examine(few, twins=measured_twins(300, 60)),
         "nothing": examine(quoting),
         "a failed control": examine(guilty, innocents={"leak": guilty}),
         "reserved": examine(guilty, reservations=[RESERVED]),
@@ -82,9 +83,7 @@ def _failures(run, folder):
 
 
 @pytest.mark.parametrize("kind", CONCLUSIONS)
-def test_conclusion_and_evidence_agree_and_every_bundle_verifies(
-    run, lab, examined, tmp_path, kind
-):
+def test_conclusion_and_evidence_agree_and_bundles_verify(run, lab, examined, tmp_path, kind):
     verdict = examined[kind].verdict
     assert (verdict.conclusion, verdict.found_by) == CONCLUSIONS[kind]
     assert verdict.found_evidence == (verdict.conclusion == "evidence") == bool(verdict.found_by)
@@ -210,7 +209,7 @@ def test_a_reservation_forbids_what_it_is_against_and_no_more():
 
 
 def test_the_level_of_an_e_process_is_where_it_crosses():
-    """At the least S of the found level E reaches the wanted evidence; one step below it does not."""
+    """At the found level E reaches the wanted evidence; one step below it stays short."""
     from provenance.schemes import Gumbel
     from provenance.sequential.power import find_level
     from provenance.stats.mixture import log10_mixture, mixture_slopes
