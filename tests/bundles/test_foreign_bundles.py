@@ -18,6 +18,7 @@ from provenance.evidence.bundle import make_report
 from provenance.evidence.manifest import write_manifest
 from provenance.evidence.pairs import read_shared_pairs, write_pairs
 from provenance.evidence.signature import create_signing_key, sign_bundle
+from provenance.files import interchange_json
 from provenance.marks.foreign import MAXIMUM_WEIGHT
 from provenance.plan import FOREIGN_CONTROLS, Plan
 from provenance.scoring import WeightedPairs
@@ -192,6 +193,19 @@ def test_the_script_for_own_schemes_says_in_one_line_that_it_cannot(bundle, clos
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("NOT REPRODUCED: global: a key of the")
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("change", [{"tokenizer_sha256": "0" * 64}, {"keyring_id": "0" * 16}])
+def test_a_sealed_plan_of_another_mark(run, place, closed, change):
+    document = json.loads((closed / "plan.json").read_text()) | change
+    (closed / "plan.json").write_bytes(interchange_json(document))
+    verdict = json.loads((closed / "verdict.json").read_text())
+    verdict["plan"]["sha256"] = Plan.load(closed / "plan.json").sha256
+    (closed / "verdict.json").write_text(json.dumps(verdict))
+    _seal(place, closed)
+    found = _failures(run, closed)
+    assert found[6] == "plan.json"
+    assert min(found) == 5  # the authority saw another plan
 
 
 # --- sealed by an insider ------------------------------------------------------------------------
