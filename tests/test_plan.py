@@ -354,3 +354,11 @@ def test_a_reference_model_is_planned_by_its_files(run, case):
     (folder / "other.safetensors").rename(folder / "model.safetensors")
     (folder / "config.json").unlink()
     assert _new(run, case, "--reference", folder)[0] == 74
+
+
+def test_a_number_that_canonical_json_cannot_hold_is_one_line(plan):
+    """A parameter of another scheme may be a 64-bit seed."""
+    fields = {n: v for n, v in plan.document.items() if n not in ("format", "version")}
+    fields["scheme"] = {"name": "hf-synthid", "parameters": {"sampling_table_seed": 1 << 60}}
+    with pytest.raises(UsageError, match="a plan must be complete"):
+        write_plan(fields)

@@ -8,11 +8,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.check import say_caveat
 from provenance.conclusion import LEFT_OUT, Ruling, say_failed_controls, say_positions
 from provenance.families import family_weights
 from provenance.inputs import describe_versions
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.marks import Mark, as_mark
 from provenance.power import Power, Setting, find_shortfall
 from provenance.sequential.controls import collect_controls
 from provenance.sequential.power import state_sequential_power
@@ -31,7 +33,7 @@ _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _NOTHING_SEEN: Final[dict[str, Any]] = {"source": {}, "reference": {}}
 
 
-def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerdict:
+def conclude(check: SequentialCheck, keyring: UnlockedKeyring | Mark) -> SequentialVerdict:
     """What the check says now. Reveals nothing."""
     tested = check.tested
     keys = [sheet.keys[0] for sheet in tested]
@@ -91,6 +93,7 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerd
             "placebo_keys": check.settings.placebo_keys,
         },
         versions=describe_versions(),
+        caveat=say_caveat(as_mark(keyring)),
     )
 
 
@@ -99,7 +102,7 @@ def _describe_look(check: SequentialCheck, number: int, log10_e: float) -> Seque
     own = range(len(check.tested))
     return SequentialLook(
         outputs=batch.outputs,
-        coins=sum(len(batch.revealed[i].pairs) for i in own),
+        coins=sum(batch.revealed[i].coins for i in own),
         known=sum(batch.known[i] for i in own),
         log10_e=log10_e,
     )
