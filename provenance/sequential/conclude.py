@@ -16,6 +16,7 @@ from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
 from provenance.marks import Mark, as_mark
 from provenance.power import Power, Setting, find_shortfall
+from provenance.reservations import reserve_index
 from provenance.sequential.controls import collect_controls
 from provenance.sequential.power import state_sequential_power
 from provenance.sequential.sheets import SequentialCheck
@@ -25,6 +26,7 @@ from provenance.sequential.verdict import (
     SequentialVerdict,
 )
 from provenance.stats.evalues import adjust_e, average_e
+from provenance.verdict import Conclusion
 from provenance.weigh import MAXIMAL_WEIGHTS
 
 __all__ = ["conclude"]
@@ -66,7 +68,9 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring | Mark) -> Sequent
         setting = Setting.of(keyring.public, str(check.settings.rule), outputs)
         power = _find_power(check, weights, setting)
         obstacles = _say_lack(check, power, setting)
-    ruling = Ruling.of("evidence" if found else "no evidence", obstacles)
+    tentative: Conclusion = "evidence" if found else "no evidence"
+    obstacles += [one.reason for one in reserve_index(check.log) if one.forbids(tentative)]
+    ruling = Ruling.of(tentative, obstacles)
     return SequentialVerdict(
         conclusion=ruling.conclusion,
         reasons=ruling.reasons,

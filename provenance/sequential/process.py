@@ -22,7 +22,7 @@ from provenance.check import CheckSettings, has_control_slot
 from provenance.controls import list_unserved
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.files import canonical_json
-from provenance.inputs import describe_observations
+from provenance.inputs import describe_log, describe_observations
 from provenance.keys.keyring import Keyring, UnlockedKeyring
 from provenance.keys.schedule import CONTROL
 from provenance.marks import Mark, OpenKey, as_mark
@@ -99,6 +99,7 @@ def start(
             for role, slot, keys in groups
             if keys
         ),
+        log=describe_log(index.manifest),
     )
 
 

@@ -10,7 +10,7 @@ Does not know outputs, an index or how to open a key: weighted pairs and callbac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -157,6 +157,7 @@ class SequentialCheck:
     shared : whether several pairs may have one coin
     sheets : tested keys first, then the controls
     batches : in the order in which they came
+    log : what the index knows of the selection of its log (`provenance.inputs.describe_log`)
     """
 
     keyring_id: str
@@ -167,6 +168,7 @@ class SequentialCheck:
     shared: bool
     sheets: tuple[Sheet, ...]
     batches: tuple[Batch, ...] = ()
+    log: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tested(self) -> tuple[Sheet, ...]:
