@@ -422,7 +422,7 @@ def test_the_declared_scale_bounds_every_weight(world, observed):
 
 
 def test_a_log_that_may_have_lost_its_ends_is_no_evidence(checks, world):
-    """Nobody innocent stands beside a sequential check, so nothing lifts what is held against it."""
+    """No innocent model stands beside a sequential check, so nothing lifts the reservation."""
     log = {"marked_responses": 200, "unended": 3, "marked_retokenised": 0}
     verdict = conclude(replace(checks[-1], log=log), world.keyring)
     assert verdict.log10_p < -20
