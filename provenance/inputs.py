@@ -44,9 +44,19 @@ def describe_observations(observations: Observations) -> dict[str, Any]:
         "pairs": int(observations.masses.shape[0]),
         "repeated": observations.repeated,
         "prompted": observations.prompted,
+        "quoted": observations.quoted,
+        "with_prompt": observations.with_prompt,
+        "asked": _describe_asked(observations.asked),
         "source": dict(observations.source),
         "reference": dict(observations.reference),
     }
+
+
+def _describe_asked(asked: Observations | None) -> dict[str, int] | None:
+    """How many distinct texts of prompts there are, and pairs in them; None if they are not tried."""
+    if asked is None:
+        return None
+    return {"texts": asked.outputs, "pairs": int(asked.masses.shape[0])}
 
 
 def describe_versions() -> dict[str, str]:

@@ -141,6 +141,7 @@ def merge_observations(parts: Sequence[Observations]) -> Observations:
     visited, names = np.unique(np.concatenate([v[0] for v in visits]), return_inverse=True)
     counts = np.bincount(names, weights=np.concatenate([v[1] for v in visits]))
     summed = ("positions", "outputs", "tokens_read", "short_outputs", "repeated", "prompted")
+    summed += ("quoted", "with_prompt")
     return replace(
         parts[0],
         contexts=contexts,

@@ -21,6 +21,7 @@ from provenance.served.index import Index
 from provenance.served.log import read_log
 from provenance.suspect.passes import PART_DOCUMENTS
 from provenance.suspect.positions import Positions, find_positions
+from provenance.suspect.quotations import Speller, find_quotations
 
 __all__ = ["Documents", "find_served"]
 
@@ -53,13 +54,21 @@ class Documents:
         Raises DataError if no document is left; memory: one part.
         """
         left, some = self.limit, False
+        speller = Speller(self.tokenizer, self.keyring.public.vocabulary_size)
         for outputs, prompts in self._read():
             if left is not None:
                 outputs, prompts = outputs[:left], prompts[:left]
                 left -= len(outputs)
             rows = list(range(len(outputs)))
             width = self.keyring.context_width
-            positions = find_positions(outputs, prompts, rows, width, {})
+            # the model reads what stands before: it copies from there in any other form, too
+            quoted = find_quotations(
+                [speller.spell(ids) for ids in outputs],
+                [(speller.spell(ids).text,) if ids.size else () for ids in prompts],
+                width,
+                drawn_by_suspect=False,
+            )
+            positions = find_positions(outputs, prompts, rows, width, {}, quoted)
             some = some or bool(outputs)
             if outputs:
                 yield positions, find_served(positions.contexts, self.index, self.keyring)

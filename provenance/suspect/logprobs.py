@@ -7,7 +7,10 @@ Three shapes of a record, one per line (JSONL, also .gz and .zst):
 - vLLM: `prompt_token_ids` and `prompt_logprobs` (null, then {id: {"logprob": ...}}), and
   `response_start`, where in them the response that was read begins;
 - OpenAI chat: `logprobs.content`, for each token `bytes` (or `token`) and `top_logprobs` of the
-  same kind; optionally `prompt` or `messages`. The API's tokens may be those of any tokenizer.
+  same kind. The API's tokens may be those of any tokenizer.
+
+What the model was shown before (`prompt`, `messages` and all others that `shown` knows) may stand
+beside each of them.
 
 Knows the served tokenizer; knows no key, no index and no scheme.
 """
@@ -30,9 +33,10 @@ from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
 from provenance.lines import LineReader, check_distinct, read_json_lines
 from provenance.suspect.alignment import align
-from provenance.suspect.outputs import read_prompt
 from provenance.suspect.passes import PART_DOCUMENTS, Reading
 from provenance.suspect.positions import Positions, find_positions
+from provenance.suspect.quotations import Speller, find_quotations
+from provenance.suspect.shown import read_shown
 from provenance.suspect.vocabularies import TokenTable, token_bytes
 from provenance.tokenizer import tokenise
 
@@ -41,6 +45,12 @@ __all__ = ["LogprobsPart", "read_logprobs"]
 _MOST_LISTED: Final = 1 << 12
 _ROUNDING: Final = 1e-3
 _LEAST_LOGPROB: Final = -1e6
+_FIELDS: Final = frozenset(
+    {"output_token_ids", "top_logprobs", "prompt_logprobs", "response_start", "logprobs"}
+)
+_MOST_SHOWN: Final = 1 << 40
+_ANSWERS: Final = frozenset({"output", "text", "message", "response", "completion"})
+"""Fields of an API's answer that hold its text once more."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,11 @@ _List = tuple[NDArray[np.uint32], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class _Record:
-    """Served ids of one record, the parts of its prompt, and the list of every served token."""
+    """Served ids of one record, its prompt's parts and texts, and the list of every token."""
 
     ids: NDArray[np.uint32]
     prompt: Sequence[NDArray[np.uint32]]
+    shown: tuple[str, ...]
     lists: Sequence[_List | None]
     generated: bool = False
 
@@ -133,6 +144,7 @@ def read_logprobs(
                 [row for row, _ in prompts],
                 keyring.context_width,
                 {},
+                shapes.find_quotations(part, keyring.context_width),
             )
             lists = [record.lists for record in part]
             yield LogprobsPart(positions, lists, all(record.generated for record in part))
@@ -145,6 +157,37 @@ class _Shapes:
         self._tokenizer, self._size = tokenizer, size
         self._table: TokenTable | None = None
         self._ids: dict[bytes, int] = {}
+        self._speller = Speller(tokenizer, size)
+
+    def find_quotations(
+        self, records: Sequence[_Record], width: int
+    ) -> list[NDArray[np.bool_]]:
+        """Tokens that may be quoted: two rules, for texts that the API drew and for given ones."""
+        spelled = [self._speller.spell(record.ids) for record in records]
+        drawn, given = (
+            find_quotations(
+                spelled,
+                [record.shown if record.generated is generated else () for record in records],
+                width,
+                drawn_by_suspect=generated,
+                read_as_distribution=True,
+            )
+            for generated in (True, False)
+        )
+        return [one | other for one, other in zip(drawn, given, strict=True)]
+
+    def _read_shown(
+        self, record: Mapping[str, Any], ids: NDArray[np.uint32], start: int, origin: str
+    ) -> tuple[list[NDArray[np.uint32]], tuple[str, ...]]:
+        """Parts and texts of what stands before these ids; `start`: ids of `prompt_token_ids`."""
+        shown = read_shown(record, origin, _FIELDS, _ANSWERS)
+        texts, _ = shown.before([self._speller.spell(ids).text])
+        parts = tokenise(self._tokenizer, list(texts), origin)
+        if shown.token_ids is not None:
+            asked = check_token_ids(shown.token_ids, self._size, origin)[:start]
+            parts.append(asked)
+            texts += (self._speller.spell(asked).text,)
+        return parts, tuple(text for text in texts if text)
 
     def read(self, record: Any, origin: str) -> _Record:
         if isinstance(record, dict):
@@ -161,14 +204,14 @@ class _Shapes:
 
     def _read_ids(self, record: Mapping[str, Any], origin: str) -> _Record:
         ids = check_token_ids(record["output_token_ids"], self._size, origin)
-        prompt = check_token_ids(record.get("prompt_token_ids", []), self._size, origin)
         lists = record["top_logprobs"]
         if not isinstance(lists, list) or len(lists) != ids.shape[0]:
             raise DataError(
                 f"{origin}: top_logprobs must be a list with an entry for each of the "
                 f"{ids.shape[0]} output tokens; it is not. Repair the record."
             )
-        return _Record(ids, [prompt], [self._some(entries, origin) for entries in lists])
+        prompt, shown = self._read_shown(record, ids, _MOST_SHOWN, origin)
+        return _Record(ids, prompt, shown, [self._some(entries, origin) for entries in lists])
 
     def _read_vllm(self, record: Mapping[str, Any], origin: str) -> _Record:
         ids = check_token_ids(record.get("prompt_token_ids", []), self._size, origin)
@@ -186,7 +229,8 @@ class _Shapes:
                 "Repair the record."
             )
         found = [self._some(_vllm_pairs(entry, origin), origin) for entry in lists[start:]]
-        return _Record(ids[start:], [ids[:start]], found)
+        prompt, shown = self._read_shown(record, ids[start:], start, origin)
+        return _Record(ids[start:], prompt, shown, found)
 
     def _read_content(self, record: Mapping[str, Any], origin: str) -> _Record:
         content = record["logprobs"].get("content")
@@ -201,8 +245,8 @@ class _Shapes:
         theirs = TokenTable.build(strings)
         rows = align(text, ids, self._served, np.arange(len(strings)), theirs).rows
         lists = [self._by_bytes(content[row + 1], origin) if row >= 0 else None for row in rows]
-        prompt = tokenise(self._tokenizer, list(read_prompt(dict(record), origin)), origin)
-        return _Record(ids, prompt, lists, generated=True)
+        prompt, shown = self._read_shown(record, ids, _MOST_SHOWN, origin)
+        return _Record(ids, prompt, shown, lists, generated=True)
 
     @property
     def _served(self) -> TokenTable:

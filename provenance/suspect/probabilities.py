@@ -34,10 +34,11 @@ from provenance.suspect.passes import (
     sum_passes,
 )
 from provenance.suspect.positions import Positions, collect_wide, split_positions
+from provenance.suspect.quotations import RULE
 
 __all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
 
-_FORMAT = 2
+_FORMAT = 3
 _Chunk = tuple[Positions, NDArray[np.bool_]]
 Progress = Callable[[str, int], None]
 
@@ -216,6 +217,8 @@ def _count(positions: Positions, reading: Reading) -> Reading:
         "short_outputs": float(positions.short_outputs),
         "repeated": float(positions.repeated),
         "prompted": float(positions.prompted),
+        "quoted": float(positions.quoted),
+        "with_prompt": float(positions.with_prompt),
     }
     return replace(reading, tally={**seen, **reading.tally})
 
@@ -245,8 +248,10 @@ def _observe(
         short_outputs=int(read["short_outputs"]),
         repeated=int(read["repeated"]),
         prompted=int(read["prompted"]),
+        quoted=int(read["quoted"]),
+        with_prompt=int(read["with_prompt"]),
         sha256=sha256,
         reference=described[1] if len(described) > 1 else {},
-        source={"access": access, **described[0]},
+        source={"access": access, "left_out": RULE, **described[0]},
         wide=collect_wide(walked),
     )
