@@ -101,6 +101,10 @@ def normalise(text: str | Decoded) -> Letters:
     return Letters(table.codes[places], begins, ends, table.digits[places])
 
 
+_BARE: Final = {"ı": "i", "ø": "o", "ł": "l", "đ": "d", "ħ": "h", "ŧ": "t", "æ": "ae", "œ": "oe"}
+"""Letters that Unicode does not take apart, as they are written where their sign is missing."""
+
+
 class _Table:
     """What each character folds to; filled as characters are met."""
 
@@ -136,7 +140,7 @@ def _fold(character: str) -> str:
     """One character -> its letters and digits, each as often as it counts."""
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
     kept = []
-    for sign in folded:
+    for sign in "".join(_BARE.get(sign, sign) for sign in folded):
         if unicodedata.category(sign)[0] not in "LN":
             continue
         digit = unicodedata.decimal(sign, None)

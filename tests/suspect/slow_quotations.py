@@ -1,0 +1,111 @@
+"""Which tokens quote the prompt, the slow way: strings, substrings and loops."""
+
+import unicodedata
+
+from provenance.suspect.letters import decode_escapes, decode_fully
+
+
+def slow_letters(text):
+    """(letter or digit, place in the text), folded."""
+    found = []
+    for place, character in enumerate(text):
+        folded = unicodedata.normalize("NFKD", character)
+        folded = unicodedata.normalize("NFKD", folded.casefold())
+        for sign, bare in zip("ıøłđħŧæœ", ["i", "o", "l", "d", "h", "t", "ae", "oe"], strict=True):
+            folded = folded.replace(sign, bare)
+        for sign in folded:
+            category = unicodedata.category(sign)
+            if category[0] not in "LN":
+                continue
+            name = unicodedata.name(sign, "")
+            weight = 1
+            if "IDEOGRAPH" in name:
+                weight = 3
+            elif "HIRAGANA" in name or "KATAKANA" in name or "ETHIOPIC" in name:
+                weight = 2
+            if category == "Nd":
+                sign = str(unicodedata.digit(sign))
+            found += [(sign, place)] * weight
+    return found
+
+
+def _without_digits(letters):
+    return [one for one in letters if unicodedata.category(one[0])[0] != "N"]
+
+
+def _forms(letters):
+    return [letters, _without_digits(letters)]
+
+
+def _strings(texts):
+    for text in texts:
+        for form in (text, decode_escapes(text).text, decode_fully(text).text):
+            for letters in _forms(slow_letters(form)):
+                yield "".join(sign for sign, _ in letters)
+
+
+def _matches(letters, known, units):
+    """First and last letter of every window that stands in a string of the prompt."""
+    string = "".join(sign for sign, _ in letters)
+    for start in range(len(letters) - units + 1):
+        if any(string[start : start + units] in one for one in known):
+            yield start, start + units - 1
+
+
+def slow_both(text, offsets, shown, width, tail=64, units=12):
+    """The rule of outputs: bool per token. `offsets`: (begin, end) of each token."""
+    if not shown:
+        return [False] * len(offsets)
+    known = list(_strings(shown))
+    before = shown[-1][-tail:]
+    whole, shift = before + text, len(before)
+    decoded = decode_fully(whole)
+    covered = [False] * len(text)
+    plain = [(sign, place, place + 1) for sign, place in slow_letters(whole)]
+    undone = [
+        (sign, int(decoded.begins[place]), int(decoded.ends[place]))
+        for sign, place in slow_letters(decoded.text)
+    ]
+    for letters in (*_forms(plain), *_forms(undone)):
+        pairs = [(sign, i) for i, (sign, _, _) in enumerate(letters)]
+        for first, last in _matches(pairs, known, units):
+            for place in range(letters[first][1], letters[last][2]):
+                if place >= shift:
+                    covered[place - shift] = True
+    is_letter = {place - shift for _, place, _ in plain}
+    found = list(covered)
+    for start, step in ((0, 1), (len(text) - 1, -1)):  # signs behind, then before, a quotation
+        inside, place = False, start
+        while 0 <= place < len(text):
+            inside = covered[place] if place in is_letter else inside or covered[place]
+            if inside:
+                found[place] = True
+            place += step
+    touched = []
+    for begin, end in offsets:
+        begin, end = (max(begin - 1, 0), end + 1) if end <= begin else (begin, end)
+        touched.append(any(found[begin:end]))
+    return [any(touched[max(i - width, 0) : i + 1]) for i in range(len(offsets))]
+
+
+def slow_before(pieces, shown, width, units=8):
+    """The rule of documents: bool per token. `pieces`: the bytes of each token."""
+    if not shown:
+        return [False] * len(pieces)
+    known = list(_strings(shown))
+    ended, so_far = [], b""
+    before = [[], []]
+    for piece in pieces:
+        so_far += piece
+        after = _forms(slow_letters(so_far.decode("utf-8", "ignore")))
+        hit = False
+        for own, letters in zip(before, after, strict=True):
+            string = "".join(sign for sign, _ in letters)
+            ends = range(len(own) + 1, len(letters) + 1) or [len(letters)]
+            hit |= any(
+                end >= units and any(string[end - units : end] in one for one in known)
+                for end in ends
+            )
+        before = after
+        ended.append(hit)
+    return [any(ended[max(i - width, 0) : i]) for i in range(len(pieces))]
