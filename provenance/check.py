@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from provenance.controls import (
     control_innocents,
     control_placebo,
+    control_prompts,
     control_slot,
     control_unserved,
     list_unserved,
@@ -173,6 +174,10 @@ def examine_outputs(
     hypotheses = try_keys(_tabulate(coins, mark), settings.alpha)
     controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
     controls += _control_keys(weighing, mark)
+    if observations.asked is not None:
+        plain = replace(settings, rule=DEFAULT_RULE)  # no reference said what was expected of them
+        found = _smallest_adjusted(observations.asked, index, mark, plain)
+        controls.append(control_prompts(inputs["outputs"]["asked"], found))
     controls += control_innocents(
         list(innocents),
         lambda i: _smallest_adjusted(list(innocents.values())[i], index, mark, settings),

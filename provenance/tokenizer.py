@@ -84,7 +84,9 @@ def tokenise_placed(
 
     A token of a part of a character has the whole of it. Cost: twice that of `tokenise`.
     """
-    encodings = _guard(lambda: tokenizer.encode_batch(list(texts), add_special_tokens=False), origin)
+    encodings = _guard(
+        lambda: tokenizer.encode_batch(list(texts), add_special_tokens=False), origin
+    )
     return [
         (
             np.array(encoding.ids, dtype=np.uint32),

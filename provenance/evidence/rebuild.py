@@ -117,6 +117,9 @@ def rebuild_controls(
     if has_control_slot(keyring.schedule):
         names += ["control slot", "unserved values"]
         found += _rebuild_keyed(served, keyring, weighing, keys, scheme)
+    if document["inputs"]["outputs"].get("asked"):  # the prompts are not in the bundle
+        names.append("prompts")
+        found.append(None)
     innocents = [f"innocent {name}" for name in document["inputs"]["innocents"]]
     given = [control.name for control in stated]
     # innocents stand in the order of the command line, which sorted JSON does not keep

@@ -105,6 +105,20 @@ _BARE: Final = {"ı": "i", "ø": "o", "ł": "l", "đ": "d", "ħ": "h", "ŧ": "t"
 """Letters that Unicode does not take apart, as they are written where their sign is missing."""
 
 
+_WORDS: Final = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x17000, 0x18DFF), (0x20000, 0x3FFFF))
+"""Signs that stand for words: Chinese and Tangut."""
+_SYLLABLES: Final = (
+    (0x1200, 0x139F),
+    (0x2D80, 0x2DDF),
+    (0x3005, 0x30FF),
+    (0x31F0, 0x31FF),
+    (0xA000, 0xA4CF),
+    (0xAB00, 0xAB2F),
+    (0x1AFF0, 0x1B16F),
+)
+"""Signs that stand for syllables: Ethiopic, kana, Yi."""
+
+
 class _Table:
     """What each character folds to; filled as characters are met."""
 
@@ -150,10 +164,9 @@ def _fold(character: str) -> str:
 
 def _weigh(point: int) -> int:
     """How many letters of an alphabet a sign stands for; Hangul was taken apart by NFKD."""
-    if 0x4E00 <= point <= 0x9FFF or 0x3400 <= point <= 0x4DBF or 0x20000 <= point <= 0x3FFFF:
+    if any(low <= point <= high for low, high in _WORDS):
         return 3
-    syllables = ((0x3005, 0x30FF), (0x31F0, 0x31FF), (0xA000, 0xA4CF), (0x1200, 0x139F))
-    return 2 if any(low <= point <= high for low, high in syllables) else 1
+    return 2 if any(low <= point <= high for low, high in _SYLLABLES) else 1
 
 
 def decode_fully(text: str) -> Decoded:
@@ -243,5 +256,3 @@ _REPLACEMENTS: Final[dict[str, Callable[[str], str]]] = {
     "mail": _octets,
     "entity": html.unescape,
 }
-
-

@@ -159,9 +159,7 @@ class _Shapes:
         self._ids: dict[bytes, int] = {}
         self._speller = Speller(tokenizer, size)
 
-    def find_quotations(
-        self, records: Sequence[_Record], width: int
-    ) -> list[NDArray[np.bool_]]:
+    def find_quotations(self, records: Sequence[_Record], width: int) -> list[NDArray[np.bool_]]:
         """Tokens that may be quoted: two rules, for texts that the API drew and for given ones."""
         spelled = [self._speller.spell(record.ids) for record in records]
         drawn, given = (

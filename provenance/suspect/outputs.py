@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,9 +139,7 @@ def read_positions(
             f"tokens; got {len(desk.outputs)} outputs without one. Collect longer outputs."
         )
     sha256 = hashes_of(readers)
-    found = find_positions(
-        desk.outputs, desk.prompts, desk.prompt_rows, width, sha256, desk.quoted
-    )
+    found = find_positions(desk.outputs, desk.prompts, desk.prompt_rows, width, sha256, desk.quoted)
     asked = find_positions(desk.asked, [], [], width, {})
     return replace(
         found,
@@ -201,7 +199,7 @@ class _Desk:
             output.shown if output.token_ids is None else _settle(output.shown, [one.text])
             for output, one in zip(batch, spelled, strict=True)
         ]
-        parts = self._tokenise_prompts(batch, settled, origin)
+        parts = self._tokenise_prompts(settled, origin)
         shown = []
         for row, (output, one) in enumerate(zip(batch, settled, strict=True)):
             own = [parts[text] for text in one.texts]
@@ -232,9 +230,7 @@ class _Desk:
                 spelled.append(self._speller.spell(ids[-1]))
         return ids, spelled
 
-    def _tokenise_prompts(
-        self, batch: Sequence[Output], settled: Sequence[Shown], origin: str
-    ) -> dict[str, _Ids]:
+    def _tokenise_prompts(self, settled: Sequence[Shown], origin: str) -> dict[str, _Ids]:
         """Ids of every text of a prompt, each once."""
         texts = list(dict.fromkeys(text for one in settled for text in one.texts))
         return dict(zip(texts, tokenise(self.tokenizer, texts, origin), strict=True))

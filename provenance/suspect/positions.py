@@ -130,7 +130,7 @@ def _group_prompts(
         prompts[row].append(part)
     numbers: dict[tuple[int, ...], int] = {}
     groups = np.zeros(outputs, dtype=np.int64)
-    distinct = []
+    distinct: list[list[NDArray[np.uint32]]] = []
     for row, own in enumerate(prompts):
         name = tuple(map(id, own))
         if name not in numbers:

@@ -34,7 +34,7 @@ from provenance.errors import ConfigurationMismatchError
 from provenance.suspect.letters import Letters, decode_escapes, decode_fully, normalise
 from provenance.suspect.vocabularies import TokenTable, token_bytes
 
-__all__ = ["RULE", "UNITS", "Speller", "Spelled", "find_quotations", "leave_out"]
+__all__ = ["RULE", "UNITS", "Spelled", "Speller", "find_quotations", "leave_out"]
 
 UNITS: Final = 12
 """Normalised characters in a row that make a quotation."""
@@ -48,7 +48,7 @@ _TAIL: Final = 64
 _CHUNK: Final = 1 << 21
 """Characters that are compared at once; memory is about 200 bytes a character."""
 _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
-_FOUR = _FACTOR**np.uint64(4)
+_FOUR = _FACTOR ** np.uint64(4)
 _Mask = NDArray[np.bool_]
 
 
@@ -89,9 +89,7 @@ class Speller:
         lengths[(points >= 0xD800) & (points <= 0xDFFF)] = 1
         character = np.append(np.repeat(np.arange(points.shape[0]), lengths), points.shape[0])
         ends = np.cumsum(widths)
-        return Spelled(
-            text, character[ends - widths], character[ends - 1] + 1, character[ends]
-        )
+        return Spelled(text, character[ends - widths], character[ends - 1] + 1, character[ends])
 
     def _open(self) -> TokenTable:
         if self._table is None:
@@ -242,7 +240,7 @@ def _name(
     mixed ^= mixed >> np.uint64(29)
     # a polynomial in _FACTOR: 2, then 4, then 8 letters, then the rest
     two = mixed[:-1] * _FACTOR + mixed[1:]
-    four = two[:-2] * _FACTOR**np.uint64(2) + two[2:]
+    four = two[:-2] * _FACTOR ** np.uint64(2) + two[2:]
     hashes = four[:-4] * _FOUR + four[4:]
     if units == UNITS:
         hashes = hashes[:-4] * _FOUR + four[8:]
@@ -254,7 +252,8 @@ def _find(names: NDArray[np.int64], known: NDArray[np.int64]) -> _Mask:
     """Which names are known. Linear: by hashing."""
     if not names.size:
         return np.zeros(0, dtype=np.bool_)
-    return first_positions(np.concatenate([known, names]))[known.shape[0] :] < known.shape[0]
+    first = first_positions(np.concatenate([known, names]))[known.shape[0] :]
+    return np.asarray(first < known.shape[0], dtype=np.bool_)
 
 
 def _touch(
@@ -293,9 +292,7 @@ def _touch(
     return touched
 
 
-def _cover(
-    first: NDArray[np.int64], last: NDArray[np.int64], length: int
-) -> NDArray[np.bool_]:
+def _cover(first: NDArray[np.int64], last: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
     """Characters that lie in one of the spans: bool [length]."""
     steps = np.zeros(length + 1, dtype=np.int64)
     steps += np.bincount(np.clip(first, 0, length), minlength=length + 1)
@@ -338,7 +335,7 @@ def _end(outputs: Sequence[Spelled], groups: NDArray[np.int64], known: _Known) -
     letters = [_spell_both(normalise(output.text)) for output in outputs]
     flat = [one for own in letters for one in own]
     rows = np.array([row for row, own in enumerate(letters) for _ in own], dtype=np.int64)
-    lines, starts, names = _name(flat, groups[rows], UNITS_BEFORE)
+    _, starts, names = _name(flat, groups[rows], UNITS_BEFORE)
     found = _find(names, known.short)
     sizes = np.array([one.codes.shape[0] for one in flat], dtype=np.int64)
     ending = np.zeros(int(sizes.sum()), dtype=np.bool_)

@@ -8,6 +8,7 @@ and shapes of fields; knows no token and no key.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -71,16 +72,21 @@ NOT_SHOWN: Final = "not_shown"
 
 _IDS: Final = "prompt_token_ids"
 _HARMLESS: Final = frozenset(
-    "id uuid key index idx number row line seed n model model_name model_id engine provider api "
-    "endpoint base_url url object type kind usage finish_reason stop_reason stop_sequence "
-    "finish_details created created_at timestamp time date datetime started ended duration latency "
-    "temperature top_p top_k min_p max_tokens max_completion_tokens max_new_tokens "
-    "frequency_penalty presence_penalty repetition_penalty service_tier system_fingerprint version "
-    "revision hash sha256 md5 checksum fingerprint status cost price token_count num_tokens "
-    "capability category task subset split lang language domain topic dataset file filename path "
-    "session session_id conversation_id request_id response_id custom_id trace_id span_id user_id "
-    "account organisation organization replica region labels label tags tag week cohort group "
-    "quality score rating".split()
+    re.findall(
+        r"\w+",
+        """
+    id uuid key index idx number row line seed n model model_name model_id engine provider api
+    endpoint base_url url object type kind usage finish_reason stop_reason stop_sequence
+    finish_details created created_at timestamp time date datetime started ended duration latency
+    temperature top_p top_k min_p max_tokens max_completion_tokens max_new_tokens
+    frequency_penalty presence_penalty repetition_penalty service_tier system_fingerprint version
+    revision hash sha256 md5 checksum fingerprint status cost price token_count num_tokens
+    capability category task subset split lang language domain topic dataset file filename path
+    session session_id conversation_id request_id response_id custom_id trace_id span_id user_id
+    account organisation organization replica region labels label tags tag week cohort group
+    quality score rating
+        """,
+    )
 )
 """Fields that describe a record; their strings are short and on one line, or they are refused."""
 _SHORT: Final = 128
@@ -186,8 +192,10 @@ def _read_field(name: str, value: Any, origin: str) -> Shown:
     ):
         if value == []:
             return Shown(())
-        shape = "a list of objects with a content" if name == "messages" else (
-            "a string, a list of strings or a list of messages"
+        shape = (
+            "a list of objects with a content"
+            if name == "messages"
+            else ("a string, a list of strings or a list of messages")
         )
         raise DataError(f"{origin}: {name} must be {shape}; it is not. Repair the record.")
     if _holds_ids(value):

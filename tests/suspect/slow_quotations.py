@@ -4,6 +4,8 @@ import unicodedata
 
 from provenance.suspect.letters import decode_escapes, decode_fully
 
+SYLLABARIES = ("HIRAGANA", "KATAKANA", "ETHIOPIC", "YI SYLLABLE")
+
 
 def slow_letters(text):
     """(letter or digit, place in the text), folded."""
@@ -19,9 +21,9 @@ def slow_letters(text):
                 continue
             name = unicodedata.name(sign, "")
             weight = 1
-            if "IDEOGRAPH" in name:
-                weight = 3
-            elif "HIRAGANA" in name or "KATAKANA" in name or "ETHIOPIC" in name:
+            if name.startswith("CJK UNIFIED IDEOGRAPH") or 0x17000 <= ord(sign) <= 0x18DFF:
+                weight = 3  # Tangut: not every Python knows all of its names
+            elif 0x3005 <= ord(sign) <= 0x303C or any(one in name for one in SYLLABARIES):
                 weight = 2
             if category == "Nd":
                 sign = str(unicodedata.digit(sign))
