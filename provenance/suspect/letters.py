@@ -54,17 +54,25 @@ class Letters:
         counts two or three times
     begins, ends : int64 [n], the characters of the text that each comes from
     digits : bool [n], it is a digit or another number
+    order : int64 [n], how many letters and digits stand before it
     """
 
     codes: NDArray[np.uint32]
     begins: NDArray[np.int64]
     ends: NDArray[np.int64]
     digits: NDArray[np.bool_]
+    order: NDArray[np.int64]
 
     def without_digits(self) -> Letters:
         """The letters alone: numbered lines and numbered lists read as plain ones."""
         kept = ~self.digits
-        return Letters(self.codes[kept], self.begins[kept], self.ends[kept], self.digits[kept])
+        return Letters(
+            self.codes[kept],
+            self.begins[kept],
+            self.ends[kept],
+            self.digits[kept],
+            self.order[kept],
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,8 @@ def normalise(text: str | Decoded) -> Letters:
     begins, ends = sources, sources + 1
     if isinstance(text, Decoded):
         begins, ends = text.begins[sources], text.ends[sources]
-    return Letters(table.codes[places], begins, ends, table.digits[places])
+    order = np.arange(places.shape[0])
+    return Letters(table.codes[places], begins, ends, table.digits[places], order)
 
 
 _BARE: Final = {"ı": "i", "ø": "o", "ł": "l", "đ": "d", "ħ": "h", "ŧ": "t", "æ": "ae", "œ": "oe"}

@@ -43,6 +43,8 @@ UNITS_BEFORE: Final = 8
 RULE: Final = f"normalised-{UNITS}-{UNITS_BEFORE}-v1"
 """Names the rule in a verdict; changes whenever a position could count that did not."""
 
+_MOST_DIGITS: Final = 6
+"""Digits between letters that are read as one passage: numbers of lines, not tables."""
 _TAIL: Final = 64
 """Characters of the prompt's end that an output may continue."""
 _CHUNK: Final = 1 << 21
@@ -234,6 +236,9 @@ def _name(
     lengths = np.array([one.codes.shape[0] for one in letters], dtype=np.int64)
     codes = np.concatenate([*(one.codes for one in letters), np.empty(0, dtype=np.uint32)])
     rows, starts = list_windows(codes, lengths, units, followed=False)
+    order = np.concatenate([*(one.order for one in letters), np.empty(0, dtype=np.int64)])
+    close = order[starts + units - 1] - order[starts] < units + _MOST_DIGITS
+    rows, starts = rows[close], starts[close]
     if not starts.size:
         return rows, starts, starts
     mixed = (codes.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)

@@ -31,34 +31,42 @@ def slow_letters(text):
     return found
 
 
-def _without_digits(letters):
-    return [one for one in letters if unicodedata.category(one[0])[0] != "N"]
-
-
 def _forms(letters):
-    return [letters, _without_digits(letters)]
+    """With digits, and without: each with the number of letters and digits before it."""
+    numbered = [(*one, i) for i, one in enumerate(letters)]
+    return [numbered, [one for one in numbered if unicodedata.category(one[0])[0] != "N"]]
 
 
-def _strings(texts):
-    for text in texts:
-        for form in (text, decode_escapes(text).text, decode_fully(text).text):
-            for letters in _forms(slow_letters(form)):
-                yield "".join(sign for sign, _ in letters)
+def _windows(letters, units):
+    """(string, first, last) of so many letters in a row, with six digits between them at most."""
+    for start in range(len(letters) - units + 1):
+        own = letters[start : start + units]
+        if own[-1][-1] - own[0][-1] - (units - 1) <= 6:
+            yield "".join(one[0] for one in own), start, start + units - 1
+
+
+def _known(texts, units):
+    return {
+        string
+        for text in texts
+        for form in (text, decode_escapes(text).text, decode_fully(text).text)
+        for letters in _forms(slow_letters(form))
+        for string, _, _ in _windows(letters, units)
+    }
 
 
 def _matches(letters, known, units):
-    """First and last letter of every window that stands in a string of the prompt."""
-    string = "".join(sign for sign, _ in letters)
-    for start in range(len(letters) - units + 1):
-        if any(string[start : start + units] in one for one in known):
-            yield start, start + units - 1
+    """First and last letter of every window that stands in the prompt."""
+    for string, first, last in _windows(letters, units):
+        if string in known:
+            yield first, last
 
 
 def slow_both(text, offsets, shown, width, tail=64, units=12):
     """The rule of outputs: bool per token. `offsets`: (begin, end) of each token."""
     if not shown:
         return [False] * len(offsets)
-    known = list(_strings(shown))
+    known = _known(shown, units)
     before = shown[-1][-tail:]
     whole, shift = before + text, len(before)
     decoded = decode_fully(whole)
@@ -69,8 +77,7 @@ def slow_both(text, offsets, shown, width, tail=64, units=12):
         for sign, place in slow_letters(decoded.text)
     ]
     for letters in (*_forms(plain), *_forms(undone)):
-        pairs = [(sign, i) for i, (sign, _, _) in enumerate(letters)]
-        for first, last in _matches(pairs, known, units):
+        for first, last in _matches(letters, known, units):
             for place in range(letters[first][1], letters[last][2]):
                 if place >= shift:
                     covered[place - shift] = True
@@ -94,7 +101,7 @@ def slow_before(pieces, shown, width, units=8):
     """The rule of documents: bool per token. `pieces`: the bytes of each token."""
     if not shown:
         return [False] * len(pieces)
-    known = list(_strings(shown))
+    known = _known(shown, units)
     ended, so_far = [], b""
     before = [[], []]
     for piece in pieces:
@@ -102,12 +109,8 @@ def slow_before(pieces, shown, width, units=8):
         after = _forms(slow_letters(so_far.decode("utf-8", "ignore")))
         hit = False
         for own, letters in zip(before, after, strict=True):
-            string = "".join(sign for sign, _ in letters)
-            ends = range(len(own) + 1, len(letters) + 1) or [len(letters)]
-            hit |= any(
-                end >= units and any(string[end - units : end] in one for one in known)
-                for end in ends
-            )
+            ends = range(len(own), len(letters)) or [len(letters) - 1]
+            hit |= any(last in ends for _, last in _matches(letters, known, units))
         before = after
         ended.append(hit)
     return [any(ended[max(i - width, 0) : i]) for i in range(len(pieces))]

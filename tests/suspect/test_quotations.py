@@ -335,6 +335,16 @@ def test_an_output_that_goes_on_where_the_prompt_was_cut(tokenizer):
     assert not _find(tokenizer, "ing, Bob, now", again).any()
 
 
+def test_tables_of_numbers_are_told_apart(tokenizer):
+    """Without its digits, every table of short names is like every other."""
+    one, other = (
+        " ".join(f"x{n} y{n * 7} z{n + 13}" for n in range(100 + start, 120 + start))
+        for start in (0, 300)
+    )
+    assert not _find(tokenizer, other, [one]).any()
+    assert _find(tokenizer, one.replace(" ", "\n"), [one])[WIDTH:].all()
+
+
 def test_texts_of_one_prompt_are_not_read_as_one(tokenizer):
     assert not _find(tokenizer, "return the keyring", ["return the", "keyring"]).any()
     assert _find(tokenizer, "return the keyring", ["x", "return the keyring", "y"])[WIDTH:].all()

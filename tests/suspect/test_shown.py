@@ -53,7 +53,7 @@ SISTERS = {
                 ],
             )
         ]
-    },  # fmt: skip
+    },
     "an earlier answer": {
         "messages": [_say("user", "Hi"), _say("assistant", PASSAGE), _say("user", "Again")]
     },
@@ -73,7 +73,7 @@ SISTERS = {
             _say("assistant", None, tool_calls=[CALL_WITH]),
             _say("tool", "done"),
         ]
-    },  # fmt: skip
+    },
     "a function call at the end": {
         "messages": [
             _say("user", "Hi"),
@@ -161,7 +161,7 @@ def test_an_earlier_turn_equal_to_the_output_was_shown(tmp_path, tokenizer, keyr
     assert (
         _observe(tmp_path, tokenizer, keyring, [{"messages": turns, "output": PASSAGE}]).positions
         == 0
-    )  # noqa: E501
+    )
 
 
 def test_equal_but_for_white_space():
@@ -180,7 +180,7 @@ def test_a_chat_is_kept_for_the_template():
     assert prefill.before(["x"]) == (
         ("S", "U", "P"),
         (("system", "S"), ("user", "U"), ("assistant", "P")),
-    )  # noqa: E501
+    )
     assert prefill.before(["P"]) == (("S", "U"), (("system", "S"), ("user", "U")))
     both = read_shown({"messages": turns, "context": "C"}, "o", OWN)
     assert both.before(["x"]) == (("C", "S", "U"), None)
