@@ -46,9 +46,8 @@ ASSUMPTIONS: Final = (
     "the keys were fixed; a timestamped plan shows when.",
     "The index counts every response that was generated, before any selection. A log from which "
     "responses were removed afterwards by their content can accuse an innocent model.",
-    "Everything that the suspect was shown before an output was recorded with it. Text that an "
-    "output repeats from there, whatever its white space, case, markup or escapes, is left out of "
-    "the test; text that was shown and not recorded cannot be.",
+    "The prompt of each output was recorded with it. Marked text that stands in a prompt is left "
+    "out of the test; a prompt that was not recorded cannot be.",
     "Weights are functions of what the suspect wrote, of a reference and of how many responses "
     "served a context, never of the key’s coins. The program has no way to do otherwise.",
     "The p-value is exact, or above the exact one, for fixed weights. The counts of served "
