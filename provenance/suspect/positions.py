@@ -53,11 +53,11 @@ class Positions:
     short_outputs: int
     repeated: int
     prompted: int
-    quoted: int
-    with_prompt: int
     sha256: Mapping[str, str]
     chats: Sequence[Chat | None] = ()
     wide: ContextIds | None = None
+    quoted: int = 0
+    with_prompt: int = 0
     asked: Positions | None = None
 
     @property

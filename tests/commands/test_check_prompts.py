@@ -37,7 +37,7 @@ def check(run, synthetic_world):
 
 
 def _write(path, world, shape):
-    """100 outputs that repeat a marked response, shown in capitals, and go on in their own words."""
+    """100 outputs that repeat a marked response, shown in capitals, and go on by themselves."""
     own, _ = innocent("ordinary", world, np.random.default_rng(5))
     with path.open("w") as file:
         for served, more in zip(world.served[:100], own, strict=True):
@@ -104,7 +104,7 @@ def test_marked_prompts_are_reported_and_change_no_conclusion(
     page = (tmp_path / "bundle/report.html").read_text()
     assert "carry your mark" in page
     assert "100 of them with a prompt" in page
-    assert run("verify", tmp_path / "bundle")[0] == 0
+    assert run("verify", tmp_path / "bundle", "--unsigned")[0] == 0
 
 
 def test_unmarked_prompts_are_reported_too(check, synthetic_world, tmp_path):
