@@ -14,6 +14,7 @@ from provenance.schemes.foreign.base import Secret
 __all__ = [
     "check_fields",
     "is_whole",
+    "read_secret_pair",
     "keys_differ",
     "no_key",
     "read_key",
@@ -124,6 +125,21 @@ def read_keys(config: Mapping[str, Any], field: str, secret: Secret) -> tuple[in
     if not keys or not all(-(1 << 63) <= key < 1 << 63 for key in keys):
         raise UsageError(f"{field} must be 1 or more signed 64-bit integers. Check the keys.")
     return keys
+
+
+def read_secret_pair(secret: Secret, field: str) -> list[int]:
+    """The secret of a scheme of one or two keys: [A] or [A, B]. UsageError otherwise."""
+    given = [secret] if is_whole(secret) else secret
+    if (
+        not isinstance(given, (list, tuple))
+        or not 1 <= len(given) <= 2
+        or not all(is_whole(key) and 0 <= key < 1 << 64 for key in given)
+    ):
+        raise UsageError(
+            f"{field} must be one whole number of at most 64 bits, or a list of two; it is not. "
+            "Check the key."
+        )
+    return list(given)
 
 
 def is_whole(value: object) -> TypeGuard[int]:

@@ -28,9 +28,9 @@ from provenance.errors import UsageError
 from provenance.schemes.foreign.base import Secret, Tokens, check_pairs, pack_units
 from provenance.schemes.foreign.configuration import (
     check_fields,
-    is_whole,
     keys_differ,
     no_key,
+    read_secret_pair,
     whole_number,
 )
 from provenance.schemes.foreign.lattice import exponential_law, exponential_score
@@ -201,9 +201,7 @@ def _read_keys(config: Mapping[str, Any], secret: Secret) -> tuple[int, ...]:
         if not inside:
             raise no_key("key")
         return tuple(inside)
-    given = [secret] if is_whole(secret) else list(secret)  # type: ignore[arg-type]
-    if not 1 <= len(given) <= 2 or not all(is_whole(k) and 0 <= k < 1 << 64 for k in given):
-        raise UsageError("key must be one whole number of at most 64 bits, or two; it is not.")
+    given = read_secret_pair(secret, "key")
     if inside and inside != given[: len(inside)]:
         raise keys_differ("key")
     return tuple(given)

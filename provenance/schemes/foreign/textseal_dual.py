@@ -26,6 +26,7 @@ from provenance.schemes.foreign.configuration import (
     is_whole,
     keys_differ,
     no_key,
+    read_secret_pair,
     whole_number,
 )
 from provenance.schemes.foreign.textseal import (
@@ -40,6 +41,7 @@ from provenance.stats.laws import NullLaw
 __all__ = ["TextSealDualKey"]
 
 _OFFSET: Final = 12345
+_NAMES: Final = ("secret_key", "secret_key_b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,20 +154,21 @@ class TextSealDualKey:
 
 def _read_pair(config: Mapping[str, Any], secret: Secret) -> tuple[int, int]:
     """A and B; a negative or missing secret_key_b means A + 12345, as there."""
-    inside = [config.get("secret_key"), config.get("secret_key_b", -1)]
-    given = [secret, -1] if secret is None or is_whole(secret) else list(secret)  # type: ignore[arg-type]
-    given += [-1] * (2 - len(given))
-    if len(given) > 2:
-        raise UsageError("the secret of this scheme must be one integer, or A and B; got more.")
-    for name, ours, theirs in zip(("secret_key", "secret_key_b"), given, inside, strict=True):
-        if None not in (ours, theirs) and -1 not in (ours, theirs) and ours != theirs:
-            raise keys_differ(name)
-    first = inside[0] if given[0] is None else given[0]
-    second = inside[1] if given[1] == -1 else given[1]
-    if first is None:
+    pairs: list[list[int | None]] = [[config.get("secret_key"), config.get("secret_key_b")]]
+    if secret is not None:
+        pairs.append([*read_secret_pair(secret, "secret_key"), None][:2])
+    found: list[int | None] = [None, None]
+    for pair in pairs:
+        for number, (name, key) in enumerate(zip(_NAMES, pair, strict=True)):
+            if key is None or (number and key == -1):
+                continue
+            if not is_whole(key) or not 0 <= key < 1 << 63:
+                raise UsageError(
+                    f"{name} must be a whole number of at most 63 bits; it is not. Check the key."
+                )
+            if found[number] not in (None, key):
+                raise keys_differ(name)
+            found[number] = key
+    if found[0] is None:
         raise no_key("secret_key")
-    if not is_whole(first) or not is_whole(second) or not 0 <= first < 1 << 63:
-        raise UsageError("secret_key and secret_key_b must be whole numbers; they are not.")
-    if second >= 1 << 63:
-        raise UsageError("secret_key_b must be below 2**63; it is not. Check the key.")
-    return first, second if second >= 0 else first + _OFFSET
+    return found[0], found[0] + _OFFSET if found[1] is None else found[1]

@@ -299,7 +299,11 @@ def test_values_outside_their_domain_are_refused(name, change):
 
 def test_seedings_that_nobody_can_recompute_are_refused():
     with pytest.raises(ConfigurationMismatchError, match="global generator"):
-        make_foreign("radioactive-gumbel", {"seed": 1, "seeding": "additive"}, None, VOCABULARY)
+        make_foreign(
+            "radioactive-gumbel", {"seed": 1, "ngram": 2, "seeding": "additive"}, None, VOCABULARY
+        )
+    with pytest.raises(ConfigurationMismatchError, match="global generator"):
+        make_foreign("markllm-pf", {"seed": 1, "ngram": 2, "seeding": "min"}, None, VOCABULARY)
 
 
 def test_vocabulary_size_is_needed_and_must_agree():
