@@ -6,8 +6,8 @@ windows, so that a marked passage inside unmarked text is found; every look is p
 
     p(key) = min(2 p(whole), 2 W min over W windows of p(window)),   then weighted Holm over keys.
 
-Each coin is scored once, at its first occurrence: a repeated passage adds no evidence. Several texts
-of one source can be pooled into one test, where a coin of any of them counts once.
+Each coin is scored once, at its first occurrence: a repeated passage adds no evidence. Several
+texts of one source can be pooled into one test, where a coin of any of them counts once.
 """
 
 from __future__ import annotations

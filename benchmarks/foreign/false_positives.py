@@ -69,7 +69,10 @@ def original_log10_p(scheme: ForeignScheme, ids: Ids) -> float:
     scores, law = scheme.score(contexts, tokens).astype(float), scheme.null_law
     n = scores.size
     mean, variance = law.mean, law.variance
-    if scheme.name in ("hf-synthid", "synthid-text-2025"):  # repeated contexts are masked, bits are called fair
+    if scheme.name in (
+        "hf-synthid",
+        "synthid-text-2025",
+    ):  # repeated contexts are masked, bits are called fair
         first = recent_first(contexts, 1024)
         depth = len(law.masses) - 1
         scores, n = scores[first], int(first.sum())

@@ -4,7 +4,6 @@ SBW is a proposal to vLLM and in no release. SGLang publishes known answers of i
 tests hold beside these. Both are written here once more in Python integers.
 """
 
-
 from benchmarks.vectors import token_ids, windows, write
 
 MASK = 0xFFFFFFFF

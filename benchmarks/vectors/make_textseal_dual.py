@@ -1,7 +1,7 @@
 """Vectors of TextSeal's dual key: textseal-dual-key.json.
 
-Needs facebookresearch/textseal at 2c63fb8 (2025-12) on PYTHONPATH. Its `prf_uniform` runs under key A
-and under key B; that B is A + 12345 by default was read in the repository of 2026, not run.
+Needs facebookresearch/textseal at 2c63fb8 (2025-12) on PYTHONPATH. Its `prf_uniform` runs under key
+A and under key B; that B is A + 12345 by default was read in the repository of 2026, not run.
 """
 
 import torch

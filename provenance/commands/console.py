@@ -42,6 +42,8 @@ _NUMBERS = {
     "shared pairs",
     "tokens",
     "windows",
+    "n",
+    "S",
     "z",
 }
 

@@ -177,7 +177,7 @@ class Keyring:
         found = sha256_of_file(path)
         if found != self.tokenizer_sha256:
             raise ConfigurationMismatchError(
-                f"{path}: must be the tokenizer of keyring {self.id} (sha256 "
+                f"{path}: must be the tokenizer of the mark {self.id} (sha256 "
                 f"{self.tokenizer_sha256[:16]}...); got {found[:16]}.... "
                 "Pass the served model's tokenizer.json."
             )

@@ -71,8 +71,8 @@ class TextCoins:
     """The coins of one text, or of several together, under one key.
 
     slot, value : which key
-    positions : int64 [m], ascending: the token at which each coin stands for the first time, counted
-        through all texts
+    positions : int64 [m], ascending: the token at which each coin stands for the first time,
+        counted through all texts
     scores : int64 [m]
     original : sum of the scores as the mark's original adds them up; None if that is the same
     """
@@ -135,4 +135,4 @@ class Mark(Served, Placebos, Protocol):
         """The coins of one text under every key, in the order of the schedule."""
 
     def read_pooled(self, texts: Sequence[Tokens]) -> Iterator[TextCoins]:
-        """The same of several texts: no window crosses from one to the next, no coin counts twice."""
+        """The same of several texts: no window crosses into the next, no coin counts twice."""

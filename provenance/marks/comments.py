@@ -31,6 +31,8 @@ def blank_comments(text: str) -> str:
 
 def _blank(match: re.Match[str]) -> str:
     found = match.group()
-    if found[0] == '"' or (found.startswith("/*") and not (len(found) >= 4 and found.endswith("*/"))):
+    if found[0] == '"' or (
+        found.startswith("/*") and not (len(found) >= 4 and found.endswith("*/"))
+    ):
         return found
     return re.sub(r"[^\n]", " ", found)

@@ -65,7 +65,7 @@ def read_foreign_mark(
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
-    """The original's configuration object: strict JSON but for comments. StorageError, DataError."""
+    """The original's object: strict JSON but for comments. Raises StorageError, DataError."""
     try:
         text = read_bytes(path, _MAXIMUM_CONFIGURATION).decode("utf-8")
     except UnicodeDecodeError as error:

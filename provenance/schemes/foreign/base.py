@@ -144,7 +144,7 @@ class ScoredOtherwise(Protocol):
     """A scheme whose original does not add up our whole scores: Gumbel schemes add -ln(1 - u)."""
 
     def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
-        """Score of each pair as the original has it, float64 [n]; for comparison, not for the test."""
+        """Score of each pair as the original has it, float64 [n]: for comparison only."""
         ...
 
 

@@ -14,11 +14,11 @@ from provenance.schemes.foreign.base import Secret
 __all__ = [
     "check_fields",
     "is_whole",
-    "read_secret_pair",
     "keys_differ",
     "no_key",
     "read_key",
     "read_keys",
+    "read_secret_pair",
     "read_share",
     "read_vocabulary_size",
     "refuse_cuda",

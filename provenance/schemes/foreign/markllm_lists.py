@@ -1,11 +1,11 @@
 """Marks that share one of MarkLLM's seedings, and two of its Gumbel schemes.
 
 `markllm-ewd` : EWD, SWEET and IE (and MorphMark with `ewd`) seed with key * (product of the last
-    tokens mod V), as EXP does, and take a green list of it. They differ in where they *mark* (by the
-    entropy of the model), which a test of the text alone does not see: positions left unmarked only
-    dilute. With one token of prefix the lists are those of lm-watermarking `simple_1`.
-`markllm-pf` : permute-and-flip. The seed is a rolling hash of the window as in `radioactive.py`; the
-    token with the largest log p - ln r wins, so a marked token has a *small* r, and scores -ln r.
+    tokens mod V), as EXP does, and take a green list of it. They differ in where they *mark* (by
+    the entropy of the model), which a test of the text alone does not see: positions left unmarked
+    only dilute. With one token of prefix the lists are those of lm-watermarking `simple_1`.
+`markllm-pf` : permute-and-flip. The seed is a rolling hash of the window as in `radioactive.py`;
+    the token with the largest log p - ln r wins, so a marked token has a *small* r; score -ln r.
 `markllm-exp-gumbel` : one table of uniforms, rand(prefix_length V, V) of the seed, row = sum of the
     window. Only the entries that are looked at are made here.
 """
@@ -36,7 +36,14 @@ from provenance.schemes.foreign.torch_cpu import random_mantissas
 
 __all__ = ["MarkLlmEwd", "MarkLlmExpGumbel", "MarkLlmPf"]
 
-_EWD_FIELDS: Final = ("algorithm_name", "gamma", "delta", "hash_key", "prefix_length", "z_threshold")
+_EWD_FIELDS: Final = (
+    "algorithm_name",
+    "gamma",
+    "delta",
+    "hash_key",
+    "prefix_length",
+    "z_threshold",
+)
 _MORE_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "EWD": (),
     "SWEET": ("entropy_threshold",),
@@ -252,9 +259,7 @@ class MarkLlmExpGumbel(UniformRow):
         """u * 2**24 of each pair. About 1.5 ns for every entry of the table up to the last one."""
         self._check(contexts, tokens)
         rows = contexts.sum(axis=1, dtype=np.int64)
-        return random_mantissas(
-            self._seeds(contexts, tokens), rows * self.vocabulary_size + tokens
-        )
+        return random_mantissas(self._seeds(contexts, tokens), rows * self.vocabulary_size + tokens)
 
     def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
         del contexts

@@ -27,7 +27,9 @@ MARKLLM_READ: Final[Mapping[str, str]] = {
 }
 """Algorithm -> scheme. MorphMark with `ewd` seeds as EWD does."""
 
-_NETWORK: Final = "a trained network on the text before draws its green lists, so a key is not enough"
+_NETWORK: Final = (
+    "a trained network on the text before draws its green lists, so a key is not enough"
+)
 _ALIGNED: Final = (
     "its test aligns the text with a secret sequence by edit distance, so no coin belongs to one "
     "(context, token) pair"

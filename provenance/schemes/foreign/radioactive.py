@@ -114,8 +114,8 @@ def _read(
     if missing := [name for name in needed if config.get(name) is None]:
         raise UsageError(
             f"a {scheme} configuration must hold {' and '.join(needed)}; {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing. Their scripts have no common default: "
-            "give the values that the text was marked with."
+            f"{'is' if len(missing) == 1 else 'are'} missing. Their scripts have no common "
+            "default: give the values that the text was marked with."
         )
     seeding.refuse_global_table(config)
     size = read_vocabulary_size(config, vocabulary_size)

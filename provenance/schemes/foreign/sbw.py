@@ -3,13 +3,13 @@
 Read from vLLM pull request 56859 (d6d2f2c), which was open when this was written: no released vLLM
 marks with it, and a later version may differ. A token is green if the low 31 bits of a Philox word
 are below int(gamma (2**31 - 1)); the word is lane token & 3 of Philox 4x32-10 at counter
-(token >> 2, 0, 0, 0) under the 64-bit seed of the window as key. With h Jenkins' 32-bit integer hash
-of id + 1, signed, and every product in signed 64 bits:
+(token >> 2, 0, 0, 0) under the 64-bit seed of the window as key. With h Jenkins' 32-bit hash of
+id + 1, signed, and every product in signed 64 bits:
 
     selfhash   seed = min(key h(w_i) h(token) for i >= 2, key h(token)**2); the oldest token of the
                window plays no part
-    lefthash   seed = key * sum of the window (ids, not hashes: what the sampler of that version does;
-               its detector hashes them and so misses its own text)
+    lefthash   seed = key * sum of the window: of ids, not of hashes, as the sampler of that version
+               has it; its detector hashes them and so misses its own text
 
 Ids missing before the first token of a response are -1. Unit: (seed, token).
 """
@@ -155,7 +155,8 @@ class VllmSbw:
             _self_seeds(key, np.ascontiguousarray(contexts), tokens, seeds)
             return seeds.view(np.uint64)
         total = contexts.view(np.int32).sum(axis=1, dtype=np.int64)
-        return total.view(np.uint64) * np.uint64(self.key)
+        product: NDArray[np.uint64] = total.view(np.uint64) * np.uint64(self.key)
+        return product
 
     def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """(seed, token), hashed to 64 bits."""

@@ -175,7 +175,7 @@ def same_keys_of_hash(salt: int, width: int) -> str:
 
 
 def refuse_global_table(config: Mapping[str, Any]) -> None:
-    """ConfigurationMismatchError for a seeding other than `hash`: nobody can recompute its table."""
+    """ConfigurationMismatchError unless the seeding is `hash`: the others' table is lost."""
     if (found := config.get("seeding", "hash")) != "hash":
         raise ConfigurationMismatchError(
             f"seeding must be hash; got {found}. Its table is drawn from the global generator of "

@@ -1,13 +1,13 @@
 """SGLang's text watermark: Gumbel sampling under MurmurHash3 of 32 bits, one key or two.
 
-Read from its documentation and its detector (docs.sglang.io, text watermarking; pull request 37577).
-With M = MurmurHash3_x86_32 of 32-bit words, seed 0:
+Read from its documentation and its detector (docs.sglang.io, text watermarking; pull request
+37577). With M = MurmurHash3_x86_32 of 32-bit words, seed 0:
 
     C = M(context),   H = M(key low, key high, C, token),   u = (H + 1/2) / 2**32
 
-The context is the last `context_window` tokens, the prompt's among them, so the first tokens of a
-response cannot be scored from the response alone. With a second key, M(A low, A high, B low, B high,
-C) < int(p 2**32) says that the context belongs to A, else to B.
+The context is the last `context_window` tokens, the prompt's among them, so the first tokens of
+a response cannot be scored from the response alone. With a second key, the context belongs
+to A if M(A low, A high, B low, B high, C) < int(p 2**32), else to B.
 
 Unit: (C, token). Law: for a key uniform over 64 bits H is exactly uniform. After the key the hash
 has 32 bits of state, so some 2**32 different marks exist; it is not cryptographic.
@@ -185,7 +185,9 @@ class SglangGumbel:
         if isinstance(probability, bool) or not isinstance(probability, (int, float)):
             probability = -1.0
         if not 0 < probability < 1:
-            raise UsageError("mixing_probability must be in (0, 1); it is not. It is 0.5 by default.")
+            raise UsageError(
+                "mixing_probability must be in (0, 1); it is not. It is 0.5 by default."
+            )
         return cls(
             keys=_read_keys(config, secret),
             context_window=whole_number(config.get("context_window"), "context_window", 1, 64),

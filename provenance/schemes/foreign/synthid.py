@@ -18,8 +18,8 @@ sample of the table, so their sum is exactly hypergeometric with the table's tru
 are one coin; it is counted once. Under the true key each layer is a fixed shift of the table, so a
 sum over many states is drawn without replacement and no more spread than independent ones.
 
-The table is drawn by the generator of the device that serves. The CPU's is recomputed from its seed;
-one that was drawn on a GPU can be given as the table itself, 8 KiB.
+The table is drawn by the generator of the device that serves. The CPU's is recomputed from its
+seed; one that was drawn on a GPU can be given as the table itself, 8 KiB.
 """
 
 from __future__ import annotations
@@ -236,9 +236,10 @@ class SynthID:
         check_fields(config, (*_FIELDS, *_MARKLLM_FIELDS), cls.name)
         if not any(name.startswith("sampling_table") for name in config):
             raise UsageError(
-                f"a {cls.name} configuration must hold sampling_table_size and sampling_table_seed, "
-                "which transformers and synthid-text 0.2.1 always write; it has neither, so it is "
-                "not known which hash it means. Use the scheme synthid-text-2025 for Google's "
+                f"a {cls.name} configuration must hold sampling_table_size and "
+                "sampling_table_seed, which transformers and synthid-text 0.2.1 always write; it has "
+                "neither, so it is not known which hash it means. Use the scheme "
+                "synthid-text-2025 for Google's "
                 "repository since 2025-06, or add both fields (65536 and 0 by default)."
             )
         size = config.get("sampling_table_size", 1 << 16)
@@ -275,9 +276,9 @@ def _pack_table(value: object, size: int) -> bytes:
             ) from error
         if len(packed) != -(-size // 8) or (size < 8 and packed[0] & (0xFF >> size)):
             raise UsageError(
-                f"sampling_table must hold sampling_table_size bits, {-(-size // 8)} bytes of eight "
-                f"each; got {len(packed)} bytes. Pack the table with numpy.packbits, or give the "
-                "size that the text was marked with."
+                f"sampling_table must hold sampling_table_size bits, {-(-size // 8)} bytes of "
+                f"eight each; got {len(packed)} bytes. Pack the table with numpy.packbits, or give "
+                "the size that the text was marked with."
             )
     else:
         bits = value if isinstance(value, list) else []

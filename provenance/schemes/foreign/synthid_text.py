@@ -11,12 +11,12 @@ whose version string is still 0.2.1, does not:
 The state c + token has 64 bits and is the effective unit: in practice the (context, token) pair.
 Layers under equal keys are one coin and count once.
 
-Law: IV makes the state of a unit uniform, and each bit of it is fair. But the hash is weak: the bits
+Law: IV makes the state of a unit uniform, and each bit of it is fair. But the hash is weak: bits
 of two states that differ by any fixed amount correlate, by .03 as a rule and by .1 at times. Layers
 are states a fixed amount apart, so the variance of their sum is .85 to 1.07 of the binomial one,
-as the keys have it (1.065 for the keys that the repository publishes). So the law is a beta-binomial
-one with the variance that these very keys have, measured and rounded up, never below the binomial
-one. Different units correlate as much, with either sign: the caveat says so, and placebo keys show
+as the keys have it (1.065 for the keys that the repository publishes). So the law is beta-binomial
+with the variance that these very keys have, measured and rounded up, never below the binomial one.
+Different units correlate as much, with either sign: the caveat says so, and placebo keys show
 what it comes to on the text at hand.
 """
 
@@ -163,7 +163,7 @@ class SynthIDText2025:
         states = rng.integers(-(1 << 63), 1 << 63, _STATES, dtype=np.int64)
         sums = np.empty(_STATES, dtype=np.int64)
         _sums(states, self.layers, sums)
-        ratio = float(sums.var()) / (self.layers.shape[0] / 4)
+        ratio = float(sums.var()) / (len(self.layers) / 4)
         return max(_PARTS, ceil(_PARTS * (ratio + _MARGIN)))
 
     @cached_property
@@ -199,9 +199,11 @@ class SynthIDText2025:
     def random_key(self, rng: np.random.Generator) -> tuple[int, ...]:
         """As many distinct 64-bit keys as layers."""
         while True:
-            keys = rng.integers(-(1 << 63), 1 << 63, self.layers.shape[0], dtype=np.int64)
-            if np.unique(np.concatenate((keys, self.layers))).shape[0] == 2 * keys.shape[0]:
-                return tuple(keys.tolist())
+            depth = self.layers.shape[0]
+            words = rng.integers(-(1 << 63), 1 << 63, depth, dtype=np.int64)
+            drawn = [int(word) for word in words]
+            if len({*drawn, *self.keys}) == 2 * depth:
+                return tuple(drawn)
 
     def with_key(self, key: int | Sequence[int]) -> Self:
         """The same scheme under other keys."""

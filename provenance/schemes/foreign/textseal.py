@@ -310,9 +310,9 @@ class TextSealSynthID(TextSealGreenList):
     depth: int = 30
     name: ClassVar[str] = "textseal-synthid"
     refusal: ClassVar[str] = (
-        "layer d of a token is layer 0 of the token whose id is d (since 2026: 659101 d) higher, so "
-        "tokens share most of their coins with others and their sum spreads up to 1.4 times as far "
-        "as its law says"
+        "layer d of a token is layer 0 of the token whose id is d (since 2026: 659101 d) higher, "
+        "so tokens share most of their coins with others and their sum spreads up to 1.4 times as "
+        "far as its law says"
     )
 
     @property
@@ -378,8 +378,8 @@ def check_type(config: Mapping[str, Any], types: tuple[str, ...], scheme: str) -
     if config.get("key_routing") is True and found != "textseal":
         raise ConfigurationMismatchError(
             f"key_routing of {scheme} must be false; got true: half of the tokens follow a second "
-            "key, and no test of both is offered for green lists. Set it to false to test the first "
-            "key alone."
+            "key, and no test of both is offered for green lists. Set it to false to test the "
+            "first key alone."
         )
 
 

@@ -66,8 +66,8 @@ class TextSealDualKey:
         if first.correlation(second.key) > CORRELATED:
             raise ConfigurationMismatchError(
                 "secret_key and secret_key_b must give independent coins; theirs correlate, since "
-                "TextSeal's function is nearly linear in the key, and no valid test of their sum is "
-                "known. Test each key alone as textseal-gumbel."
+                "TextSeal's function is nearly linear in the key, and no valid test of their sum "
+                "is known. Test each key alone as textseal-gumbel."
             )
 
     @cached_property
@@ -115,12 +115,12 @@ class TextSealDualKey:
         return first * self.weights[0] + second * self.weights[1]
 
     def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
-        """mixing_alpha * score of A + (1 - mixing_alpha) * score of B, before any entropy weight."""
+        """mixing_alpha * score of A + (1 - mixing_alpha) * score of B; no entropy weights."""
         first, second = (part.original_scores(contexts, tokens) for part in self.parts)
         return self.mixing_alpha * first + (1 - self.mixing_alpha) * second
 
     def random_key(self, rng: np.random.Generator) -> tuple[int, ...]:
-        """Two keys as far apart as the true ones, of which neither correlates with either of them."""
+        """Two keys as far apart as the true ones; neither correlates with either of them."""
         offset = self.keys[1] - self.keys[0]
         while True:
             first = self.parts[0].random_key(rng)
@@ -144,7 +144,9 @@ class TextSealDualKey:
         check_type(config, ("textseal",), cls.name)
         alpha = config.get("mixing_alpha", 0.5)
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
-            raise UsageError(f"mixing_alpha must be in [0, 1]; got {alpha!r}. Their default is 0.5.")
+            raise UsageError(
+                f"mixing_alpha must be in [0, 1]; got {alpha!r}. Their default is 0.5."
+            )
         return cls(
             keys=_read_pair(config, secret),
             ngram=whole_number(config.get("ngram", 1), "ngram", 1, 10),

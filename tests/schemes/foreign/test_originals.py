@@ -186,7 +186,9 @@ def test_a_table_that_is_given_is_the_table(size, form):
     seeded = make_foreign(
         "hf-synthid", {"ngram_len": 3, "keys": [5, 6, 7], "sampling_table_size": size}
     )
-    given = make_foreign("hf-synthid", with_table(form(drawn.tolist())) | {"sampling_table_size": size})
+    given = make_foreign(
+        "hf-synthid", with_table(form(drawn.tolist())) | {"sampling_table_size": size}
+    )
     pairs = random_pairs(seeded, 400, 4, vocabulary=5000)
     assert (given.score(*pairs) == seeded.score(*pairs)).all()
     assert given.null_law == seeded.null_law
@@ -250,7 +252,7 @@ def test_a_gpu_without_a_table_is_told_what_to_give():
     "keys", [GOOGLE, list(range(30)), [(i * 7919 + 5) % 60000 for i in range(30)], [3, 4], [9]]
 )
 def test_the_law_spreads_at_least_as_far_as_the_layers_do(keys):
-    """On states that the law was not measured on; a binomial law is too narrow for Google's keys."""
+    """On other states than it was measured on; a binomial law is too narrow for Google's keys."""
     scheme = make_foreign("synthid-text-2025", {"ngram_len": 5, "keys": keys})
     states = np.random.default_rng(99).integers(-(1 << 63), 1 << 63, 1 << 19, dtype=np.int64)
     sums = np.empty(states.shape, dtype=np.int64)
@@ -407,9 +409,7 @@ def test_two_sglang_keys_split_the_contexts_and_leave_the_law_alone():
     # one context, one key: whatever the token
     same = np.repeat(contexts[:1], 50, axis=0)
     words = dual.words(same, tokens[:50])
-    assert any(
-        (words == dual.with_key(key).words(same, tokens[:50])).all() for key in dual.keys
-    )
+    assert any((words == dual.with_key(key).words(same, tokens[:50])).all() for key in dual.keys)
 
 
 def test_sbw_reads_what_the_sampler_marks_not_what_its_detector_hashes():
@@ -423,9 +423,7 @@ def test_sbw_reads_what_the_sampler_marks_not_what_its_detector_hashes():
     assert scheme.usable(contexts, tokens).tolist() == [True, True, True, False]
     assert scheme.shares_coins
     assert make_foreign("vllm-sbw", {"algorithm": "sbw", "key": 77}).width == 3
-    alone = make_foreign(
-        "vllm-sbw", {"algorithm": "sbw", "key": 77, "context_width": 1}
-    )
+    alone = make_foreign("vllm-sbw", {"algorithm": "sbw", "key": 77, "context_width": 1})
     assert alone.width == 0
 
 

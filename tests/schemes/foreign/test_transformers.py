@@ -140,7 +140,11 @@ def test_synthid_law_has_the_tables_own_mean():
 
 def test_synthid_law_is_counted_over_all_keys_of_a_tiny_table():
     """Two layers, table of 64: all ordered pairs of distinct residues, at one state."""
-    config = {"ngram_len": 2, "sampling_table_size": 65536, "keys": [0, 1], "sampling_table_size": 64}
+    config = {
+        "ngram_len": 2,
+        "keys": [0, 1],
+        "sampling_table_size": 64,
+    }
     scheme = make_foreign("hf-synthid", config)
     pair = np.array([[9]], dtype=np.uint32), np.array([17], dtype=np.uint32)
     counts = np.zeros(3, dtype=np.int64)

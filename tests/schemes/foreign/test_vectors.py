@@ -114,7 +114,9 @@ def test_permute_and_flip_scores_small_uniforms(name, vector):
     pairs = windows(scheme, vector["token_ids"])
     coins = np.array(vector["coins"])
     assert scheme.mantissas(*pairs).tolist() == coins.tolist()
-    assert scheme.score(*pairs).tolist() == exponential_score((1 << 24) - 1 - coins, 1 << 24).tolist()
+    assert (
+        scheme.score(*pairs).tolist() == exponential_score((1 << 24) - 1 - coins, 1 << 24).tolist()
+    )
     assert scheme.original_scores(*pairs) == pytest.approx(-np.log(coins / 2**24))
 
 
@@ -134,9 +136,10 @@ def test_sglang_words(name, vector):
     scheme = build(name, vector)
     pairs = windows(scheme, vector["token_ids"])
     assert scheme.words(*pairs).tolist() == vector["coins"]
-    assert scheme.score(*pairs).tolist() == exponential_score(
-        np.array(vector["coins"]), 1 << 32
-    ).tolist()
+    assert (
+        scheme.score(*pairs).tolist()
+        == exponential_score(np.array(vector["coins"]), 1 << 32).tolist()
+    )
 
 
 @pytest.mark.parametrize(
