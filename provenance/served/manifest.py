@@ -16,6 +16,7 @@ from typing import Any
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.files import canonical_json, read_json, write_json
 from provenance.keys.keyring import Keyring
+from provenance.schemes import SCHEMES
 from provenance.served.log import LogFile
 
 __all__ = ["MANIFEST_FILE", "IndexManifest", "ServedSlot", "ServedValue"]
@@ -130,7 +131,7 @@ class IndexManifest:
                 [(slot.name, slot.share_words) for slot in self.slots],
                 [(slot.name, slot.share_words) for slot in public.schedule.slots],
             ),
-            ("key or id", self.keyring_id, public.id),
+            ("keyring" if given["name"] in SCHEMES else "key", self.keyring_id, public.id),
         ]
         for own, slot in zip(self.slots, public.schedule.slots, strict=False):
             names = tuple(value.name for value in own.values)

@@ -237,10 +237,10 @@ class SynthID:
         if not any(name.startswith("sampling_table") for name in config):
             raise UsageError(
                 f"a {cls.name} configuration must hold sampling_table_size and "
-                "sampling_table_seed, which transformers and synthid-text 0.2.1 always write; it has "
-                "neither, so it is not known which hash it means. Use the scheme "
-                "synthid-text-2025 for Google's "
-                "repository since 2025-06, or add both fields (65536 and 0 by default)."
+                "sampling_table_seed, which transformers and synthid-text 0.2.1 always write; it "
+                "has neither, so it is not known which hash it means. Use the scheme "
+                "synthid-text-2025 for Google's repository since 2025-06, or add both fields "
+                "(65536 and 0 by default)."
             )
         size = config.get("sampling_table_size", 1 << 16)
         size = whole_number(size, "sampling_table_size", 2, _MAXIMUM_TABLE)

@@ -200,7 +200,7 @@ class SynthIDText2025:
         """As many distinct 64-bit keys as layers."""
         while True:
             depth = self.layers.shape[0]
-            words = rng.integers(-(1 << 63), 1 << 63, depth, dtype=np.int64)
+            words = rng.integers(-(1 << 63), 1 << 63, (depth,), dtype=np.int64)
             drawn = [int(word) for word in words]
             if len({*drawn, *self.keys}) == 2 * depth:
                 return tuple(drawn)
