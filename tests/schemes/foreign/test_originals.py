@@ -345,6 +345,16 @@ def test_textseals_second_key_is_the_first_plus_12345_unless_it_is_given():
         make_foreign("textseal-dual-key", without, [42, 901])
 
 
+def test_textseals_share_is_that_of_the_first_key():
+    base = {"secret_key": 42, "watermark_type": "textseal"}
+    for alpha, weights in ((0.5, (1, 1)), (0.3, (3, 7)), (1.0, (1, 0)), (0, (0, 1))):
+        scheme = make_foreign("textseal-dual-key", {**base, "mixing_alpha": alpha})
+        assert scheme.weights == weights
+        contexts, tokens = random_pairs(scheme, 20_000, 9, vocabulary=100_000)
+        law, scores = scheme.null_law, scheme.score(contexts, tokens)
+        assert scores.mean() == pytest.approx(law.mean, rel=0.03)
+
+
 def test_textseal_keys_whose_coins_correlate_upwards_are_refused():
     base = {"secret_key": 42, "watermark_type": "textseal"}
     with pytest.raises(ConfigurationMismatchError, match="independent coins"):
