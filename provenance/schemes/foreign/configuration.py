@@ -44,7 +44,7 @@ def refuse_cuda(config: Mapping[str, Any], scheme: str, cure: str = "") -> None:
 
     cure : what can be done about it all the same, a sentence
     """
-    device = str(config.get("device", "cpu"))
+    device = "cpu" if config.get("device") is None else str(config["device"])
     if device.split(":")[0] != "cpu":
         raise ConfigurationMismatchError(
             f"device of a {scheme} configuration must be cpu; got {device}. The original draws its "

@@ -41,7 +41,6 @@ __all__ = ["VllmSbw"]
 
 _HALF: Final = 1 << 31
 _WIDTHS: Final = {"selfhash": 4, "lefthash": 1}
-_FIELDS: Final = (*VLLM_FIELDS, "sbw_scheme", "sbw_gamma", "sbw_delta")
 _MISSING: Final = 0xFFFFFFFF
 
 
@@ -192,7 +191,7 @@ class VllmSbw:
         """Reads vLLM's `watermark_config` with algorithm sbw. Any device: same integers."""
         del vocabulary_size
         check_algorithm(config, "sbw")
-        check_fields(config, _FIELDS, cls.name)
+        check_fields(config, VLLM_FIELDS, cls.name)
         scheme = config.get("sbw_scheme", "selfhash")
         if scheme not in _WIDTHS:
             raise UsageError(f"sbw_scheme must be selfhash or lefthash; got {scheme}.")

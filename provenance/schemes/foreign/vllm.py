@@ -49,7 +49,11 @@ VLLM_FIELDS: Final = (
     "deduplicate_contexts_max_history",
     "prf",
     "allow_target_only_watermarking",
+    "sbw_scheme",
+    "sbw_gamma",
+    "sbw_delta",
 )
+"""Those that decide nothing for an algorithm are ignored, as vLLM does."""
 _VALUES: Final = 1 << 24
 _MISSING: Final = 0xFFFFFFFF
 _READ_BY: Final = {
@@ -272,8 +276,8 @@ def check_algorithm(config: Mapping[str, Any], algorithm: str) -> None:
 def _read(config: Mapping[str, Any], secret: Secret, algorithm: str) -> dict[str, int]:
     check_algorithm(config, algorithm)
     check_fields(config, VLLM_FIELDS, "vllm")
-    width = config.get("context_width", 4)
+    width = config.get("context_width")
     return {
         "key": read_key(config, "key", secret, 64),
-        "context_width": whole_number(width, "context_width", 1, 64),
+        "context_width": whole_number(4 if width is None else width, "context_width", 1, 64),
     }

@@ -437,6 +437,28 @@ def test_sbw_reads_what_the_sampler_marks_not_what_its_detector_hashes():
     assert alone.width == 0
 
 
+def test_vllms_whole_object_is_read_whatever_the_algorithm():
+    """As a version with SBW writes it, the defaults of all algorithms beside each other."""
+    config = {
+        **{"key": 77, "alpha": 0.1, "context_width": None, "prf": "philox"},
+        **{"deduplicate_contexts": "single_turn", "deduplicate_contexts_max_history": 8192},
+        **{"allow_target_only_watermarking": False, "sbw_scheme": "selfhash"},
+        **{"sbw_gamma": 0.5, "sbw_delta": 2.0},
+    }
+    for algorithm, name in (
+        ("gumbel", "vllm-gumbel"),
+        ("dual_key_gumbel", "vllm-dual-key-gumbel"),
+        ("sbw", "vllm-sbw"),
+    ):
+        scheme = make_foreign(name, {**config, "algorithm": algorithm})
+        assert scheme.context_width == 4
+
+
+def test_a_device_that_is_null_is_one_that_nobody_named():
+    config = {**MARKLLM["KGW"], "device": None}
+    assert make_foreign("markllm-kgw", config, None, VOCABULARY)
+
+
 def test_small_instances_are_what_the_protocol_tests_think():
     for name in FOREIGN_SCHEMES:
         assert small(name).name == name
