@@ -53,8 +53,9 @@ def load_tokenizer(path: Path | str, keyring: Keyring) -> Tokenizer:
     tokenizer = prepare_tokenizer(_guard(lambda: Tokenizer.from_buffer(content), f"{path}"))
     if tokenizer.get_vocab_size() > keyring.vocabulary_size:
         raise ConfigurationMismatchError(
-            f"{path}: must have at most {keyring.vocabulary_size} tokens, as the keyring says; got "
-            f"{tokenizer.get_vocab_size()}. Pass the served model's tokenizer.json."
+            f"{path}: must have at most {keyring.vocabulary_size} tokens, the vocabulary size of "
+            f"the mark; got {tokenizer.get_vocab_size()}. Pass the served model's tokenizer.json, "
+            "or the vocab_size of its config.json."
         )
     return tokenizer
 

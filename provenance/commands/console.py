@@ -43,6 +43,8 @@ _NUMBERS = {
     "shared pairs",
     "tokens",
     "windows",
+    "n",
+    "S",
     "z",
 }
 
