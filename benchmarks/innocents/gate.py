@@ -1,0 +1,309 @@
+"""z of innocent suspects under fresh keys, cell by cell, and the gate.
+
+    python -m benchmarks.innocents [--only NAME ...] [--scale 1] [--output FILE]
+
+Every key is a fresh draw of all coins. The suspect's text is the same under all keys of a world
+(the null hypothesis is about the draw of the key), unless it quotes or reads what was served.
+
+A cell passes if
+
+- the mean of z is within 4 standard errors of 0. The control variate takes off what the same coins
+  give under weights that no coin could touch (the means of the weights over other keys), whose mean
+  is exactly 0: the error is a few times smaller;
+- the standard deviation of z is within 4 standard errors of 1;
+- the rejections at .05, .01, .001 and .0001, of exact tails, lie between the exact binomial limits
+  (each one-sided limit is broken by chance with probability 1e-5).
+
+With normal means and deviations a sound cell fails by chance with probability 2e-4, so a gate of 60
+cells with probability .013 at most, however the cells depend on each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from benchmarks.innocents.coins import marks_of, words_of
+from benchmarks.innocents.experiments import EXPERIMENTS, Cell, Experiment
+from benchmarks.innocents.suspects import Log, Shown, Source
+from benchmarks.innocents.traffic import serve
+from benchmarks.innocents.weighing import FAULTS, SOUND
+from provenance.schemes import make_scheme
+from provenance.stats.tables import ClassTable
+from provenance.stats.tails import log10_upper_tail
+
+__all__ = ["LEVELS", "judge", "main", "run_experiment", "summarise"]
+
+SCHEME: Final = make_scheme("gumbel")
+LAW: Final = SCHEME.null_law
+LEVELS: Final = (0.05, 0.01, 0.001, 0.0001)
+ERRORS: Final = 4.0
+FALSE_ALARM: Final = 1e-5
+PILOTS: Final = 24
+_EXACT_ABOVE: Final = 1.4
+"""No z below it has p <= .05: the law is skewed to the right, and hardly so at these numbers."""
+
+Integers = NDArray[np.int64]
+
+
+@dataclass
+class Collected:
+    """What a cell has gathered, key by key."""
+
+    z: list[float] = field(default_factory=list)
+    free: list[float] = field(default_factory=list)
+    log10_p: list[float] = field(default_factory=list)
+    coins: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Pilot:
+    """Sums of weights over the pilot keys, per pair of a universe, and how often it was marked."""
+
+    sums: NDArray[np.float64]
+    hits: NDArray[np.float64]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Coin-free weights: means over keys under which the pair was in the marked slot."""
+        return self.sums / np.maximum(self.hits, 1)
+
+
+def score(key: int, contexts: Integers, tokens: Integers) -> Integers:
+    """Scores of pairs: int64 [n]."""
+    return SCHEME.score(words_of(key, contexts, tokens))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One key: its log and every n(c) that the cells ask for."""
+
+    log: Log
+    counts: dict[str, Integers]
+
+    @classmethod
+    def draw(cls, experiment: Experiment, number: int) -> Trial:
+        """The log under a key that belongs to this number alone."""
+        key = int(np.random.default_rng([number, 5]).integers(2**62))
+        responses = serve(experiment.language, experiment.traffic, key, experiment.share, number)
+        log = Log(key, experiment.share, number, experiment.language, responses)
+        names = {cell.recipe for cell in experiment.cells}
+        return cls(log, {name: (SOUND | FAULTS)[name](log) for name in sorted(names)})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source under a key: its pairs in the marked slot and their scores less the mean."""
+
+    shown: Shown
+    scores: Integers
+    sampled: bool
+
+    @classmethod
+    def open(cls, source: Source, log: Log) -> Opened:
+        shown = source.show(log)
+        kept = np.flatnonzero(marks_of(log.key, shown.contexts, log.share))
+        parts = (shown.rows, shown.contexts, shown.tokens, shown.masses, shown.totals)
+        shown = Shown(*(part[kept] for part in parts), shown.expected[kept])
+        return cls(shown, score(log.key, shown.contexts, shown.tokens), source.sampled)
+
+    def weigh(self, cell: Cell, trial: Trial) -> Integers:
+        """Weights of the cell."""
+        n = trial.counts[cell.recipe][self.shown.contexts]
+        return cell.weighting.weigh(self.shown, n, trial.log, self.sampled)
+
+
+def z_of(weights: NDArray[Any], scores: Integers) -> float:
+    """(S - mean) / standard deviation under the null law; 0 without weights."""
+    deviation = math.sqrt(LAW.variance * float(weights @ weights))
+    return float(weights @ (scores - LAW.mean)) / deviation if deviation else 0.0
+
+
+def collect(found: Collected, cell: Cell, weights: Integers, scores: Integers, free: float) -> None:
+    """One check: z, z of the coin-free weights, and the exact tail if it may be below .05."""
+    z = z_of(weights, scores)
+    found.z.append(z)
+    found.free.append(free)
+    found.coins.append(int(np.count_nonzero(weights)))
+    if (-z if cell.weighting.low else z) > _EXACT_ABOVE:
+        signed = -weights if cell.weighting.low else weights
+        found.log10_p.append(log10_upper_tail(ClassTable.from_scores(signed, scores, LAW)))
+    else:
+        found.log10_p.append(0.0)
+
+
+def run_experiment(name: str, scale: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    """All cells of an experiment; keys are numbered from `seed` on. Returns its part of the file."""
+    experiment, started = EXPERIMENTS[name](), time.perf_counter()
+    sources = experiment.sources()
+    pilots = run_pilots(experiment, sources, 10**9 + seed)
+    found = {cell: Collected() for cell in experiment.cells}
+    keys = max(20, round(experiment.keys * scale))
+    length = 0.0
+    for number in range(seed, seed + keys):
+        trial = Trial.draw(experiment, number)
+        length += float(trial.log.responses.lengths.mean()) / keys
+        for source_name, source in sources.items():
+            own = [cell for cell in experiment.cells if cell.source == source_name]
+            opened = Opened.open(source, trial.log)
+            marked = np.flatnonzero(marks_of(trial.log.key, source.contexts, experiment.share))
+            scores = score(trial.log.key, source.contexts[marked], source.tokens[marked])
+            for cell in own:
+                free = z_of(pilots[cell].mean[marked], scores)
+                collect(found[cell], cell, opened.weigh(cell, trial), opened.scores, free)
+    return {
+        "experiment": name,
+        "title": experiment.name,
+        "k": experiment.language.width,
+        "keys": keys,
+        "seed": seed,
+        "ids_per_response": round(length, 1),
+        "seconds": round(time.perf_counter() - started),
+        "cells": [
+            {"cell": cell.name, "kind": cell.kind, **summarise(one)} for cell, one in found.items()
+        ],
+    }
+
+
+def run_pilots(
+    experiment: Experiment, sources: dict[str, Source] | Any, seed: int
+) -> dict[Cell, Pilot]:
+    """Mean weights per pair over keys that are not used again."""
+    pilots = {
+        cell: Pilot(*np.zeros((2, sources[cell.source].contexts.size))) for cell in experiment.cells
+    }
+    for number in range(seed, seed + PILOTS):
+        trial = Trial.draw(experiment, number)
+        for name, source in sources.items():
+            opened = Opened.open(source, trial.log)
+            known = opened.shown.rows >= 0
+            marked = marks_of(trial.log.key, source.contexts, experiment.share)
+            for cell in (one for one in experiment.cells if one.source == name):
+                pilots[cell].sums[opened.shown.rows[known]] += opened.weigh(cell, trial)[known]
+                pilots[cell].hits += marked
+    return pilots
+
+
+def summarise(found: Collected) -> dict[str, Any]:
+    """The figures of one cell."""
+    z, free = np.array(found.z), np.array(found.free)
+    slope = float(np.cov(z, free)[0, 1] / free.var()) if free.any() else 0.0
+    rest = z - slope * free
+    n = z.size
+    rejected = {str(a): int((np.array(found.log10_p) <= math.log10(a)).sum()) for a in LEVELS}
+    return {
+        "checks": n,
+        "coins": round(float(np.mean(found.coins))),
+        "mean_z": round(float(rest.mean()), 5),
+        "standard_error": round(float(rest.std(ddof=1)) / math.sqrt(n), 5),
+        "plain_mean_z": round(float(z.mean()), 5),
+        "sd_z": round(float(z.std(ddof=1)), 5),
+        "sd_error": round(sd_error(z), 5),
+        "rejected": rejected,
+    }
+
+
+def sd_error(z: NDArray[np.float64]) -> float:
+    """Standard error of the standard deviation of z, which need not be normal."""
+    fourth = float(stats.kurtosis(z)) if z.std() > 0 else 0.0
+    return math.sqrt(max(fourth + 2, 0.5) / (4 * z.size))
+
+
+def limits(n: int, level: float) -> tuple[int, int]:
+    """Fewest and most rejections that n exact tests show, but with probability 2 FALSE_ALARM."""
+    low = int(stats.binom.ppf(FALSE_ALARM, n, level))
+    return low, int(stats.binom.isf(FALSE_ALARM, n, level))
+
+
+def judge(cell: dict[str, Any]) -> list[str]:
+    """Why a cell fails; empty if it passes."""
+    reasons = []
+    if abs(cell["mean_z"]) > ERRORS * cell["standard_error"]:
+        reasons.append("mean")
+    if abs(cell["sd_z"] - 1) > ERRORS * cell["sd_error"]:
+        reasons.append("sd")
+    for level, rejected in cell["rejected"].items():
+        low, high = limits(cell["checks"], float(level))
+        if not low <= rejected <= high:
+            reasons.append(f"rejections at {level}")
+    return reasons
+
+
+def main() -> None:
+    """Run, print, write the results; exit 1 if a sound cell fails or a fault is not seen."""
+    parser = argparse.ArgumentParser(description="Innocent suspects in a fast world.")
+    parser.add_argument("--only", nargs="*", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of keys")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/innocents.json"))
+    arguments = parser.parse_args()
+    parts = []
+    run = partial(run_experiment, scale=arguments.scale, seed=arguments.seed)
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        for part in pool.map(run, arguments.only):
+            parts.append(part)
+            print_part(part)
+            arguments.output.write_text(json.dumps(document(parts, arguments), indent=1) + "\n")
+    failed = [cell for part in parts for cell in part["cells"] if not as_it_must(cell)]
+    print(f"gate {'FAILED' if failed else 'passed'}: {len(failed)} cells are not as they must be")
+    raise SystemExit(1 if failed else 0)
+
+
+def as_it_must(cell: dict[str, Any]) -> bool:
+    """Sound cells pass, faults fail; what is only told is not judged."""
+    return cell["kind"] == "told" or bool(judge(cell)) == (cell["kind"] == "fault")
+
+
+def document(parts: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The results file."""
+    sound = [c for part in parts for c in part["cells"] if c["kind"] == "sound"]
+    return {
+        "command": f"python -m benchmarks.innocents --scale {arguments.scale:g} "
+        f"--seed {arguments.seed} --only {' '.join(part['experiment'] for part in parts)}",
+        "versions": {name: version(name) for name in ("numpy", "numba", "scipy")}
+        | {"python": platform.python_version()},
+        "machine": f"{platform.machine()}, one core a worker",
+        "false_alarm_of_the_gate": round(len(sound) * 2e-4, 4),
+        "sound_cells": len(sound),
+        "innocent_checks": sum(cell["checks"] for cell in sound),
+        "gate_passed": all(as_it_must(cell) for part in parts for cell in part["cells"]),
+        "experiments": list(parts),
+    }
+
+
+def print_part(part: dict[str, Any]) -> None:
+    """A line a cell."""
+    print(
+        f"# {part['title']}: k = {part['k']}, {part['keys']} keys, "
+        f"{part['ids_per_response']} ids a response, {part['seconds']} s"
+    )
+    for cell in part["cells"]:
+        rejected = " ".join(f"{count}" for count in cell["rejected"].values())
+        reasons = ", ".join(judge(cell))
+        verdict = {
+            "sound": "FAILS" if reasons else "ok",
+            "fault": "seen" if reasons else "NOT SEEN",
+        }
+        print(
+            f"{cell['cell']:58s} {cell['coins']:7d} z {cell['mean_z']:+.4f} "
+            f"+- {cell['standard_error']:.4f} sd {cell['sd_z']:.3f} rejected {rejected} "
+            f"{verdict.get(cell['kind'], 'told')} {reasons}"
+        )
+    sys.stdout.flush()
