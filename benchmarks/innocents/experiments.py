@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from benchmarks.innocents.language import Language, draw_language, mix_languages
+from benchmarks.innocents.language import Language, draw_language, mix_languages, scale_ends
 from benchmarks.innocents.suspects import (
     Quoter,
     Reader,
@@ -121,12 +121,12 @@ def _short(width: int, words: int, requests: int, keys: int, name: str) -> Exper
 
 def short() -> Experiment:
     """Answers of 9 words, k = 2."""
-    return _short(2, 200, 10_000, 3000, "short answers")
+    return _short(2, 200, 10_000, 2400, "short answers")
 
 
 def short_k1() -> Experiment:
     """Answers of 5 words, k = 1."""
-    return _short(1, 8000, 10_000, 3000, "short answers, k = 1")
+    return _short(1, 8000, 10_000, 2400, "short answers, k = 1")
 
 
 def long() -> Experiment:
@@ -147,71 +147,86 @@ def long() -> Experiment:
 
 def large() -> Experiment:
     """Over 50,000 coins a check."""
-    language = draw_language(5, 360)
-    traffic = Traffic(60_000)
+    language = draw_language(5, 480)
+    traffic = Traffic(100_000)
     cells = text_cells(references=("right model",))
     cells += text_cells("end dropped, then marked", "fault", ("right model",))
     return Experiment(
-        "50,000 coins", language, traffic, lambda: text_sources(language, traffic), cells, 700
+        "50,000 coins", language, traffic, lambda: text_sources(language, traffic), cells, 670
     )
 
 
 def retries() -> Experiment:
     """A request is tried again until the response is good enough, up to twenty times."""
     language = draw_language(6, 200)
-    traffic = Traffic(4000, attempts=20, until=-0.9)
+    traffic = Traffic(4000, attempts=20, until=1.3, rare=True)
     outputs = Traffic(10_000)
-    cells = text_cells(references=("k-grams", "right model"))
-    cells += text_cells("by request", "sound", ("k-grams", "right model"))
-    cells += [*controls("reached", "sound"), *saturating_cells("reached", "told")]
-    for recipe in ("last attempt only", "moderated"):
-        cells += text_cells(recipe, "told", ("right model",))
-        cells += [*saturating_cells(recipe, "told"), *controls(recipe, "told")]
+    cells = text_cells("by request", "sound", ("k-grams", "right model"))
+    cells += [*controls("by request", "sound"), *saturating_cells("by request", "told")]
+    cells += [*text_cells("reached", "told", ("right model",)), *controls("reached", "told")]
+    cells += saturating_cells("reached", "told")
+    cells += _selected("last attempt only", "moderated")
     return Experiment(
-        "retries, all logged",
+        "retries", language, traffic, lambda: text_sources(language, outputs), cells, 700
+    )
+
+
+def _selected(*recipes: str) -> list[Cell]:
+    """What selection after generation does to every rule and to the controls."""
+    found = []
+    for recipe in recipes:
+        found += (
+            text_cells(recipe, "fault", ())[:1] + text_cells(recipe, "told", ("right model",))[1:]
+        )
+        found += [*saturating_cells(recipe, "told"), *controls(recipe, "told")]
+    return found
+
+
+def retries_likely() -> Experiment:
+    """The other taste: answers of probable words are accepted."""
+    language = draw_language(6, 200)
+    traffic = Traffic(4000, attempts=20, until=-1.0)
+    outputs = Traffic(10_000)
+    cells = text_cells("by request", "sound", ("right model",))
+    cells += [*text_cells("reached", "told", ("right model",)), *controls("reached", "told")]
+    cells += _selected("last attempt only")[1:]
+    return Experiment(
+        "retries, the other taste",
         language,
         traffic,
         lambda: text_sources(language, outputs),
         cells,
-        1500,
+        400,
     )
 
 
 def recurring() -> Experiment:
     """Retries to few prompts that recur: the same context begins many responses."""
     language = draw_language(6, 200)
-    traffic = Traffic(4000, attempts=20, until=-0.9, prompts=400)
+    traffic = Traffic(4000, attempts=20, until=1.3, rare=True, prompts=400)
     outputs = Traffic(10_000)
-    cells = text_cells(references=("right model",))
-    cells = [Cell(c.source, c.weighting, c.recipe, "told") for c in cells]
-    cells += text_cells("by request", "told", ("right model",))
+    cells = text_cells("by request", "sound", ("right model",))
+    cells += [*text_cells("reached", "told", ("right model",)), *controls("reached", "told")]
     cells += saturating_cells("reached", "told")
     return Experiment(
-        "retries to recurring prompts",
+        "retries, recurring prompts",
         language,
         traffic,
         lambda: text_sources(language, outputs),
         cells,
-        1500,
+        400,
     )
 
 
 def best_of_four() -> Experiment:
     """Four candidates a request."""
     language = draw_language(7, 200)
-    traffic = Traffic(4000, attempts=4, until=np.inf)
+    traffic = Traffic(4000, attempts=4, until=np.inf, rare=True)
     outputs = Traffic(10_000)
     cells = text_cells(references=("k-grams", "right model"))
-    cells += [*controls("reached", "sound"), *saturating_cells("reached", "told")]
-    cells += text_cells("best only", "fault", ("right model",))
-    cells += [*saturating_cells("best only", "told"), *controls("best only", "told")]
+    cells += [*controls("reached", "sound"), *_selected("best only")]
     return Experiment(
-        "best of 4, all logged",
-        language,
-        traffic,
-        lambda: text_sources(language, outputs),
-        cells,
-        1500,
+        "best of 4", language, traffic, lambda: text_sources(language, outputs), cells, 900
     )
 
 
@@ -223,23 +238,23 @@ def turns() -> Experiment:
     cells = text_cells("by request", "sound", ("k-grams", "right model"))
     cells += text_cells("unprompted", "sound", ("k-grams", "right model"))
     cells += [*controls("by request", "sound"), *controls("unprompted", "sound")]
-    cells += text_cells("reached", "told", ("right model",))
+    cells += text_cells("reached", "fault", ("right model",))
+    cells += [*saturating_cells("reached", "told"), *controls("reached", "told")]
     return Experiment(
-        "several turns", language, traffic, lambda: text_sources(language, outputs), cells, 1500
+        "several turns", language, traffic, lambda: text_sources(language, outputs), cells, 800
     )
 
 
 def pasted() -> Experiment:
-    """Responses begin with passages of other conversations, which users paste and like."""
+    """Responses begin with passages of other conversations, which users like and paste."""
     language = draw_language(9, 200)
     traffic = Traffic(10_000, pasting=0.3, liked=True)
     outputs = Traffic(10_000)
-    cells = [
-        Cell(c.source, c.weighting, c.recipe, "told")
-        for c in [*text_cells(references=("right model",)), *saturating_cells("reached", "told")]
-    ]
+    cells = text_cells("unprompted", "sound", ("right model",))
+    cells += text_cells("reached", "told", ("right model",))
+    cells += [*saturating_cells("reached", "told"), *controls("reached", "told")]
     return Experiment(
-        "pasted passages", language, traffic, lambda: text_sources(language, outputs), cells, 1500
+        "pasted passages", language, traffic, lambda: text_sources(language, outputs), cells, 500
     )
 
 
@@ -259,7 +274,7 @@ def quoted() -> Experiment:
     for name, kind in (("quotes", "sound"), ("quotes, ids only", "fault")):
         cells += [Cell(f"{name}, none", Weighting(rule), "reached", kind) for rule in PLAIN]
         cells.append(Cell(f"{name}, right model", Weighting("residual"), "reached", kind))
-    return Experiment("quoted prompts", language, traffic, sources, cells, 1500)
+    return Experiment("quoted prompts", language, traffic, sources, cells, 700)
 
 
 def retokenised() -> Experiment:
@@ -276,7 +291,7 @@ def retokenised() -> Experiment:
         traffic,
         lambda: text_sources(language, traffic, as_text=True),
         cells,
-        1500,
+        1300,
     )
 
 
@@ -286,7 +301,10 @@ def _reading(width: int, words: int, name: str, keys: int) -> Experiment:
     related = mix_languages(served, stranger, 0.4)
     traffic = Traffic(3000)
     references = {"none": None, "right model": served, "wrong model": wrong}
+    verbose = scale_ends(mix_languages(served, stranger, 0.1), 0.5)
     suspects = {"related": (related, 0.0), "copier": (related, 0.5), "stranger": (stranger, 0.0)}
+    if width == 1:  # a last word that stood before is a context that stood before: no bets
+        del suspects["copier"]
 
     def sources() -> Mapping[str, Source]:
         unmarked = serve(served, Traffic(3000), None, 0, 21)
@@ -295,37 +313,34 @@ def _reading(width: int, words: int, name: str, keys: int) -> Experiment:
             for who, (suspect, copying) in suspects.items():
                 found[f"reads log, {who}, {of}"] = Reader(suspect, reference, copying=copying)
             found[f"reads unmarked, {of}"] = Reader(related, reference, unmarked=unmarked)
+            found[f"reads log, verbose, {of}"] = Reader(verbose, reference)
             found[f"reads log short, {of}"] = Reader(related, reference, whole=False)
+            found[f"reads log short, verbose, {of}"] = Reader(verbose, reference, whole=False)
         return found
 
+    read = ["unmarked", "log, verbose", *(f"log, {who}" for who in suspects)]
     cells = [
-        Cell(f"reads {what}, {of}", Weighting("residual"))
-        for of in references
-        for what in ("log, related", "log, copier", "log, stranger", "unmarked")
+        Cell(f"reads {what}, {of}", Weighting("residual")) for of in references for what in read
     ]
     cells += [Cell("reads log, related, right model", Weighting("ends", low=True))]
+    short = "reads log short"
+    cells += [Cell(f"{short}, {of}", Weighting("residual"), kind="told") for of in references]
     cells += [
-        Cell(f"reads log short, {of}", Weighting("residual"), "reached", kind)
-        for of, kind in (("none", "told"), ("right model", "fault"), ("wrong model", "told"))
+        Cell(f"{short}, verbose, {of}", Weighting("residual"), kind=kind)
+        for of, kind in (("none", "told"), ("right model", "fault"), ("wrong model", "fault"))
     ]
-    cells += [
-        Cell(f"reads log short, {of}", Weighting("residual"), "end dropped, then marked", "told")
-        for of in references
-    ]
-    cells.append(
-        Cell("reads log short, right model", Weighting("ends", low=True), "reached", "told")
-    )
+    cells.append(Cell(f"{short}, right model", Weighting("ends", low=True), kind="told"))
     return Experiment(name, served, traffic, sources, cells, keys)
 
 
 def reading() -> Experiment:
     """Models that read the marked log, and unmarked text, k = 2."""
-    return _reading(2, 100, "reading", 1000)
+    return _reading(2, 100, "reading", 450)
 
 
 def reading_k1() -> Experiment:
     """The same, k = 1."""
-    return _reading(1, 4000, "reading, k = 1", 1000)
+    return _reading(1, 4000, "reading, k = 1", 600)
 
 
 def listed() -> Experiment:
@@ -348,7 +363,7 @@ def listed() -> Experiment:
         Cell(f"top-20, {name}", Weighting("residual"))
         for name in ("none", "right model", "wrong model")
     ]
-    return Experiment("logprobs", language, traffic, sources, cells, 1000)
+    return Experiment("logprobs", language, traffic, sources, cells, 800)
 
 
 def guilty() -> Experiment:
@@ -376,7 +391,7 @@ def guilty() -> Experiment:
 EXPERIMENTS: Mapping[str, Callable[[], Experiment]] = {
     function.__name__: cache(function)
     for function in (
-        short, short_k1, long, large, retries, recurring, best_of_four, turns, pasted, quoted,
-        retokenised, reading, reading_k1, listed, guilty,
+        short, large, retries, turns, quoted, retokenised, reading, short_k1, best_of_four, guilty,
+        retries_likely, recurring, long, pasted, reading_k1, listed,
     )
 }  # fmt: skip

@@ -26,7 +26,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,8 +56,14 @@ LEVELS: Final = (0.05, 0.01, 0.001, 0.0001)
 ERRORS: Final = 4.0
 FALSE_ALARM: Final = 1e-5
 PILOTS: Final = 24
-_EXACT_ABOVE: Final = 1.4
-"""No z below it has p <= .05: the law is skewed to the right, and hardly so at these numbers."""
+DOUBLES: Final = 0.3
+"""Share of the keys that faults and what is only told are tried on."""
+_CLEARLY_BELOW: Final = 1.3
+"""No such z has a p near .05: the law is hardly skewed at these numbers of coins."""
+_MASSES: Final = np.array(LAW.masses, dtype=np.float64) / 2**32
+_CENTRED: Final = np.arange(_MASSES.size) - LAW.mean
+_SKEWNESS: Final = float(_MASSES @ _CENTRED**3) / LAW.variance**1.5
+_EXCESS: Final = float(_MASSES @ _CENTRED**4) / LAW.variance**2 - 3
 
 Integers = NDArray[np.int64]
 
@@ -70,19 +76,6 @@ class Collected:
     free: list[float] = field(default_factory=list)
     log10_p: list[float] = field(default_factory=list)
     coins: list[int] = field(default_factory=list)
-
-
-@dataclass
-class Pilot:
-    """Sums of weights over the pilot keys, per pair of a universe, and how often it was marked."""
-
-    sums: NDArray[np.float64]
-    hits: NDArray[np.float64]
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Coin-free weights: means over keys under which the pair was in the marked slot."""
-        return self.sums / np.maximum(self.hits, 1)
 
 
 def score(key: int, contexts: Integers, tokens: Integers) -> Integers:
@@ -98,12 +91,12 @@ class Trial:
     counts: dict[str, Integers]
 
     @classmethod
-    def draw(cls, experiment: Experiment, number: int) -> Trial:
+    def draw(cls, experiment: Experiment, cells: Sequence[Cell], number: int) -> Trial:
         """The log under a key that belongs to this number alone."""
         key = int(np.random.default_rng([number, 5]).integers(2**62))
         responses = serve(experiment.language, experiment.traffic, key, experiment.share, number)
         log = Log(key, experiment.share, number, experiment.language, responses)
-        names = {cell.recipe for cell in experiment.cells}
+        names = {cell.recipe for cell in cells}
         return cls(log, {name: (SOUND | FAULTS)[name](log) for name in sorted(names)})
 
 
@@ -137,43 +130,61 @@ def z_of(weights: NDArray[Any], scores: Integers) -> float:
 
 def collect(found: Collected, cell: Cell, weights: Integers, scores: Integers, free: float) -> None:
     """One check: z, z of the coin-free weights, and the exact tail if it may be below .05."""
-    z = z_of(weights, scores)
-    found.z.append(z)
+    found.z.append(z_of(weights, scores))
     found.free.append(free)
     found.coins.append(int(np.count_nonzero(weights)))
-    if (-z if cell.weighting.low else z) > _EXACT_ABOVE:
-        signed = -weights if cell.weighting.low else weights
+    signed = -weights if cell.weighting.low else weights
+    approximate = approximate_tail(signed, scores)
+    if any(is_close(approximate, level) for level in LEVELS):
         found.log10_p.append(log10_upper_tail(ClassTable.from_scores(signed, scores, LAW)))
     else:
-        found.log10_p.append(0.0)
+        found.log10_p.append(approximate)
+
+
+def approximate_tail(weights: Integers, scores: Integers) -> float:
+    """log10 p by Edgeworth's expansion: says whether the exact tail has to be computed at all."""
+    real = weights.astype(np.float64)
+    squares = float(real @ real)
+    if not squares:
+        return 0.0
+    z = z_of(weights, scores)
+    if z < _CLEARLY_BELOW:
+        return 0.0
+    square = real * real
+    g1 = _SKEWNESS * float(square @ real) / squares**1.5
+    g2 = _EXCESS * float(square @ square) / squares**2
+    terms = (
+        g1 / 6 * (z**2 - 1) + g2 / 24 * (z**3 - 3 * z) + g1**2 / 72 * (z**5 - 10 * z**3 + 15 * z)
+    )
+    p = 0.5 * math.erfc(z / math.sqrt(2)) + math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * terms
+    return math.log10(min(max(p, 1e-300), 1.0))
+
+
+def is_close(log10_p: float, level: float) -> bool:
+    """Whether the exact p may lie on the other side of the level: a twentieth of log10."""
+    wanted = math.log10(level)
+    return abs(log10_p - wanted) <= 0.05 * max(1.0, -wanted)
 
 
 def run_experiment(name: str, scale: float = 1.0, seed: int = 0) -> dict[str, Any]:
-    """All cells of an experiment; keys are numbered from `seed` on. Returns its part of the file."""
+    """All cells of an experiment, keys numbered from `seed` on: its part of the results file."""
     experiment, started = EXPERIMENTS[name](), time.perf_counter()
     sources = experiment.sources()
     pilots = run_pilots(experiment, sources, 10**9 + seed)
     found = {cell: Collected() for cell in experiment.cells}
     keys = max(20, round(experiment.keys * scale))
-    length = 0.0
+    lengths = []
     for number in range(seed, seed + keys):
-        trial = Trial.draw(experiment, number)
-        length += float(trial.log.responses.lengths.mean()) / keys
-        for source_name, source in sources.items():
-            own = [cell for cell in experiment.cells if cell.source == source_name]
-            opened = Opened.open(source, trial.log)
-            marked = np.flatnonzero(marks_of(trial.log.key, source.contexts, experiment.share))
-            scores = score(trial.log.key, source.contexts[marked], source.tokens[marked])
-            for cell in own:
-                free = z_of(pilots[cell].mean[marked], scores)
-                collect(found[cell], cell, opened.weigh(cell, trial), opened.scores, free)
+        all_cells = number - seed < max(20, DOUBLES * keys)
+        cells = [c for c in experiment.cells if all_cells or c.kind == "sound"]
+        lengths.append(check_once(experiment, sources, cells, pilots, found, number))
     return {
         "experiment": name,
         "title": experiment.name,
         "k": experiment.language.width,
         "keys": keys,
         "seed": seed,
-        "ids_per_response": round(length, 1),
+        "ids_per_response": round(float(np.mean(lengths)), 1),
         "seconds": round(time.perf_counter() - started),
         "cells": [
             {"cell": cell.name, "kind": cell.kind, **summarise(one)} for cell, one in found.items()
@@ -181,23 +192,47 @@ def run_experiment(name: str, scale: float = 1.0, seed: int = 0) -> dict[str, An
     }
 
 
+def check_once(
+    experiment: Experiment,
+    sources: Mapping[str, Source],
+    cells: Sequence[Cell],
+    pilots: Mapping[Cell, NDArray[np.float64]],
+    found: Mapping[Cell, Collected],
+    number: int,
+) -> float:
+    """Every cell under one key; returns the mean length of a response."""
+    trial = Trial.draw(experiment, cells, number)
+    for name, source in sources.items():
+        own = [cell for cell in cells if cell.source == name]
+        if not own:
+            continue
+        opened = Opened.open(source, trial.log)
+        marked = np.flatnonzero(marks_of(trial.log.key, source.contexts, experiment.share))
+        scores = score(trial.log.key, source.contexts[marked], source.tokens[marked])
+        for cell in own:
+            free = z_of(pilots[cell][marked], scores)
+            collect(found[cell], cell, opened.weigh(cell, trial), opened.scores, free)
+    return float(trial.log.responses.lengths.mean())
+
+
 def run_pilots(
-    experiment: Experiment, sources: dict[str, Source] | Any, seed: int
-) -> dict[Cell, Pilot]:
-    """Mean weights per pair over keys that are not used again."""
-    pilots = {
-        cell: Pilot(*np.zeros((2, sources[cell.source].contexts.size))) for cell in experiment.cells
-    }
+    experiment: Experiment, sources: Mapping[str, Source], seed: int
+) -> dict[Cell, NDArray[np.float64]]:
+    """Coin-free weights of every cell, per pair of the universe of its source.
+
+    The mean weight over other keys under which the pair was in the marked slot.
+    """
+    sums = {cell: np.zeros(sources[cell.source].contexts.size) for cell in experiment.cells}
+    hits = {name: np.zeros(source.contexts.size) for name, source in sources.items()}
     for number in range(seed, seed + PILOTS):
-        trial = Trial.draw(experiment, number)
+        trial = Trial.draw(experiment, experiment.cells, number)
         for name, source in sources.items():
             opened = Opened.open(source, trial.log)
             known = opened.shown.rows >= 0
-            marked = marks_of(trial.log.key, source.contexts, experiment.share)
+            hits[name] += marks_of(trial.log.key, source.contexts, experiment.share)
             for cell in (one for one in experiment.cells if one.source == name):
-                pilots[cell].sums[opened.shown.rows[known]] += opened.weigh(cell, trial)[known]
-                pilots[cell].hits += marked
-    return pilots
+                sums[cell][opened.shown.rows[known]] += opened.weigh(cell, trial)[known]
+    return {cell: total / np.maximum(hits[cell.source], 1) for cell, total in sums.items()}
 
 
 def summarise(found: Collected) -> dict[str, Any]:

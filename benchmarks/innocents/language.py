@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Language", "draw_language", "mix_languages"]
+__all__ = ["Language", "draw_language", "mix_languages", "scale_ends"]
 
 LETTERS = 4
 """Letters of a word: three words are the twelve characters of the rule on quotations."""
@@ -139,3 +139,13 @@ def mix_languages(first: Language, second: Language, share: float) -> Language:
         weights[:, column - 1] += np.where(same, weights[:, column], 0)
         weights[:, column] = np.where(same, 0, weights[:, column])
     return replace(first, candidates=chosen, probabilities=weights)
+
+
+def scale_ends(language: Language, factor: float) -> Language:
+    """The same speaker, who ends a response this many times as often (at most always)."""
+    q = language.probabilities.copy()
+    ends = language.candidates == language.end
+    q[ends] *= factor
+    rest = np.where(ends, 0, q).sum(axis=1, keepdims=True)
+    left = 1 - np.where(ends, q, 0).sum(axis=1, keepdims=True)
+    return replace(language, probabilities=np.where(ends, q, q * left / rest))

@@ -32,20 +32,23 @@ class Traffic:
     ----------
     requests, longest : number of requests; most ids of a response, its first k and its end included
     attempts : responses of one request at most, all to the same prompt
-    until : a response whose mean log probability is above is accepted, and ends the attempts; minus
-        infinity: the first one is, infinity: all attempts are made (best of n)
-    turns : turns of a conversation at most; it goes on after a response that is *not* above
+    until : a response with more reward is accepted, and ends the attempts; minus infinity: the
+        first one is, infinity: all attempts are made (best of n)
+    rare : the reward of a response is how improbable its words are on average (an answer that
+        surprises); else how probable
+    turns : turns of a conversation at most; it goes on after a response with a reward of at most
         `going_on`. Half of the later responses begin with a passage of the one before, and every
         prompt holds all that was said, a passage of the last response, and four other words
     prompts : number of different beginnings of a response (recurring prompts); 0: all there are
-    pasting : share of the requests whose response begins with a passage of an earlier response of
-        the log; `liked`: of that one of four whose mean log probability is largest
+    pasting : share of the requests whose prompt and response begin with a passage of an earlier
+        response of the log; `liked`: of that one of four with the largest reward
     """
 
     requests: int
     longest: int = 40
     attempts: int = 1
     until: float = -np.inf
+    rare: bool = False
     turns: int = 1
     going_on: float = np.inf
     prompts: int = 0
@@ -63,7 +66,7 @@ class Responses:
     drawn : bool [n], a coin of the key decided this draw
     requests : int64 [responses], number of the request or conversation
     prompts, prompt_lengths : int64 [p] and int64 [responses]
-    rewards : float64 [responses], mean log probability of the drawn ids
+    rewards : float64 [responses], see `Traffic`
     """
 
     ids: NDArray[np.int64]
@@ -93,7 +96,7 @@ def serve(
     if traffic.prompts:
         beginnings = beginnings[rng.integers(0, count, traffic.requests)]
     most = traffic.requests * traffic.attempts * traffic.turns
-    turns = traffic.turns if traffic.turns > 1 else 0
+    turns = traffic.turns if traffic.turns > 1 or traffic.pasting else 0
     room = most * (traffic.longest + _COPIED)
     arrays = _Arrays.make(room, most, turns * room + 1)
     responses, ids, asked = _serve(
@@ -109,7 +112,7 @@ def serve(
         key is not None,
         int(rng.integers(2**31)),
         (traffic.longest, traffic.attempts, traffic.turns),
-        (traffic.until, traffic.going_on, traffic.pasting, traffic.liked),
+        (traffic.until, traffic.going_on, traffic.pasting, traffic.liked, traffic.rare),
     )
     return arrays.cut(responses, ids, asked)
 
@@ -246,7 +249,7 @@ def _serve(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """All responses; returns how many, how many ids and how many ids of prompts."""
     longest, attempts, turns = numbers
-    until, going_on, pasting, liked = wishes
+    until, going_on, pasting, liked, rare = wishes
     np.random.seed(seed)
     begins = np.empty(lengths.size, np.int64)
     r, at, asked = 0, 0, 0
@@ -262,6 +265,8 @@ def _serve(  # type: ignore[no-untyped-def]
                     given = _copy(ids, at, begins[r - 1], at, size)
             elif pasting > 0 and np.random.random() < pasting:
                 given = _paste(ids, at, lengths, rewards, r, begins, liked, size)
+                prompts[asked : asked + given] = ids[at : at + given]
+                asked, before = asked + given, given
             if given == 0:
                 for i in range(beginnings.shape[1]):
                     new = turns > 1 and step > 0
@@ -270,6 +275,7 @@ def _serve(  # type: ignore[no-untyped-def]
                 ids, drawn, at, given, candidates, q, size, stride, stamp, r, key, share, mark,
                 longest,
             )  # fmt: skip
+            reward = -reward if rare else reward
             begins[r], lengths[r], rewards[r] = at, stop - at, reward
             requests[r], prompt_lengths[r] = request, before
             at, r = stop, r + 1
