@@ -1,6 +1,6 @@
 """`python cli.py ...` is the same program as the installed `provenance` command."""
 
-from provenance.commands.app import main
+from provenance.entry import main
 
 if __name__ == "__main__":
     main()

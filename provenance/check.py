@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.conclusion import attribute_shares, conclude, find_power, make_verdict
 from provenance.controls import (
     control_innocents,
     control_placebo,
@@ -22,29 +23,27 @@ from provenance.controls import (
     list_unserved,
 )
 from provenance.errors import UsageError
-from provenance.families import family_weights
+from provenance.families import family_weights, split_alpha
 from provenance.files import canonical_json
 from provenance.inputs import describe_inputs, describe_versions
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE, Schedule, key_name
+from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE, Schedule
 from provenance.marks import Mark, Placebos, as_mark
 from provenance.plan import Plan
-from provenance.power import Power, Setting, state_power
 from provenance.scoring import Coins, Weighing, open_coins, weigh_observations
 from provenance.served.index import Index
-from provenance.stats.families import fieller_shares, weighted_holm
+from provenance.stats.families import weighted_holm
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.suspect.observations import Observations
+from provenance.twins import MeasuredTwins
 from provenance.verdict import (
-    Conclusion,
     Control,
     HypothesisResult,
-    PlanReference,
-    Share,
+    Reservation,
     Verdict,
 )
-from provenance.weigh import DEFAULT_RULE, RULES
+from provenance.weigh import RULES, choose_rule
 
 __all__ = [
     "CheckSettings",
@@ -55,6 +54,7 @@ __all__ = [
     "examine_outputs",
     "find_power",
     "has_control_slot",
+    "make_verdict",
     "run_placebos",
     "try_keys",
 ]
@@ -69,19 +69,21 @@ class CheckSettings:
 
     Attributes
     ----------
-    alpha : family-wise error rate over all keys of the check (of this look, if there are several)
-    rule : weight rule, a name of `provenance.weigh.RULES`
+    alpha : error rate over all lines of evidence and keys of the check (of this look, if there are
+        several); `provenance.families.split_alpha` shares it out
+    rule : weight rule, a name of `provenance.weigh.RULES`; None: that of the plan, or the one that
+        `provenance.weigh.choose_rule` takes for what was observed
     placebo_keys : number of random keys of the placebo control
     """
 
     alpha: float = 1e-4
-    rule: str = DEFAULT_RULE
+    rule: str | None = None
     placebo_keys: int = 400
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 0.05:
             raise UsageError(f"alpha must be in (0, 0.05]; got {self.alpha}. Use 1e-4.")
-        if self.rule not in RULES:
+        if self.rule is not None and self.rule not in RULES:
             raise UsageError(f"weight rule must be one of {', '.join(RULES)}; got {self.rule}.")
         if not 50 <= self.placebo_keys <= 100_000:
             raise UsageError(
@@ -123,6 +125,8 @@ def check_outputs(
     settings: CheckSettings = CheckSettings(),
     innocents: Mapping[str, Observations] | None = None,
     plan: Plan | None = None,
+    twins: MeasuredTwins | None = None,
+    reservations: Sequence[Reservation] = (),
 ) -> Verdict:
     """Was the model behind these outputs trained on the marked responses of this index?
 
@@ -135,6 +139,9 @@ def check_outputs(
     settings : alpha, weight rule, number of placebo keys; fixed before the outputs are seen
     innocents : outputs of models that cannot have been trained on the log, by name
     plan : the analysis plan; without one the verdict is exploratory
+    twins : the second line of evidence, measured (`provenance.twins.measure_twins`); it takes half
+        of alpha
+    reservations : what is known of the inputs and forbids a conclusion
 
     Returns
     -------
@@ -149,7 +156,9 @@ def check_outputs(
     -----
     Cost: about 45 ns per pair and key, times the placebo keys twice; memory about 100 bytes a pair.
     """
-    return examine_outputs(observations, index, keyring, settings, innocents, plan).verdict
+    return examine_outputs(
+        observations, index, keyring, settings, innocents, plan, twins, reservations
+    ).verdict
 
 
 def examine_outputs(
@@ -159,51 +168,51 @@ def examine_outputs(
     settings: CheckSettings = CheckSettings(),
     innocents: Mapping[str, Observations] | None = None,
     plan: Plan | None = None,
+    twins: MeasuredTwins | None = None,
+    reservations: Sequence[Reservation] = (),
 ) -> Examination:
     """`check_outputs`, with the weighted pairs and their scores beside the verdict."""
     innocents = innocents or {}
     mark = as_mark(keyring)
     if mark.shares_coins:
         index = index.evened()
-    weighing = weigh_observations(observations, index, mark, settings.rule)
+    settings = replace(settings, rule=_choose_rule(settings, observations, plan))
+    alpha = split_alpha(settings.alpha, twins=twins is not None)
+    weighing = weigh_observations(observations, index, mark, str(settings.rule))
     inputs = describe_inputs(observations, index, innocents, asdict(settings))
+    inputs["contexts_met"] = weighing.contexts_met
     if plan is not None:
-        plan.require(mark.public, list(weighing.hypotheses), inputs)
+        plan.require(mark.public, list(weighing.hypotheses), inputs, twins=twins is not None)
     coins = _open_all(weighing, mark)
-    hypotheses = try_keys(_tabulate(coins, mark), settings.alpha)
+    hypotheses = try_keys(_tabulate(coins, mark), alpha.keys)
     controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
     controls += _control_keys(weighing, mark)
     controls += control_innocents(
         list(innocents),
         lambda i: _smallest_adjusted(list(innocents.values())[i], index, mark, settings),
     )
-    conclusion = conclude(hypotheses, controls)
-    public = mark.public
-    verdict = Verdict(
-        conclusion=conclusion,
-        alpha=settings.alpha,
-        hypotheses=hypotheses,
-        controls=tuple(controls),
-        shares=attribute_shares(hypotheses, mark.schedule, conclusion),
-        keyring_id=public.id,
-        scheme=public.scheme.to_json(),
-        weight_rule=settings.rule,
-        commitments={
-            key_name(*pair): commitment.sha256
-            for pair, commitment in mark.public.commitments.items()
-        },
-        power=find_power(
-            conclusion,
-            hypotheses,
-            settings.alpha,
-            Setting.of(public, settings.rule, inputs["outputs"]),
-        ),
-        inputs=inputs,
-        versions=describe_versions(),
-        plan=PlanReference(plan.sha256, plan.timestamp) if plan is not None else None,
+    verdict = make_verdict(
+        mark.public,
+        hypotheses,
+        controls,
+        alpha.keys,
+        inputs,
+        twins=twins.judge(alpha.twins) if twins is not None else None,
+        plan=plan,
+        reservations=reservations,
         caveat=_say_caveat(mark),
+        versions=describe_versions(),
     )
     return Examination(verdict, weighing, coins)
+
+
+def _choose_rule(settings: CheckSettings, observations: Observations, plan: Plan | None) -> str:
+    """The one that was asked for, or that of the plan, or what the observations call for."""
+    if settings.rule is not None:
+        return settings.rule
+    if plan is not None:
+        return str(plan.document["weight_rule"])
+    return choose_rule(sampled=observations.sampled, has_reference=bool(observations.reference))
 
 
 def _open_all(weighing: Weighing, mark: Mark) -> dict[_KeyPair, Coins]:
@@ -254,7 +263,7 @@ def _smallest_adjusted(
     settings: CheckSettings,
 ) -> float:
     """log10 p of the whole check on other outputs, without controls."""
-    weighing = weigh_observations(observations, index, mark, settings.rule)
+    weighing = weigh_observations(observations, index, mark, str(settings.rule))
     results = try_keys(_tabulate(_open_all(weighing, mark), mark), settings.alpha)
     return min((result.log10_adjusted for result in results), default=0.0)
 
@@ -312,58 +321,6 @@ def _say_caveat(mark: Mark) -> str:
     return "; ".join(said)
 
 
-def conclude(hypotheses: Sequence[HypothesisResult], controls: Sequence[Control]) -> Conclusion:
-    """What follows from the adjusted p-values and the controls; see `provenance.verdict`."""
-    if not any(result.tail.coins for result in hypotheses):
-        return "nothing scored"
-    if not all(control.passed for control in controls):
-        return "invalid"
-    return "evidence" if any(result.rejected for result in hypotheses) else "no evidence"
-
-
-def find_power(
-    conclusion: Conclusion, hypotheses: Sequence[HypothesisResult], alpha: float, setting: Setting
-) -> Power | None:
-    """What the global key's test would have found: the one that every suspect takes.
-
-    Parameters: the conclusion and hypotheses of a check, its alpha, and what chooses the response
-    curve. None unless there is `no evidence` and something was scored under the global key. Cost:
-    about .5 s.
-    """
-    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
-    if conclusion != "no evidence" or found is None or not found.tail.coins:
-        return None
-    return state_power(found.table, found.name, alpha * found.family_weight, setting)
-
-
 def has_control_slot(schedule: Schedule) -> bool:
     """False for other people's schemes, which mark every context under one key."""
     return schedule.slot(CONTROL).share_words > 0
-
-
-def attribute_shares(
-    hypotheses: Sequence[HypothesisResult], schedule: Schedule, conclusion: Conclusion
-) -> tuple[Share, ...]:
-    """Shares of each attribute's values in the absorbed evidence, against the global key.
-
-    Empty unless there is evidence and the global key was tested.
-    """
-    reference = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
-    if reference is None or conclusion != "evidence":
-        return ()
-    shares: list[Share] = []
-    for slot in schedule.slots[2:]:
-        own = [h for h in hypotheses if h.slot == slot.name]
-        if not own:
-            continue
-        found = fieller_shares(
-            np.array([h.tail.z for h in own]),
-            reference.tail.z,
-            slot.share,
-            schedule.slot(GLOBAL).share,
-        )
-        shares += [
-            Share(slot.name, h.value, *map(float, row))
-            for h, *row in zip(own, found.estimate, found.lower, found.upper, strict=True)
-        ]
-    return tuple(shares)

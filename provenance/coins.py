@@ -25,6 +25,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
+from provenance.kernels import kernel
 
 __all__ = [
     "CONSTANTS",
@@ -115,7 +116,7 @@ def _fill(lanes, key, constants, contexts, tokens, out):  # type: ignore[no-unty
             out[base + i] = np.uint32(x[lane, i] + initial)
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def fill_words(key, constants, contexts, tokens, out):  # type: ignore[no-untyped-def]
     """Coins of tokens[i] after contexts[i], 16 ChaCha20 blocks at a time, into out[i].
 
@@ -126,7 +127,7 @@ def fill_words(key, constants, contexts, tokens, out):  # type: ignore[no-untype
     _fill(16, key, constants, contexts, tokens, out)
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def fill_one(key, constants, contexts, tokens, out):  # type: ignore[no-untyped-def]
     """`fill_words` for a coin or two."""
     _fill(1, key, constants, contexts, tokens, out)

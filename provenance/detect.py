@@ -79,6 +79,11 @@ class Detection:
         return min((found.log10_adjusted for found in self.keys), default=0.0)
 
     @property
+    def tested(self) -> bool:
+        """True if a coin was scored; otherwise nothing is known of the text."""
+        return any(found.coins for found in self.keys)
+
+    @property
     def marked(self) -> bool:
         """True if the adjusted p is at most alpha."""
         return bool(self.log10_p <= np.log10(self.alpha))
@@ -88,6 +93,7 @@ class Detection:
         return {
             "tokens": self.tokens,
             "marked": self.marked,
+            "tested": self.tested,
             "log10_p": self.log10_p,
             "alpha": self.alpha,
             "caveat": self.caveat,

@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from provenance.kernels import kernel
+
 __all__ = ["first_positions"]
 
 _PART_BITS = 13
@@ -26,7 +28,7 @@ def _mix(value):  # type: ignore[no-untyped-def]
     return np.uint64(mixed ^ (mixed >> np.uint64(31)))
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _scatter(values, shift, starts, hashes, places):  # type: ignore[no-untyped-def]
     """Hashes and places of the values, part by part, in order within each part.
 
@@ -47,7 +49,7 @@ def _scatter(values, shift, starts, hashes, places):  # type: ignore[no-untyped-
         places[place] = i
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _find(starts, hashes, places, table, out):  # type: ignore[no-untyped-def]
     """out[i] = first place of a value equal to value i. Linear probing; the table is half full."""
     for part in range(starts.shape[0] - 1):

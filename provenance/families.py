@@ -1,15 +1,32 @@
-"""How a check shares alpha among its keys, before any coin is looked at."""
+"""How a check shares alpha among its lines of evidence and keys, before any coin is seen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
 
-__all__ = ["family_weights"]
+__all__ = ["AlphaSplit", "family_weights", "split_alpha"]
+
+
+class AlphaSplit(NamedTuple):
+    """Error rate of all keys together, and of the twins: 0 without twins."""
+
+    keys: float
+    twins: float
+
+
+def split_alpha(alpha: float, *, twins: bool) -> AlphaSplit:
+    """Half for the keys and half for the twins, if there are any; all of it for the keys if not.
+
+    >>> split_alpha(1e-4, twins=True)
+    AlphaSplit(keys=5e-05, twins=5e-05)
+    """
+    return AlphaSplit(alpha / 2, alpha / 2) if twins else AlphaSplit(alpha, 0.0)
 
 
 def family_weights(keys: Sequence[tuple[str, str]]) -> NDArray[np.float64]:

@@ -27,10 +27,17 @@ def describe_inputs(
         "outputs": describe_observations(observations),
         "index_sha256": index.manifest.content_sha256,
         "index_responses": index.manifest.marked_responses,
+        "contexts_served": _count_served(index),
         "tokenizer_sha256": index.manifest.tokenizer_sha256,
         "innocents": {name: describe_observations(found) for name, found in innocents.items()},
         "settings": dict(settings),
     }
+
+
+def _count_served(index: Index) -> int:
+    """Contexts that were served marked, each once per value of its slot; without the control."""
+    slots = index.manifest.slots[1:]
+    return sum(served.contexts for slot in slots for served in slot.values)
 
 
 def describe_observations(observations: Observations) -> dict[str, Any]:

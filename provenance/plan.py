@@ -103,12 +103,12 @@ class Plan:
         return hashlib.sha256(self.content).hexdigest()
 
     def alpha_at(self, outputs: int) -> float:
-        """Alpha of the keys at so many outputs.
+        """Alpha of all lines of evidence at so many outputs.
 
-        That of the plan, or half of it if the twins take the other half; of planned looks, the
-        share of this look. Raises ConfigurationMismatchError if no look is planned there.
+        That of the plan; of planned looks, the share of this look. Raises
+        ConfigurationMismatchError if no look is planned there.
         """
-        alpha = float(self.document["alpha"]) / (2 if self.document["twins"] else 1)
+        alpha = float(self.document["alpha"])
         stopping = self.document["stopping"]
         if stopping["rule"] != "looks":
             return alpha
@@ -126,6 +126,7 @@ class Plan:
         inputs: Mapping[str, Any],
         *,
         sequential: bool = False,
+        twins: bool = False,
     ) -> None:
         """Raise ConfigurationMismatchError naming the first field in which a check differs.
 
@@ -135,8 +136,11 @@ class Plan:
         served : (slot, value) of every key that the check tests
         inputs : `Verdict.inputs`: what was read, and the settings
         sequential : whether evidence is collected by an e-process, valid at any stop
+        twins : whether twins are compared, which take half of alpha
         """
-        for name, expected, found in self.deviations(keyring, served, inputs, sequential):
+        for name, expected, found in self.deviations(
+            keyring, served, inputs, sequential=sequential, twins=twins
+        ):
             raise ConfigurationMismatchError(
                 f"{name}: expected {_short(expected)} by the plan {self.sha256[:16]}..., found "
                 f"{_short(found)}. Do what the plan says, or check without it: exploratory."
@@ -147,9 +151,11 @@ class Plan:
         keyring: Keyring,
         served: Sequence[tuple[str, str]],
         inputs: Mapping[str, Any],
+        *,
         sequential: bool = False,
+        twins: bool = False,
     ) -> list[tuple[str, Any, Any]]:
-        """(field, expected, found) wherever a check differs from the plan."""
+        """(field, expected, found) wherever a check differs from the plan; see `require`."""
         document, settings = self.document, inputs["settings"]
         observed = inputs["outputs"]
         commitments = describe_commitments(keyring)
@@ -163,6 +169,7 @@ class Plan:
             "reference": fingerprint_reference(observed["reference"]),
             "placebo_keys": settings["placebo_keys"],
             "innocents": len(inputs["innocents"]),
+            "twins": twins,
             # values that were added to the keyring later were not promised and are not tested
             "commitments": {name: commitments.get(name) for name in document["commitments"]},
         }

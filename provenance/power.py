@@ -24,11 +24,13 @@ from provenance.stats.power import DetectableShift, detectable_shift, invert_res
 from provenance.stats.tables import ClassTable
 
 __all__ = [
+    "LEAST_COINS",
     "MARGIN",
     "POWER",
     "Power",
     "Setting",
     "find_curve",
+    "find_shortfall",
     "say_power",
     "say_power_json",
     "state_power",
@@ -37,6 +39,9 @@ __all__ = [
 POWER: Final = 0.9
 MARGIN: Final = 1.645
 """Standard errors taken off each measured z: its lower 95 % limit over the draw of a key."""
+
+LEAST_COINS: Final = 1000
+"""Effective coins below which nothing is said where no student like the suspect was measured."""
 
 _CURVES: Final = "response_curves.json"
 _FORMAT: Final = "provenance response curves 1"
@@ -134,6 +139,43 @@ def state_power(table: ClassTable, key: str, alpha: float, setting: Setting) -> 
     return Power(key, alpha, POWER, found.shift, found.z, found.exact, outcome, share, curve)
 
 
+def find_shortfall(power: Power, table: ClassTable, setting: Setting) -> str | None:
+    """Why these data could not find even a fully trained suspect, with counts; None if they could.
+
+    Parameters: the statement, and the table and setting that it was made from.
+
+    Where a response curve applies, it decides. Where none does, two bounds stand in for it: the
+    largest shift that any fully trained student of the lab showed under a mark of this kind (by its
+    law: green lists have two scores, tournaments a symmetric law), and `LEAST_COINS`.
+    """
+    coins = f"{table.coins:,} coins of the {power.key} key ({table.effective_coins:,.0f} effective)"
+    if power.outcome == "share":
+        return None
+    if power.shift is None:
+        return (
+            f"too little data: {coins} cannot reject at level {power.alpha:.2g}, whatever they say"
+        )
+    finds = (
+        f"too little data: {coins} find a mean shift of {power.shift:.3f} with probability "
+        f"{power.power:g}"
+    )
+    if power.outcome == "no share":
+        return f"{finds}, more than a suspect trained on marked responses alone surely shows"
+    mark = _kind_of_mark(table)
+    strongest = _find_strongest(mark, setting.access)
+    if strongest is not None and power.shift > strongest:
+        return (
+            f"{finds}; the largest that any suspect trained on marked responses alone showed in "
+            f"the lab, under a mark like {mark}, is {strongest:.3f}"
+        )
+    if table.effective_coins < LEAST_COINS:
+        return (
+            f"{finds}; no suspect like this one was measured, and then at least {LEAST_COINS:,} "
+            "effective coins are asked for"
+        )
+    return None
+
+
 def say_power(power: Power) -> str:
     """The statement in plain words, with what it assumes, for terminal and report."""
     if power.outcome == "cannot reject":
@@ -179,10 +221,31 @@ def find_curve(setting: Setting) -> dict[str, Any] | None:
 
     Raises UsageError if the package's own file is not what it must be.
     """
-    content = parse_json(files("provenance").joinpath(_CURVES).read_bytes(), _CURVES)
+    return next((c for c in _read_curves()["curves"] if c["setting"] == asdict(setting)), None)
+
+
+def _read_curves() -> dict[str, Any]:
+    content: dict[str, Any] = parse_json(
+        files("provenance").joinpath(_CURVES).read_bytes(), _CURVES
+    )
     if content.get("format") != _FORMAT:
         raise UsageError(f"{_CURVES}: must have the format {_FORMAT!r}. Install the package again.")
-    return next((c for c in content["curves"] if c["setting"] == asdict(setting)), None)
+    return content
+
+
+def _find_strongest(mark: str, access: str) -> float | None:
+    """Largest shift of a fully trained student of the lab; of any access if this was not tried."""
+    rows = [row for row in _read_curves()["strongest"] if row["mark"] == mark]
+    own = [row for row in rows if row["access"] == access] or rows
+    return max((float(row["shift"]) for row in own), default=None)
+
+
+def _kind_of_mark(table: ClassTable) -> str:
+    """Which of our schemes this law is like: green, tournament or gumbel."""
+    masses = table.classes[0].law.masses
+    if len(table.classes[0].law.support) == 2:
+        return "green"
+    return "tournament" if masses == masses[::-1] else "gumbel"
 
 
 def _share(curve: Mapping[str, Any], found: DetectableShift, coins: float) -> float | None:

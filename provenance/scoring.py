@@ -56,11 +56,13 @@ class Weighing:
     hypotheses : pairs per (slot, value) that was served
     pooled : pairs per slot, weighted by the responses of all its values together
     control : pairs in contexts that are never marked
+    contexts_met : how many of the suspect's contexts were served marked, under any value of a slot
     """
 
     hypotheses: Mapping[tuple[str, str], WeightedPairs]
     pooled: Mapping[str, WeightedPairs]
     control: WeightedPairs
+    contexts_met: int = 0
 
 
 def weigh_observations(
@@ -88,6 +90,7 @@ def weigh_observations(
     slots = keyring.slots_of_names(contexts)
     hypotheses: dict[tuple[str, str], WeightedPairs] = {}
     pooled: dict[str, WeightedPairs] = {}
+    met = 0
     for number, slot in enumerate(keyring.schedule.slots):
         own = np.flatnonzero(slots == number)
         matches = index.lookup(number, contexts[own])
@@ -98,13 +101,14 @@ def weigh_observations(
         pooled[slot.name] = _expand(observations, keyring, starts, stops, some, total[some], rule)
         if slot.name == CONTROL:
             continue
+        met += int(some.shape[0])
         for value, served in enumerate(index.values_served(number)):
             part = np.flatnonzero(matches.value == value)
             if served.contexts:
                 hypotheses[slot.name, served.name] = _expand(
                     observations, keyring, starts, stops, rows[part], responses[part], rule
                 )
-    return Weighing(hypotheses, pooled, pooled[CONTROL])
+    return Weighing(hypotheses, pooled, pooled[CONTROL], met)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,11 @@ Two error rates, both valid under any dependence between suspects:
   each class table (`stats.mixture`).
 
 Numbers are recomputed from the class tables. A sequential report gives e-values, and p <= 1 / e. A
-suspect whose controls failed, or for whom nothing was scored, counts but is never named.
+suspect whose controls failed, for whom nothing was scored, or against whose evidence something is
+held, counts but is never named.
+
+The conclusion is evidence if somebody is accused; no evidence if nobody is and every check on its
+own found none, with power; otherwise inconclusive, and why.
 
 Does not know keys, outputs or an index: verdicts in.
 """
@@ -19,7 +23,7 @@ Does not know keys, outputs or an index: verdicts in.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -42,6 +46,7 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
+from provenance.verdict import EXIT_CODES, Conclusion
 from provenance.weigh import MAXIMAL_WEIGHTS
 
 __all__ = ["Correlation", "Family", "Suspect", "SuspectResult", "judge_suspects", "read_suspect"]
@@ -65,7 +70,9 @@ class Suspect:
     keyring_id, scheme, commitments : of the keyring
     identity : what was checked: hashes of the outputs, rule and reference
     rule : weight rule
-    usable : controls passed and something was scored
+    usable : its p-values may accuse: controls passed, something was scored, nothing is held against
+        evidence
+    conclusion, reasons : of its own check
     tables : class table of each key that was tried, by (slot, value)
     """
 
@@ -77,6 +84,8 @@ class Suspect:
     identity: bytes
     rule: str
     usable: bool
+    conclusion: str
+    reasons: tuple[str, ...]
     tables: Mapping[tuple[str, str], ClassTable]
 
 
@@ -87,7 +96,7 @@ class SuspectResult:
     Attributes
     ----------
     name : its folder
-    usable : False if its controls failed or nothing was scored; then nothing can be found
+    usable : False if its p-values may accuse nobody, see `Suspect`; then nothing can be found
     log10_p : smallest adjusted p over its keys; all suspects and committed keys are counted
     accused : log10_p <= log10(alpha)
     keys : names of its keys that are rejected: at least these
@@ -119,7 +128,10 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Family:
-    """All suspects together. `without_pairs`: bundles that hold no pairs, so no correlation."""
+    """All suspects together, see the module docstring for `conclusion`.
+
+    `reasons` says why it is inconclusive; `without_pairs`: bundles without pairs: no correlation.
+    """
 
     keyring_id: str
     committed_keys: int
@@ -128,15 +140,22 @@ class Family:
     suspects: tuple[SuspectResult, ...]
     correlations: tuple[Correlation, ...]
     without_pairs: tuple[str, ...]
+    conclusion: Conclusion
+    reasons: tuple[str, ...]
 
     @property
     def found_evidence(self) -> bool:
-        """Whether anybody is accused; what decides the exit code."""
-        return any(result.accused for result in self.suspects)
+        """Whether anybody is accused."""
+        return self.conclusion == "evidence"
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return EXIT_CODES[self.conclusion]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""
-        return {"schema_version": 1, "found_evidence": self.found_evidence, **asdict(self)}
+        return {"schema_version": 2, "found_evidence": self.found_evidence, **asdict(self)}
 
 
 def read_suspect(folder: Path) -> Suspect:
@@ -194,6 +213,8 @@ def judge_suspects(
     averages = np.array([average_e(row, weights) for row in log10_e])
     levels = e_bh(averages)
     correlations, without = _correlate(suspects)
+    accused = [bool(row.min() <= math.log10(alpha)) for row in adjusted]
+    obstacles = [] if any(accused) else _list_obstacles(suspects)
     return Family(
         keyring_id=suspects[0].keyring_id,
         committed_keys=len(keys),
@@ -204,7 +225,7 @@ def judge_suspects(
                 name=suspect.name,
                 usable=suspect.usable,
                 log10_p=float(adjusted[i].min()),
-                accused=bool(adjusted[i].min() <= math.log10(alpha)),
+                accused=accused[i],
                 keys=tuple(
                     key_name(*key)
                     for key, value in zip(keys, adjusted[i], strict=True)
@@ -218,7 +239,24 @@ def judge_suspects(
         ),
         correlations=correlations,
         without_pairs=without,
+        conclusion="evidence" if any(accused) else "inconclusive" if obstacles else "no evidence",
+        reasons=tuple(obstacles),
     )
+
+
+def _list_obstacles(suspects: Sequence[Suspect]) -> list[str]:
+    """Suspects of whom "no evidence" may not be said although nobody is accused, and why."""
+    found = []
+    for suspect in suspects:
+        if suspect.conclusion == "evidence":
+            found.append(
+                f"{suspect.name}: its own check found evidence, which the keys of all "
+                f"{len(suspects)} suspects together do not bear out"
+            )
+        elif suspect.conclusion != "no evidence":
+            why = "; ".join(suspect.reasons) or suspect.conclusion
+            found.append(f"{suspect.name}: its own check is inconclusive: {why}")
+    return found
 
 
 def _refuse_other(suspects: Sequence[Suspect], alpha: float, rate: float) -> None:
@@ -282,8 +320,8 @@ def _law(scheme: Mapping[str, Any]) -> NullLaw:
 
 
 def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
-    if document["schema_version"] != 1 or document["weight_rule"] not in MAXIMAL_WEIGHTS:
-        raise DataError("must have schema version 1 and a known weight rule; it has not.")
+    if document["schema_version"] not in (1, 2) or document["weight_rule"] not in MAXIMAL_WEIGHTS:
+        raise DataError("must have schema version 1 or 2 and a known weight rule; it has not.")
     law = _law(document["scheme"])
     tables: dict[tuple[str, str], ClassTable] = {}
     for item in document["hypotheses"]:
@@ -314,9 +352,20 @@ def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
         commitments=dict(document["commitments"]),
         identity=canonical_json([identity, references, document["weight_rule"]]),
         rule=document["weight_rule"],
-        usable=document["conclusion"] in ("evidence", "no evidence"),
+        usable=_is_usable(document, tables.values()),
+        conclusion=str(document["conclusion"]),
+        reasons=tuple(map(str, document.get("reasons", ()))),
         tables=tables,
     )
+
+
+def _is_usable(document: Mapping[str, Any], tables: Iterable[ClassTable]) -> bool:
+    """Whether the p-values may accuse; too little data, for one, speaks against no accusation."""
+    if document["conclusion"] != "inconclusive":
+        return document["conclusion"] in ("evidence", "no evidence")
+    reserved = any(one["against"] != "no evidence" for one in document.get("reservations", ()))
+    scored = any(table.coins for table in tables)
+    return bool(document["controls_passed"]) and scored and not reserved
 
 
 def _correlate(suspects: Sequence[Suspect]) -> tuple[tuple[Correlation, ...], tuple[str, ...]]:

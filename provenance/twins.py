@@ -8,7 +8,9 @@ of fair bits, whose tail the same code bounds that bounds those of keys.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +22,43 @@ from provenance.stats.tails import upper_tail
 from provenance.suspect.twins import LikelihoodReader, Twins, compare_twins
 from provenance.verdict import TwinsResult
 
-__all__ = ["check_twins", "judge_twins", "weigh_twins"]
+__all__ = ["MeasuredTwins", "check_twins", "judge_twins", "measure_twins", "weigh_twins"]
 
 _LEVELS = 255
+
+
+@dataclass(frozen=True)
+class MeasuredTwins:
+    """Twins with what models said of them; not yet a verdict, since alpha is shared out elsewhere.
+
+    Attributes
+    ----------
+    twins : the pairs
+    differences : float64 [pairs] of `provenance.suspect.twins.compare_twins`
+    suspect, reference : which models were asked; the reference is empty if there was none
+    """
+
+    twins: Twins
+    differences: NDArray[np.float64]
+    suspect: Mapping[str, Any]
+    reference: Mapping[str, Any]
+
+    def judge(self, alpha: float) -> TwinsResult:
+        """The test at this line's share of alpha; raises what `judge_twins` raises."""
+        result = judge_twins(self.twins, self.differences, alpha)
+        return replace(result, suspect=self.suspect, reference=self.reference)
+
+
+def measure_twins(
+    twins: Twins, suspect: LikelihoodReader, reference: LikelihoodReader | None
+) -> MeasuredTwins:
+    """Ask the models how likely they find both twins of each pair.
+
+    Parameters and cost: as `check_twins`. Judges nothing: `provenance.check` takes it from here.
+    """
+    described = dict(reference.description) if reference is not None else {}
+    differences = compare_twins(twins, suspect, reference)
+    return MeasuredTwins(twins, differences, dict(suspect.description), described)
 
 
 def check_twins(
@@ -43,9 +79,7 @@ def check_twins(
     ------
     DataError if a likelihood is not finite. Cost: a forward pass of each model over all responses.
     """
-    result = judge_twins(twins, compare_twins(twins, suspect, reference), alpha)
-    described = dict(reference.description) if reference is not None else {}
-    return replace(result, suspect=dict(suspect.description), reference=described)
+    return measure_twins(twins, suspect, reference).judge(alpha)
 
 
 def judge_twins(twins: Twins, differences: NDArray[np.float64], alpha: float) -> TwinsResult:

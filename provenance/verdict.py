@@ -1,11 +1,13 @@
 """The result of a check, in one frozen object, and its JSON form. Computes nothing.
 
-A verdict says one of four things:
+A verdict says one of three things:
 
-- `evidence`: an adjusted p-value is at or below alpha and every control passed;
-- `no evidence`: none is; `power` says what the test of the global key would have found;
-- `nothing scored`: no context of the outputs was served marked, so nothing was tested;
-- `invalid`: a control failed, so no p-value of this check may be called evidence.
+- `evidence`: an adjusted p-value of the keys, or that of the twins, is at or below its share of
+  alpha, every control passed, and nothing is held against it;
+- `no evidence`: none is, and `power` says what the test of the global key would have found;
+- `inconclusive`: neither may be said; `reasons` says why, with counts. Nothing was scored, or too
+  little to find even a fully trained suspect; a control failed; or a `Reservation` stands against
+  what the numbers would say.
 
 The twins, if there are any, are a second line of evidence with a share of alpha of their own.
 """
@@ -23,20 +25,45 @@ from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
 
 __all__ = [
+    "EXIT_CODES",
+    "OLD_SCHEMA_VERSION",
     "SCHEMA_VERSION",
     "Conclusion",
     "Control",
     "HypothesisResult",
     "PlanReference",
+    "Reservation",
     "Share",
     "TwinsResult",
     "Verdict",
     "group_rejected",
 ]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+OLD_SCHEMA_VERSION: Final = 1
+"""Still read and verified. It said `nothing scored` and `invalid` for `inconclusive`."""
 
-Conclusion = Literal["evidence", "no evidence", "nothing scored", "invalid"]
+Conclusion = Literal["evidence", "no evidence", "inconclusive"]
+EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, "inconclusive": 3}
+"""Of every command that draws a conclusion; see docs/decisions/0003."""
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Something known of the inputs that forbids a conclusion, whatever the numbers say.
+
+    Attributes
+    ----------
+    reason : one sentence with its counts and without a full stop, for people
+    against : the conclusion that it turns into `inconclusive`; `both`: nothing can be concluded
+    """
+
+    reason: str
+    against: Literal["evidence", "no evidence", "both"]
+
+    def forbids(self, conclusion: Conclusion) -> bool:
+        """Whether it stands against this conclusion."""
+        return self.against in (conclusion, "both")
 
 
 @dataclass(frozen=True)
@@ -186,8 +213,10 @@ class Verdict:
 
     `alpha` is that of all keys together; the twins, if any, have their own. `plan` is the analysis
     plan that the check followed, if there was one. `caveat` says what makes the test of this mark
-    weaker than its law says, and which controls it cannot have, or "". `power` goes with `no
-    evidence`, if anything was scored under the global key.
+    weaker than its law says, and which controls it cannot have, or "". `power` is stated if every
+    control passed, no key was rejected and something was scored under the global key. `reasons`
+    says why the verdict is inconclusive and is empty for the other two; `reservations` are all
+    that were raised, whether or not they changed the conclusion.
     """
 
     conclusion: Conclusion
@@ -205,6 +234,8 @@ class Verdict:
     caveat: str = ""
     power: Power | None = None
     twins: TwinsResult | None = None
+    reasons: tuple[str, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
 
     @property
     def exploratory(self) -> bool:
@@ -216,9 +247,26 @@ class Verdict:
 
     @property
     def found_evidence(self) -> bool:
-        """True if either line of evidence rejects; what decides the exit code."""
-        by_twins = self.twins is not None and self.twins.rejected and self.controls_passed
-        return self.conclusion == "evidence" or by_twins
+        """True if the conclusion is evidence, by either line."""
+        return self.conclusion == "evidence"
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command that made this verdict."""
+        return EXIT_CODES[self.conclusion]
+
+    @property
+    def found_by(self) -> tuple[Literal["keys", "twins"], ...]:
+        """Lines of evidence that reject; empty unless the conclusion is evidence."""
+        if not self.found_evidence:
+            return ()
+        by_keys = any(result.rejected for result in self.hypotheses)
+        by_twins = self.twins is not None and self.twins.rejected
+        lines: tuple[tuple[Literal["keys", "twins"], bool], ...] = (
+            ("keys", by_keys),
+            ("twins", by_twins),
+        )
+        return tuple(name for name, rejects in lines if rejects)
 
     @property
     def headline(self) -> HypothesisResult | None:
@@ -246,6 +294,9 @@ class Verdict:
         return {
             "schema_version": SCHEMA_VERSION,
             "conclusion": self.conclusion,
+            "reasons": list(self.reasons),
+            "reservations": [asdict(reservation) for reservation in self.reservations],
+            "found_by": list(self.found_by),
             "found_evidence": self.found_evidence,
             "alpha": self.alpha,
             "log10_p": self.log10_p,

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 
-__all__ = ["DEFAULT_RULE", "MAXIMAL_WEIGHTS", "REFERENCE_RULE", "RULES", "Choices", "weigh"]
+__all__ = [
+    "DEFAULT_RULE",
+    "MAXIMAL_WEIGHTS",
+    "REFERENCE_RULE",
+    "RULES",
+    "Choices",
+    "choose_rule",
+    "weigh",
+]
 
 Integers = NDArray[np.int64]
 Masses = NDArray[np.float64]
@@ -115,6 +123,17 @@ DEFAULT_RULE: Final = "log-sqrt"
 """For text without a reference."""
 REFERENCE_RULE: Final = "residual"
 """With a reference, and for probabilities."""
+
+
+def choose_rule(*, sampled: bool, has_reference: bool) -> str:
+    """The rule for what was seen of a suspect, wherever nobody chose another one before.
+
+    Parameters: whether masses count drawn tokens; whether a reference expects some.
+
+    >>> [choose_rule(sampled=True, has_reference=has) for has in (False, True)]
+    ['log-sqrt', 'residual']
+    """
+    return DEFAULT_RULE if sampled and not has_reference else REFERENCE_RULE
 
 
 def weigh(choices: Choices, rule: str = DEFAULT_RULE) -> Integers:

@@ -16,6 +16,7 @@ ROWS = [
     "printable",
     "files",
     "engine",
+    "kernels",
     "lines",
     "coins",
     "distinct",
@@ -38,12 +39,15 @@ ROWS = [
     "plan",
     "twins",
     "controls",
+    "conclusion",
     "check",
     "trajectory",
     "sequential",
     "suspects",
     "evidence",
     "commands",
+    "entry",
+    "__main__",
 ]
 VLLM = {"embed/vllm_v1.py", "embed/vllm_v2.py"}
 TORCH = {

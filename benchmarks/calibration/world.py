@@ -159,6 +159,7 @@ def make_world(
                 token_ids=ids.tolist(),
                 text=decode(ids),
                 marked=True,
+                finish="length",
             )
     build_index([folder / "served.jsonl"], folder / "index", keyring, threads=1)
     return World(
@@ -200,15 +201,19 @@ def learn(world: World, rng: np.random.Generator, responses: int, tokens: int) -
     return list(outputs)
 
 
-def innocent(kind: str, world: World, rng: np.random.Generator) -> tuple[list[Ids], list[str]]:
+def innocent(
+    kind: str, world: World, rng: np.random.Generator, documents: int = 100
+) -> tuple[list[Ids], list[str]]:
     """Outputs and prompts of a suspect that never saw the log.
 
     ordinary : the teacher's own unmarked text: as similar to the log as innocent text can be
     templates : a few sentences with one changing word, over and over
     repeats : few documents, each loops and is given many times
     prompts : every prompt is marked text of the log, and the output quotes it before it goes on
+
+    `documents` is the number of the ordinary ones; 600 are enough for a check to have power.
     """
-    text = world.teacher.sample(rng, 100, 80)
+    text = world.teacher.sample(rng, documents, 80)
     if kind == "ordinary":
         return list(text), [""] * len(text)
     if kind == "templates":

@@ -122,6 +122,7 @@ def write_log(folder: Path, path: Path, prompts: list[str], responses: Responses
             "token_ids": ids,
             "prompt_token_ids": prompt,
             "marked": True,
+            "finish": "length",
         }
         for i, (ids, prompt) in enumerate(zip(responses, asked, strict=True))
     ]

@@ -115,6 +115,7 @@ def make_foreign_world(
                 token_ids=ids.tolist(),
                 text=decode(ids),
                 marked=True,
+                finish="length",
             )
     build_index([folder / "served.jsonl"], folder / "index", mark, threads=1)
     return ForeignWorld(

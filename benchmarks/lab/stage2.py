@@ -35,6 +35,7 @@ from provenance.embed.watermark import Watermark
 from provenance.keys.keyring import Keyring, SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
 from provenance.served.log import SCHEMA
+from provenance.served.records import pack_drawn
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 WEEKS = tuple(f"2026-W{week}" for week in range(17, 23))
@@ -229,8 +230,17 @@ def train_suspects(work: Path, served: Served) -> dict[str, int]:
     return sizes
 
 
-def write_log(path: Path, served: Served, tokenizer: Tokenizer) -> None:
-    """The served log: token ids, no text, as Parquet."""
+def list_drawn(keys: Path, labels: Sequence[dict[str, str]], responses: Responses) -> list[bytes]:
+    """`drawn` of every response, packed: no draw of the laboratory has a single candidate."""
+    watermark = Watermark.load(keys)
+    return [
+        pack_drawn(watermark.marked_positions(own, np.array(ids, dtype=np.uint32)))
+        for own, ids in zip(labels, responses, strict=True)
+    ]
+
+
+def write_log(path: Path, served: Served, tokenizer: Tokenizer, keys: Path) -> None:
+    """The served log: token ids, no text, as Parquet. Every response is cut by its length."""
     prompts = sampling.encode_prompts(tokenizer, served.prompts).tolist()
     rows = [
         {
@@ -241,9 +251,17 @@ def write_log(path: Path, served: Served, tokenizer: Tokenizer) -> None:
             "prompt_token_ids": prompt,
             "marked": True,
             "conversation_id": None,
+            "drawn": drawn,
+            "finish": "length",
         }
-        for i, (labels, ids, prompt) in enumerate(
-            zip(served.labels, served.marked, prompts, strict=True)
+        for i, (labels, ids, prompt, drawn) in enumerate(
+            zip(
+                served.labels,
+                served.marked,
+                prompts,
+                list_drawn(keys, served.labels, served.marked),
+                strict=True,
+            )
         )
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -326,7 +344,7 @@ def main() -> None:
     keys = fixtures / "keys"
     make_keys(keys, work / "tokenizer.json")
     served = serve(work, keys)
-    write_log(fixtures / "served.parquet", served, load_tokenizer(work))
+    write_log(fixtures / "served.parquet", served, load_tokenizer(work), fixtures / "keys")
     sizes = train_suspects(work, served)
     sample_outputs(work, fixtures)
     write_catalogue(fixtures)

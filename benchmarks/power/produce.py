@@ -107,7 +107,7 @@ def make_log(path: Path, start: int, count: int, keys: Path | None) -> None:
     seed, watch = seed_of(path.parent.name, path.stem), Stopwatch()
     prompts = load_prompts(start, count)
     responses = answer(Question(lab.WORK / "teacher", prompts, seed, keys))
-    write_log(path, prompts, responses, marked=keys is not None)
+    write_log(path, prompts, responses, keys)
     facts = {
         "responses": count,
         "tokens": sum(map(len, responses)),

@@ -12,11 +12,13 @@ bound makes the shift per coin smaller than it was, and so the share that a chec
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from benchmarks.power.settings import POWER, POWER_WORLDS
 from provenance.files import read_json, write_json
+from provenance.power import MARGIN
 from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 RESULTS = Path(__file__).parents[1] / "results/power.json"
@@ -72,6 +74,25 @@ def make_curves(results: dict[str, Any]) -> list[dict[str, Any]]:
     return curves
 
 
+def make_strongest(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The largest mean shift of a wholly marked student per kind of mark and way of access.
+
+    Over all worlds and methods whose effective coins were recorded, whatever the width, the rule
+    and the share of marked contexts; each z less the margin that the curves take off.
+    """
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in results["records"]:
+        setting = SETTINGS.get((record["access"], record["method"]))
+        kind = record["world"].removeprefix("frontier-").split("-")[0]
+        if setting is None or record["share"] != 1.0 or not record.get("effective_coins"):
+            continue
+        shift = round((record["z"] - MARGIN) / math.sqrt(record["effective_coins"]), 4)
+        found = {"mark": kind, "access": setting[0], "shift": shift, "world": record["world"]}
+        if shift > best.get((kind, setting[0]), found | {"shift": 0.0})["shift"]:
+            best[kind, setting[0]] = found
+    return [best[pair] for pair in sorted(best)]
+
+
 def _coins(
     own: list[dict[str, Any]], records: list[dict[str, Any]], method: tuple[str, str]
 ) -> tuple[float | None, str]:
@@ -88,8 +109,10 @@ def _coins(
 
 def main() -> None:
     """Write the file."""
-    curves = make_curves(read_json(RESULTS))
-    write_json(CURVES, {"format": "provenance response curves 1", "curves": curves})
+    results = read_json(RESULTS)
+    curves = make_curves(results)
+    form = {"format": "provenance response curves 1", "strongest": make_strongest(results)}
+    write_json(CURVES, {**form, "curves": curves})
     print(f"{len(curves)} curves: {CURVES}")
 
 

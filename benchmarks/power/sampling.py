@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.lab import models, sampling
 from benchmarks.lab import stage1 as lab
-from benchmarks.lab.stage2 import Responses, marked_draw
+from benchmarks.lab.stage2 import Responses, list_drawn, marked_draw
 from benchmarks.lab.tokenizer import load_tokenizer
 from benchmarks.power.settings import BATCH
 from provenance.embed.watermark import Watermark
@@ -59,8 +59,14 @@ def answer(question: Question) -> Responses:
     return found
 
 
-def write_log(path: Path, prompts: Sequence[str], responses: Responses, marked: bool) -> None:
-    """A log in the format of a served one, written whole or not at all; no labels."""
+def write_log(path: Path, prompts: Sequence[str], responses: Responses, keys: Path | None) -> None:
+    """A log in the format of a served one, written whole or not at all; no labels.
+
+    With keys the responses were marked under them; every response is cut by its length.
+    """
+    drawn: Sequence[bytes | None] = [None] * len(responses)
+    if keys is not None:
+        drawn = list_drawn(keys, [{}] * len(responses), responses)
     prompt_ids = sampling.encode_prompts(load_tokenizer(lab.WORK), prompts).tolist()
     rows = [
         {
@@ -69,10 +75,12 @@ def write_log(path: Path, prompts: Sequence[str], responses: Responses, marked: 
             "labels": [],
             "token_ids": ids,
             "prompt_token_ids": prompt,
-            "marked": marked,
+            "marked": keys is not None,
             "conversation_id": None,
+            "drawn": bits,
+            "finish": "length",
         }
-        for i, (prompt, ids) in enumerate(zip(prompt_ids, responses, strict=True))
+        for i, (prompt, ids, bits) in enumerate(zip(prompt_ids, responses, drawn, strict=True))
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)

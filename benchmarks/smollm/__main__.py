@@ -96,7 +96,7 @@ class Experiment:
     def sample_log(self, wanted: serve.SampledSet) -> dict[str, Any]:
         """Sample a set with the served model and write its log."""
         records = serve.sample_set(serve.Sampler(self.work, SERVED_MODEL), wanted, wanted.name)
-        serve.write_log(self.work / f"{wanted.name}.jsonl", records)
+        serve.write_log(self.work / f"{wanted.name}.jsonl", records, self.work / "keys")
         return serve.facts_of(records)
 
     def documents(self, student: Student) -> list[train.Document]:

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.smollm import decode
-from benchmarks.smollm.model import SERVED_MODEL, VOCABULARY, load_model, load_tokenizer, precision
+from benchmarks.smollm.model import (
+    END,
+    SERVED_MODEL,
+    VOCABULARY,
+    load_model,
+    load_tokenizer,
+    precision,
+)
 from benchmarks.smollm.prompts import CAPABILITIES, Prompt, prompts_for
 from provenance.embed.watermark import Watermark
 from provenance.files import write_atomically
@@ -203,7 +210,7 @@ class Sampler:
         responses = decode.generate(self._model, ids, wanted.copies, wanted.new_tokens, draw)
         records = []
         for row, (response, (prompt, copy)) in enumerate(zip(responses, rows, strict=True)):
-            tokens = np.array(response.token_ids, dtype=np.uint32)
+            tokens = np.array(whole_ids(response), dtype=np.uint32)
             marked = watermark is not None and watermark.marked_positions(labels[row], tokens).any()
             copy += wanted.first_copy
             records.append(
@@ -276,17 +283,26 @@ def served_time(week: str, place: int) -> str:
     return f"{day.isoformat()}T{place // 7 % 24:02d}:00:00Z"
 
 
-def write_log(path: Path, records: list[Record]) -> None:
+def whole_ids(response: Record | decode.Response) -> list[int]:
+    """All ids that were drawn: those of the text, and the end token."""
+    return response.token_ids + [END] * response.ended
+
+
+def write_log(path: Path, records: list[Record], keys: Path) -> None:
     """A served log of the product; every response is a conversation of its own."""
     if path.exists():
         return
+    watermark = Watermark.load(keys)
     with LogWriter(path) as log:
         for place, record in enumerate(records):
+            ids = np.array(whole_ids(record), dtype=np.uint32)
             log.write(
                 record.id,
                 labels=record.labels,
                 marked=record.marked,
-                token_ids=record.token_ids,
+                token_ids=ids,
+                drawn=watermark.marked_positions(record.labels, ids) if record.marked else None,
+                finish="end" if record.ended else "length",
                 time=served_time(record.labels["week"], place),
                 prompt_token_ids=record.prompt_token_ids,
                 conversation_id=f"conversation-{record.id}",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 
@@ -22,9 +23,16 @@ from provenance.commands import (
     verify,
 )
 from provenance.commands.console import clean, words
+from provenance.commands.streams import guard_streams
 from provenance.errors import ProvenanceError, StorageError
 
 __all__ = ["app", "main"]
+
+_INTERRUPTED: Final = 130
+_CLICK_ERROR: Final[Any] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+"""The root of errors of usage; typer does not export it."""
 
 app = typer.Typer(
     name="provenance",
@@ -49,24 +57,41 @@ app.command("suspects")(suspects.suspects)
 def main() -> NoReturn:
     """Run the command line and exit with a documented code (docs/formats.md).
 
-    Nothing but evidence exits 1: a defect exits 70, an interruption 130.
+    Nothing but evidence and failed steps of `verify` exits 1: a defect exits 70, an interruption
+    130. Whether anybody reads what is printed makes no difference.
     """
     try:
-        app()
+        with guard_streams():
+            code = _call()
+    except OSError:  # not even a null device to write to
+        code = StorageError.exit_code
+    sys.exit(code)
+
+
+def _call() -> int:
+    """The exit code of one command; whatever goes wrong is one line on stderr."""
+    # it warns of a home that cannot be written, where it takes a temporary folder
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
     except ProvenanceError as error:
-        _stop(str(error), error.exit_code)
-    except BrokenPipeError:
-        sys.exit(0)
+        return _say(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", _INTERRUPTED)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _stop(f"{place}{error.strerror or error}", StorageError.exit_code)
-    except Exception as error:  # noqa: BLE001 - exit 1 would read as "evidence found"
+        return _say(f"{place}{error.strerror or error}", StorageError.exit_code)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - exit 1 would read as "evidence found"
+        if isinstance(error, _CLICK_ERROR):
+            error.show()
+            return int(error.exit_code)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
-        _stop(f"a defect of this program, not of your input: {where}. Please report it.", 70)
-    sys.exit(0)
+        return _say(f"a defect of this program, not of your input: {where}. Please report it.", 70)
+    return code if isinstance(code, int) else 0
 
 
-def _stop(message: str, code: int) -> NoReturn:
+def _say(message: str, code: int) -> int:
     words.print(f"provenance: {clean(message)}", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(code)
+    return code

@@ -77,11 +77,11 @@ def check(
         Path | None, typer.Option(help="Keep what models said here, to go on after a stop.")
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="Family-wise error rate over all keys; default 1e-4.")
+        float | None, typer.Option(help="Error rate over all keys and twins; default 1e-4.")
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(help="presence, log-sqrt (default) or residual (default with a reference)."),
+        typer.Option(help="presence, log-sqrt or residual; default: by what is seen."),
     ] = None,
     placebo_keys: Annotated[
         int | None, typer.Option(help="Keys of the placebo control; default 400.")
@@ -90,7 +90,7 @@ def check(
 ) -> None:
     """Check a suspect: its outputs, its weights or its logprobs.
 
-    Exit 1: evidence; 0: none, or a control failed.
+    Exit 1: evidence; 0: none, with power stated; 3: inconclusive, and why.
     """
     from provenance.commands.checking import Bench, Bundle, Wanted
     from provenance.commands.observing import Access, Reference
@@ -111,11 +111,11 @@ def check(
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
     # refuses nonsense before the suspect is read, which may take hours
-    wanted = Wanted.choose(access, expected, plan, alpha, rule, placebo_keys, twins or [])
+    wanted = Wanted.choose(plan, alpha, rule, placebo_keys, twins or [])
     bench = Bench(choice, index, expected)
     if sequential is not None:
-        found = bench.continue_check(sequential, access, wanted, output, as_json)
+        code = bench.continue_check(sequential, access, wanted, output, as_json)
     else:
         bundle = Bundle(output, tuple(disclose or ()), not without_pairs)
-        found = bench.check(access, wanted, innocent or [], bundle, as_json)
-    raise typer.Exit(1 if found else 0)
+        code = bench.check(access, wanted, innocent or [], bundle, as_json)
+    raise typer.Exit(code)

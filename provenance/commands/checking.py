@@ -11,7 +11,7 @@ from provenance.commands.observing import Access, Observer, Reference
 from provenance.commands.planning import choose_settings
 from provenance.errors import UsageError
 from provenance.files import name_files
-from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
+from provenance.weigh import choose_rule
 
 if TYPE_CHECKING:
     from provenance.check import CheckSettings, Examination
@@ -26,21 +26,18 @@ class Wanted:
     """How a check is to be made, by its options or by its plan.
 
     contents : the plan that is followed, if any, with what lies beside it; alpha, rule,
-    placebo_keys : None where not given; default_rule : without a plan; twins : files of pairs
+    placebo_keys : None where not given; twins : files of pairs
     """
 
     contents: Contents
     alpha: float | None
     rule: str | None
     placebo_keys: int | None
-    default_rule: str
     twins: tuple[Path, ...]
 
     @classmethod
     def choose(
         cls,
-        access: Access,
-        reference: Reference,
         plan: Path | None,
         alpha: float | None,
         rule: str | None,
@@ -50,10 +47,8 @@ class Wanted:
         """Options that agree with each other and with the plan; otherwise what `settings` raises"""
         from provenance.evidence.bundle import Contents, gather_plan
 
-        from_text = access.kind == "outputs" and reference.kind == "none"
-        default_rule = DEFAULT_RULE if from_text else REFERENCE_RULE
         contents = gather_plan(plan) if plan else Contents()
-        made = cls(contents, alpha, rule, placebo_keys, default_rule, tuple(twins))
+        made = cls(contents, alpha, rule, placebo_keys, tuple(twins))
         made.settings(None)
         return made
 
@@ -64,7 +59,6 @@ class Wanted:
             outputs,
             self.alpha,
             self.rule,
-            self.default_rule,
             self.placebo_keys,
             bool(self.twins),
         )
@@ -102,13 +96,13 @@ class Bench:
         innocents: list[Path],
         bundle: Bundle,
         as_json: bool,
-    ) -> bool:
-        """One check of all there is; writes the bundle and prints. True if there is evidence."""
+    ) -> int:
+        """One check of all there is; writes the bundle and prints. Returns the exit code."""
         from provenance.check import examine_outputs
         from provenance.evidence.bundle import check_request
 
         check_request(bundle.folder, bundle.disclose, self._mark.public)
-        pairs = self._observer.read_twins(list(wanted.twins))
+        twins = self._observer.measure_twins(list(wanted.twins), access.paths[0])
         observations = self._observer.observe(access)
         names = name_files(innocents)
         innocent = {
@@ -118,35 +112,40 @@ class Bench:
         settings = wanted.settings(observations.outputs)
         with words.status("Checking"):
             examination = examine_outputs(
-                observations, self._index, self._mark, settings, innocent, wanted.contents.plan
+                observations,
+                self._index,
+                self._mark,
+                settings,
+                innocent,
+                wanted.contents.plan,
+                twins,
             )
         verdict = examination.verdict
-        if pairs is not None:
-            twins = self._observer.check_twins(pairs, access.paths[0], settings.alpha)
-            verdict = replace(verdict, twins=twins)
         if bundle.folder is not None:
-            examination = replace(examination, verdict=verdict)
-            self._write(examination, access, settings, wanted.contents, bundle)
+            self._write(examination, access, wanted.contents, bundle)
         if as_json:
             print_json(verdict.to_json())
         else:
             print_verdict(verdict)
-        return verdict.found_evidence
+        return verdict.exit_code
 
     def continue_check(
         self, state: Path, access: Access, wanted: Wanted, output: Path | None, as_json: bool
-    ) -> bool:
-        """One more batch of a sequential check (no outputs: only look). True if evidence."""
+    ) -> int:
+        """One more batch of a sequential check (no outputs: only look). Returns the exit code."""
         from provenance.commands.sequential import continue_sequentially
 
         if self._keyring is None:
             raise UsageError("--sequential must come with --keys; it did not. Name the keyring.")
+        settings = wanted.settings(None)
+        # declared before any output is seen, so by what is asked for
+        rule = choose_rule(sampled=True, has_reference=self._observer.has_reference)
         return continue_sequentially(
             state,
             self._observer.observe(access) if access.paths else None,
             self._index,
             self._keyring,
-            wanted.settings(None),
+            replace(settings, rule=settings.rule or rule),
             wanted.contents.plan,
             output,
             as_json,
@@ -156,7 +155,6 @@ class Bench:
         self,
         examination: Examination,
         access: Access,
-        settings: CheckSettings,
         contents: Contents,
         bundle: Bundle,
     ) -> None:
@@ -168,7 +166,8 @@ class Bench:
             trajectory = None
             if self._keyring is not None:
                 batches = self._observer.observe_in_batches(access, BATCHES)
-                traced = trace_evidence(batches, self._index, self._keyring, settings.rule)
+                rule = examination.verdict.weight_rule
+                traced = trace_evidence(batches, self._index, self._keyring, rule)
                 trajectory = traced.to_json()
             whole = replace(
                 contents, disclosed=bundle.disclose, pairs=bundle.pairs, trajectory=trajectory

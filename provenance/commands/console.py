@@ -19,6 +19,7 @@ __all__ = [
     "parse_labels",
     "print_controls",
     "print_json",
+    "print_reasons",
     "print_table",
     "print_verdict",
     "results",
@@ -64,7 +65,15 @@ def parse_labels(labels: Iterable[str]) -> dict[str, str]:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    results.file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    is_unicode = (results.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, indent=1, ensure_ascii=not is_unicode, allow_nan=False)
+    results.file.write(text + "\n")
+
+
+def print_reasons(reasons: Iterable[str]) -> None:
+    """Why a check is inconclusive, one line each."""
+    for reason in reasons:
+        results.print(Text(f"- {clean(reason)}."), soft_wrap=True)
 
 
 def print_controls(controls: Iterable[Control]) -> None:
@@ -90,9 +99,8 @@ def print_verdict(verdict: Verdict) -> None:
     """The readable report of a check, for 80 columns."""
     headline = verdict.headline
     results.print(Text(_say(verdict), style="bold"))
+    print_reasons(verdict.reasons)
     results.print(Text(_say_plan(verdict)))
-    if verdict.found_evidence and verdict.conclusion != "evidence":
-        results.print(Text("EVIDENCE from the twins, a second line: see below.", style="bold"))
     results.print(
         Text(f"p of the whole check <= 10^{verdict.log10_p:.2f} (family-wise, all keys); ")
         + Text(f"alpha {verdict.alpha:g}" + (f"; smallest: {headline.name}" if headline else ""))
@@ -137,13 +145,14 @@ def print_verdict(verdict: Verdict) -> None:
 
 def _say(verdict: Verdict) -> str:
     if verdict.conclusion == "evidence":
+        if verdict.found_by == ("twins",):
+            return "EVIDENCE, by the twins only, of training on the responses that were served."
         parts = [f"{slot} {', '.join(values)}" for slot, values in verdict.attributed.items()]
         where = f", at least: {'; '.join(parts)}" if parts else ""
-        return f"EVIDENCE: consistent with training on marked responses{where}."
-    if verdict.conclusion == "invalid":
-        return "INVALID: a control failed; no p-value of this check is evidence."
-    if verdict.conclusion == "nothing scored":
-        return "NOTHING SCORED: no context of these outputs was served marked."
+        also = " The twins say so too." if "twins" in verdict.found_by else ""
+        return f"EVIDENCE: consistent with training on marked responses{where}.{also}"
+    if verdict.conclusion == "inconclusive":
+        return "INCONCLUSIVE: this check speaks neither for nor against training on the responses."
     return "NO EVIDENCE of training on marked responses."
 
 
@@ -164,7 +173,7 @@ def _say_twins(twins: TwinsResult) -> str:
 
 
 def _caveat(verdict: Verdict) -> str:
-    if verdict.conclusion == "no evidence" and verdict.power:
+    if not verdict.found_evidence and verdict.power:
         return f"Absence of evidence is not evidence of absence. {say_power(verdict.power)}"
     return (
         "What this does not show: intent, or the route. Quotation and echo of marked text in "

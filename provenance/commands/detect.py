@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,10 @@ from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results
 from provenance.commands.marks import MarkChoice
 from provenance.errors import DataError, UsageError
+from provenance.verdict import EXIT_CODES, Conclusion
+
+if TYPE_CHECKING:
+    from provenance.detect import Detection
 
 __all__ = ["detect"]
 
@@ -34,7 +38,10 @@ def detect(
     alpha: Annotated[float, typer.Option(help="Level over all keys, windows and texts.")] = 1e-4,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Test texts for the mark itself. Exit 1: at least one is marked."""
+    """Test texts for the mark itself.
+
+    Exit 1: at least one is marked; 0: none is; 3: none is, but one or more could not be tested.
+    """
     import numpy as np
 
     from provenance.detect import detect_mark
@@ -54,7 +61,10 @@ def detect(
         found.append((origin, encoding, detect_mark(ids, mark, alpha / len(named))))
     if as_json:
         print_json(
-            {"texts": [{"origin": origin, **result.to_json()} for origin, _, result in found]}
+            {
+                "conclusion": _conclude([result for _, _, result in found]),
+                "texts": [{"origin": origin, **result.to_json()} for origin, _, result in found],
+            }
         )
     else:
         rows = []
@@ -65,13 +75,28 @@ def detect(
                 spans = encoding.offsets[best.start : best.end]
                 where = f"{best.name}, characters {spans[0][0]}..{spans[-1][1]}"
             row = [origin, str(result.tokens), f"{result.log10_p:.2f}"]
-            rows.append([*row, "MARKED" if result.marked else "no mark found", where])
+            rows.append([*row, _say(result), where])
         print_table(["text", "tokens", "log10 p", "result", "strongest"], rows)
         keyed = len(found[0][2].keys)
         results.print(f"p corrected for {keyed} keys and all windows; alpha {alpha:g}.")
         if caveat := found[0][2].caveat:
             results.print(f"Caveat: {caveat}.", highlight=False, markup=False)
-    raise typer.Exit(1 if any(result.marked for _, _, result in found) else 0)
+        if untested := sum(not result.tested for _, _, result in found):
+            results.print(f"{untested} of {len(found)} texts have no coin to score: not tested.")
+    raise typer.Exit(EXIT_CODES[_conclude([result for _, _, result in found])])
+
+
+def _conclude(found: Sequence[Detection]) -> Conclusion:
+    """Over all texts; nothing is said of a text in which no coin could be scored."""
+    if any(result.marked for result in found):
+        return "evidence"
+    return "no evidence" if all(result.tested for result in found) else "inconclusive"
+
+
+def _say(result: Detection) -> str:
+    if not result.tested:
+        return "not tested"
+    return "MARKED" if result.marked else "no mark found"
 
 
 def _read_texts(name: str) -> Iterator[tuple[str, str]]:

@@ -67,7 +67,9 @@ def generate(
             marked += sink.write(
                 labels[response.prompt_index],
                 response.token_ids,
-                text=tokenizer.decode(response.token_ids.tolist()),
+                drawn=response.drawn,
+                finish=response.finish,
+                text=tokenizer.decode(response.token_ids.tolist(), skip_special_tokens=True),
                 prompt_token_ids=response.prompt_token_ids,
             )
     recovered = getattr(sink.log, "recovered", None)

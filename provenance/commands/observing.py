@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from provenance.suspect.observations import Observations
     from provenance.suspect.positions import Positions
     from provenance.suspect.probabilities import Progress
-    from provenance.suspect.twins import Twins
-    from provenance.verdict import TwinsResult
+    from provenance.twins import MeasuredTwins
 
 __all__ = ["Access", "Observer", "Reference"]
 
@@ -110,6 +109,11 @@ class Observer:
         self._ngrams = self._count() if reference.kind == "ngram" else None
         self._model = self._load(reference.model) if reference.model else None
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether anything is expected of an innocent model."""
+        return self._reference.kind != "none"
+
     def observe(self, access: Access) -> Observations:
         """The suspect as the access shows it."""
         paths = list(access.paths)
@@ -119,18 +123,19 @@ class Observer:
             return self.observe_logprobs(paths)
         return self.observe_weights(paths[0], list(access.logs), access.documents)
 
-    def read_twins(self, paths: list[Path]) -> Twins | None:
-        """The pairs of the files; None without files."""
+    def measure_twins(self, paths: list[Path], folder: Path) -> MeasuredTwins | None:
+        """How likely the model in the folder finds served and unserved twins; None without files.
+
+        The second line of evidence; it is judged with the check.
+        """
         from provenance.suspect.twins import read_twins
+        from provenance.twins import measure_twins
 
-        return read_twins(paths, self._tokenizer, self._keyring.public) if paths else None
-
-    def check_twins(self, twins: Twins, folder: Path, alpha: float) -> TwinsResult:
-        """The second line of evidence: how likely the model finds served and unserved twins."""
-        from provenance.twins import check_twins
-
+        if not paths:
+            return None
+        twins = read_twins(paths, self._tokenizer, self._keyring.public)
         with words.status("Comparing twins"):
-            return check_twins(twins, self._load(folder), self._model, alpha)
+            return measure_twins(twins, self._load(folder), self._model)
 
     def observe_outputs(self, paths: list[Path]) -> Observations:
         """Text that the suspect wrote."""

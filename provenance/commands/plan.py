@@ -12,7 +12,7 @@ import typer
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.plan_enough import enough
 from provenance.errors import MissingExtraError, StorageError, UsageError
-from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
+from provenance.weigh import choose_rule
 
 __all__ = ["app"]
 
@@ -60,8 +60,7 @@ def new(
 
     if file.exists():
         raise StorageError(f"{file}: must not exist yet; it does. A plan is never overwritten.")
-    from_text = access == "outputs" and reference == "none"
-    rule = rule or (DEFAULT_RULE if from_text else REFERENCE_RULE)
+    rule = rule or choose_rule(sampled=access == "outputs", has_reference=reference != "none")
     CheckSettings(alpha, rule, placebo_keys)
     public = Keyring.load(keys)
     with Index.open(index, public) as opened:

@@ -18,23 +18,21 @@ def choose_settings(
     outputs: int | None,
     alpha: float | None,
     rule: str | None,
-    default_rule: str,
     placebo_keys: int | None,
     twins: bool,
 ) -> CheckSettings:
     """What the user says, or the plan; both may say it, but not different things.
 
     Parameters: the plan, if any; how many outputs there are (None: not known yet); the options,
-    None where not given; the rule without a plan; whether there are twins, which take half of
-    alpha. Raises UsageError; ConfigurationMismatchError naming the option that differs.
+    None where not given (a rule that nobody chose follows from what is observed); whether there are
+    twins. Raises UsageError; ConfigurationMismatchError naming the option that differs.
     """
     from provenance.check import CheckSettings
 
     if plan is None:
-        whole = 1e-4 if alpha is None else alpha
         return CheckSettings(
-            alpha=whole / 2 if twins else whole,
-            rule=rule or default_rule,
+            alpha=1e-4 if alpha is None else alpha,
+            rule=rule,
             placebo_keys=400 if placebo_keys is None else placebo_keys,
         )
     planned = plan.document

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from provenance.commands.console import print_controls, print_json, print_table, results, words
+from provenance.commands.console import (
+    print_controls,
+    print_json,
+    print_reasons,
+    print_table,
+    results,
+    words,
+)
 from provenance.errors import UsageError
+from provenance.power import say_power
 
 if TYPE_CHECKING:
     from provenance.check import CheckSettings
@@ -44,8 +52,8 @@ def continue_sequentially(
     plan: Plan | None,
     output: Path | None,
     as_json: bool,
-) -> bool:
-    """Add a batch to the state (None: only look), write and print; True if there is evidence.
+) -> int:
+    """Add a batch to the state (None: only look), write and print; returns the exit code.
 
     With a plan the batch is compared with it before a coin is revealed; without one the check is
     exploratory.
@@ -75,11 +83,12 @@ def continue_sequentially(
         print_json(report)
     else:
         _print(verdict, sha256, plan)
-    return verdict.found_evidence
+    return verdict.exit_code
 
 
 def _print(verdict: SequentialVerdict, sha256: str, plan: Plan | None) -> None:
     results.print(Text(_say(verdict), style="bold"))
+    print_reasons(verdict.reasons)
     results.print(
         Text(f"Planned: {plan.sha256}." if plan else "Exploratory: no plan fixed this check.")
     )
@@ -123,6 +132,8 @@ def _print(verdict: SequentialVerdict, sha256: str, plan: Plan | None) -> None:
     results.print()
     print_controls(verdict.controls)
     results.print()
+    if verdict.power is not None:
+        results.print(Text(say_power(verdict.power), style="dim"))
     results.print(
         Text(
             "Valid if these keys scored no output of this suspect elsewhere, and if each batch was "
@@ -137,8 +148,6 @@ def _say(verdict: SequentialVerdict) -> str:
         parts = [f"{slot} {', '.join(values)}" for slot, values in verdict.attributed.items()]
         where = f", at least: {'; '.join(parts)}" if parts else ""
         return f"EVIDENCE: consistent with training on marked responses{where}. You may stop."
-    if verdict.conclusion == "invalid":
-        return "INVALID: a control failed; no e-value of this check is evidence."
-    if verdict.conclusion == "nothing scored":
-        return "NOTHING SCORED: no context of these outputs was served marked."
+    if verdict.conclusion == "inconclusive":
+        return "INCONCLUSIVE so far: speaks neither for nor against training on the responses."
     return "NO EVIDENCE so far. More outputs may be added at any time."

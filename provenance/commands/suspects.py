@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from provenance.commands.console import print_json, print_table, results, words
+from provenance.commands.console import print_json, print_reasons, print_table, results, words
 
 if TYPE_CHECKING:
     from provenance.suspects import Correlation, Family, SuspectResult
@@ -28,7 +28,7 @@ def suspects(
 ) -> None:
     """Judge several suspects together: nobody accused by chance, however many were checked.
 
-    Exit 1: somebody is accused (family-wise); 0: nobody.
+    Exit 1: somebody is accused (family-wise); 0: nobody; 3: nobody, but not for want of a mark.
     """
     from provenance.suspects import judge_suspects, read_suspect
 
@@ -38,7 +38,7 @@ def suspects(
         print_json(family.to_json())
     else:
         _print(family)
-    raise typer.Exit(1 if family.found_evidence else 0)
+    raise typer.Exit(family.exit_code)
 
 
 def _print(family: Family) -> None:
@@ -48,6 +48,7 @@ def _print(family: Family) -> None:
         f"{len(family.suspects)} suspects, {family.committed_keys} committed keys each",
     )
     results.print()
+    print_reasons(family.reasons)
     results.print(
         Text(
             f"log10 p: adjusted for all suspects and committed keys; accused at {family.alpha:g}: "

@@ -187,12 +187,13 @@ def _check_luck(name: str, draws: Sequence[ReplayedDraw]) -> CheckLine:
 
 
 def _check_end(served: Served) -> CheckLine:
-    """Responses stop at the end token, as often as the model ends, and no row is longer."""
+    """Responses stop with the end token, as often as the model ends, and no row is longer.
+
+    A response without the token that ended it is cut by what the coins chose: an index of such
+    responses accuses innocent models.
+    """
     adapter = served.adapter
-    wrong = sum(
-        len(ids) > adapter.new_tokens or bool((ids == adapter.end_token).any())
-        for ids in served.responses
-    )
+    wrong = sum(not _is_whole(ids, adapter) for ids in served.responses)
     draws = [draw for draw in served.draws if not draw.marked] + distinct_draws(served.draws)
     ended = sum(draw.token == adapter.end_token for draw in draws)
     expected = [draw.end for draw in draws]
@@ -202,8 +203,16 @@ def _check_end(served: Served) -> CheckLine:
         "the end token ends a response",
         wrong == 0 and sum(expected) >= 16 and bool(p > _ALPHA),
         f"{ended} draws of the end token, {sum(expected):.1f} expected (16 needed), p {p:.2g}; "
-        f"{wrong} responses go on past the end or the limit",
+        f"{wrong} responses lack their end token, or go on past the end or the limit",
     )
+
+
+def _is_whole(ids: NDArray[np.uint32], adapter: Adapter) -> bool:
+    """Ends with the first end token, or at the limit without one."""
+    ends = np.flatnonzero(ids == adapter.end_token)
+    if ends.size:
+        return int(ends[0]) == len(ids) - 1 < adapter.new_tokens
+    return len(ids) == adapter.new_tokens
 
 
 def _check_detection(served: Served) -> Iterator[CheckLine]:

@@ -110,7 +110,10 @@ class LlamaCppWatermark:
         options: Mapping[str, Any] | None = None,
         end_tokens: Sequence[int] | None = None,
     ) -> Iterator[int]:
-        """Yield the ids of one response as they are drawn, without the token that ends it.
+        """Yield the ids of one response as they are drawn, the token that ends it too.
+
+        The end token was drawn with the mark and belongs to the response: log it, with
+        `ResponseSink.write(labels, ids, finish="end")`, and leave it out of what a client reads.
 
         Parameters
         ----------
@@ -146,9 +149,9 @@ def _generate(
     drawn = llama.generate(prompt, **neutral, repeat_penalty=1.0, logits_processor=[processor])
     for _ in range(limit):
         token = int(next(drawn))
+        yield token
         if token in ends:
             return
-        yield token
 
 
 class _Processor:

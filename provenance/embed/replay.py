@@ -65,8 +65,8 @@ class Adapter(Protocol):
         """Serve the requests together, marked under the keyring in the folder `keys`.
 
         `seed` fixes all fresh randomness of the watermark. Returns for each request uint32 [n]: the
-        response without prompt and padding, cut before its end token, of `new_tokens` ids if it did
-        not end. The folder is the same at every call.
+        response without prompt and padding, up to and with its end token, of `new_tokens` ids if it
+        did not end. The folder is the same at every call.
         """
         ...
 
@@ -75,7 +75,7 @@ class Adapter(Protocol):
     ) -> NDArray[np.float64]:
         """Final probabilities (after temperature, top-k, top-p) before every token of a response.
 
-        Returns float64 [n + 1, vocabulary_size]: row i after prompt and response[:i].
+        Returns float64 [n, vocabulary_size] or more rows: row i after prompt and response[:i].
         """
         ...
 
@@ -137,12 +137,10 @@ class Served:
         return [np.asarray(ids, dtype=np.uint32) for ids in found]
 
     def replay(self, request: Request, response: NDArray[np.uint32]) -> Iterator[ReplayedDraw]:
-        """What each token of one response should have been; its end token counts as one."""
+        """What each token of one response should have been; its end token is one of them."""
         adapter = self.adapter
         p = adapter.probabilities(request.prompt, response)
         tokens = response.astype(np.int64)
-        if response.shape[0] < adapter.new_tokens:
-            tokens = np.append(tokens, adapter.end_token)
         prompt = np.array(request.prompt, dtype=np.uint32)
         for i, token in enumerate(tokens):
             row = p[i] / p[i].sum()

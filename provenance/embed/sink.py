@@ -1,10 +1,14 @@
 """What every adapter logs, through one object: the served-log record of a response.
 
     with ResponseSink(watermark, "served/") as sink:
-        sink.write(labels, token_ids, prompt_token_ids=prompt)
+        sink.write(labels, token_ids, finish="end", prompt_token_ids=prompt)
 
-Whether a response is marked follows from its ids, the labels and the keyring, so no adapter has to
-say it: the sink replays the rules of `Watermark`. Knows no serving stack.
+Which tokens of a response were drawn under a key follows from its ids, the labels and the keyring,
+so an adapter need not say it: the sink replays the rules of `Watermark`. But the ids must be all
+that was drawn: an end token or a stop string that is left out was a choice of the coins, and an
+index that forgets it accuses innocent models. So `finish` says how the response ended; without it
+the record does not claim to be whole, and no check against it can be evidence. Knows no serving
+stack.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from numpy.typing import NDArray
 
 from provenance.embed.watermark import Labels, Watermark
 from provenance.served.log import LogWriter, RotatingLog, ServedRecord
+from provenance.served.records import Finish
 
 __all__ = ["ResponseSink"]
 
@@ -59,7 +64,8 @@ class ResponseSink:
         labels: Labels,
         token_ids: NDArray[np.uint32],
         *,
-        drawn: bool = True,
+        drawn: bool | NDArray[np.bool_] = True,
+        finish: Finish | None = None,
         response_id: str | None = None,
         time: str | None = None,
         text: str | None = None,
@@ -71,16 +77,28 @@ class ResponseSink:
         Parameters
         ----------
         labels : attribute values of the request, as the watermark was given them
-        token_ids : uint32 [n], the response without prompt, padding and end token
+        token_ids : uint32 [n], all that was drawn: without prompt and padding, with the end token,
+            whole stop strings, tool calls and hidden reasoning
         drawn : whether the watermark drew this response; pass False for greedy decoding, beams or
-            whatever else went past it: that is logged as unmarked
+            whatever else went past it: that is logged as unmarked. An engine that knows passes
+            bool [n]: which tokens a coin decided
+        finish : how it ended: "end" (with an end token, the last id), "length", "stop" (at a stop
+            string), "abort" (broken off); None if that is not known, then the log does not claim
+            that the ids are whole
         response_id : unique in the log of the service; default: made here
         time : default: now, UTC
         text, prompt_token_ids, conversation_id : see `ServedRecord`
 
         Raises what `LogWriter.append` raises; when this returns, the record survives the process.
         """
-        marked = drawn and bool(self.watermark.marked_positions(labels, token_ids).any())
+        if isinstance(drawn, np.ndarray):
+            bits = drawn
+        elif drawn:
+            bits = self.watermark.marked_positions(labels, token_ids)
+        else:
+            bits = np.zeros(token_ids.shape[0], dtype=np.bool_)
+        marked = bool(bits.any())
+        says_whole = isinstance(drawn, np.ndarray) or finish is not None
         public = self.watermark.keyring.public
         self.log.append(
             ServedRecord(
@@ -94,6 +112,8 @@ class ResponseSink:
                 conversation_id=conversation_id,
                 keyring_id=public.id,
                 scheme=public.scheme.name,
+                drawn=bits if marked and says_whole else None,
+                finish=finish,
             )
         )
         return marked

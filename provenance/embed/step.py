@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numba import njit
 
 from provenance.coins import CONSTANTS, fill_one, fill_words
+from provenance.kernels import kernel
 from provenance.schemes.compiled import GUMBEL, PLAIN, choose, choose_by_race
 
 __all__ = ["MANY", "NOTHING", "draw_among_few", "find_keys"]
@@ -24,7 +24,7 @@ _MASKED: Final = np.int32(np.float32(-np.inf).view(np.int32))
 _BLOCK: Final = 64
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def find_keys(ids, lengths, width, selector, ends, numbers):  # type: ignore[no-untyped-def]
     """The key of the next token of each row, by rules 1 to 3.
 
@@ -66,7 +66,7 @@ def find_keys(ids, lengths, width, selector, ends, numbers):  # type: ignore[no-
     return found
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
     """Places of the scores that are not minus infinity; how many, or limit + 1 if there are more.
 
@@ -106,7 +106,7 @@ def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def draw_among_few(  # type: ignore[no-untyped-def]
     scores, ids, width, selector, ends, numbers, table, kind, first, second, uniforms, limit
 ):

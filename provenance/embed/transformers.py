@@ -37,6 +37,7 @@ from provenance.errors import (
     StorageError,
     UsageError,
 )
+from provenance.served.records import Finish
 
 try:
     import torch
@@ -312,12 +313,26 @@ def load_tokenizer_of(folder: Path | str) -> PreTrainedTokenizerBase:
 
 @dataclass(frozen=True)
 class GeneratedResponse:
-    """One served response: ids without prompt, padding and end token, and whether it is marked."""
+    """One served response.
+
+    Attributes
+    ----------
+    prompt_index : which prompt it answers
+    token_ids, prompt_token_ids : uint32 [.]; the response with its end token, without padding
+    drawn : bool [n], which of its tokens were drawn under a key
+    finish : "end" if it ended with an end token, "length" if it was cut at `max_new_tokens`
+    """
 
     prompt_index: int
     token_ids: NDArray[np.uint32]
     prompt_token_ids: NDArray[np.uint32]
-    marked: bool
+    drawn: NDArray[np.bool_]
+    finish: Finish
+
+    @property
+    def marked(self) -> bool:
+        """Whether any token was drawn under a key."""
+        return bool(self.drawn.any())
 
 
 def generate_responses(
@@ -367,13 +382,14 @@ def generate_responses(
         width = inputs["input_ids"].shape[1]
         ends = _end_tokens(model)
         for row, index in enumerate(chosen):
-            ids = _cut_at_end(output[row, width:].cpu().numpy(), ends)
+            ids, finish = _cut_after_end(output[row, width:].cpu().numpy(), ends)
             mask = inputs["attention_mask"][row].bool()
             yield GeneratedResponse(
                 prompt_index=index,
                 token_ids=ids,
                 prompt_token_ids=inputs["input_ids"][row][mask].cpu().numpy().astype(np.uint32),
-                marked=bool(watermark.marked_positions(labels[index], ids).any()),
+                drawn=watermark.marked_positions(labels[index], ids),
+                finish=finish,
             )
 
 
@@ -384,7 +400,9 @@ def _end_tokens(model: PreTrainedModel) -> set[int]:
     return set(ends) if isinstance(ends, (list, tuple)) else {int(ends)}
 
 
-def _cut_at_end(ids: NDArray[np.int64], ends: set[int]) -> NDArray[np.uint32]:
-    """Drop the first end token and everything after it."""
+def _cut_after_end(ids: NDArray[np.int64], ends: set[int]) -> tuple[NDArray[np.uint32], Finish]:
+    """Drop the padding after the first end token, which was drawn like any other."""
     stops = np.flatnonzero(np.isin(ids, list(ends)))
-    return ids[: stops[0]].astype(np.uint32) if stops.size else ids.astype(np.uint32)
+    if not stops.size:
+        return ids.astype(np.uint32), "length"
+    return ids[: stops[0] + 1].astype(np.uint32), "end"

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,11 @@ from provenance.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.embed.vllm_requests import LABELS_FIELD, parse_labels
 from provenance.embed.watermark import Labels
 from provenance.errors import DataError
+from provenance.served.records import Finish
 
 __all__ = ["VllmResponse", "read_responses", "request_fields"]
+
+_FINISHES: Final[Mapping[str, Finish]] = {"length": "length", "abort": "abort"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,11 @@ class VllmResponse:
     response_id : the server's id and the number of the choice
     labels : that the request carried; empty if it did not ask for the mark
     drawn : whether the watermark drew it
-    token_ids : uint32 [n], without prompt and end token
+    token_ids : uint32 [n], without prompt: all ids that the server sent, end token and stop string
+        included, since they were drawn like the others
+    finish : how it ended; "abort" if the stream broke off before it said so (what was sent before
+        did not depend on what came next), None for a reason that is not known here, such as a
+        filter that looks at what was drawn
     prompt_token_ids : uint32 [m], or None if the server did not say
     text : as sent to the client
     time : when the server made it, UTC
@@ -48,6 +55,7 @@ class VllmResponse:
     labels: Labels
     drawn: bool
     token_ids: NDArray[np.uint32]
+    finish: Finish | None
     prompt_token_ids: NDArray[np.uint32] | None
     text: str | None
     time: str | None
@@ -106,7 +114,7 @@ def read_responses(
     responses = []
     for index, choice in sorted(found.items()):
         name = f"{identity.get('id')}/{index}"
-        ids = choice.without_end(name)
+        ids = choice.check_ids(name)
         if ids.shape[0]:
             prompt = choice.prompt
             responses.append(
@@ -115,6 +123,7 @@ def read_responses(
                     labels=labels or {},
                     drawn=drawn,
                     token_ids=ids,
+                    finish=choice.finish,
                     prompt_token_ids=None if prompt is None else _check(prompt, name),
                     text="".join(choice.texts) or None,
                     time=time,
@@ -131,7 +140,7 @@ class _Choice:
     texts: list[str] = field(default_factory=list)
     prompt: list[int] | None = None
     has_ids: bool = False
-    ended_by_token: bool = False
+    finish: Finish | None = "abort"
 
     def add(self, choice: Mapping[str, Any], chunk: Mapping[str, Any]) -> None:
         ids = choice.get("token_ids")
@@ -141,11 +150,10 @@ class _Choice:
         self.texts.append(choice.get("text") or message.get("content") or "")
         prompt = choice.get("prompt_token_ids") or chunk.get("prompt_token_ids")
         self.prompt = self.prompt if prompt is None else prompt
-        if choice.get("finish_reason") == "stop":
-            # a number is a stop token, nothing is the end token; a string was found in the text
-            self.ended_by_token = not isinstance(choice.get("stop_reason"), str)
+        if choice.get("finish_reason") is not None:
+            self.finish = _read_finish(choice)
 
-    def without_end(self, origin: str) -> NDArray[np.uint32]:
+    def check_ids(self, origin: str) -> NDArray[np.uint32]:
         if not self.has_ids:
             if not any(self.texts):
                 return np.empty(0, dtype=np.uint32)
@@ -153,7 +161,19 @@ class _Choice:
                 f"{origin}: the answer must have token_ids; it has none. "
                 "Send the request with return_token_ids: true."
             )
-        return _check(self.ids[:-1] if self.ended_by_token else self.ids, origin)
+        return _check(self.ids, origin)
+
+
+def _read_finish(choice: Mapping[str, Any]) -> Finish | None:
+    """How vLLM says that a choice ended.
+
+    `tool_calls` stands where `stop` would, if the text was parsed as a call. A `stop_reason` that
+    is a number is a stop token, none is the end token; a string was found in the text.
+    """
+    reason = choice.get("finish_reason")
+    if reason in ("stop", "tool_calls", "function_call"):
+        return "stop" if isinstance(choice.get("stop_reason"), str) else "end"
+    return _FINISHES.get(str(reason))
 
 
 def _check(ids: list[int], origin: str) -> NDArray[np.uint32]:

@@ -26,13 +26,13 @@ from provenance.evidence.bundle import (
     name_pooled,
     pooled_slots,
 )
+from provenance.evidence.editions import is_old, split_stated_alpha
 from provenance.evidence.manifest import describe_environment
 from provenance.evidence.pairs import CSV, PARQUET, read_pairs
 from provenance.evidence.rebuild import (
     ControlRecord,
     KeyPair,
     compare,
-    read_settings,
     rebuild_controls,
     rebuild_verdict,
 )
@@ -260,7 +260,7 @@ def check_tails(state: State) -> str:
         laws = {row.law for row in table.classes}
         if scheme is not None and laws - {scheme.null_law}:
             raise StepFailedError(VERDICT_FILE, f"{key_name(*pair)}: another law than the scheme's")
-    state.hypotheses = found = try_keys(tables, read_settings(document).alpha)
+    state.hypotheses = found = try_keys(tables, split_stated_alpha(document).keys)
     for row, one in zip(document["hypotheses"], found, strict=True):
         stated = (row["log10_p"], row["log10_adjusted"], row["family_weight"], row["rejected"])
         follows = (one.tail.log10_p, one.log10_adjusted, one.family_weight, one.rejected)
@@ -300,7 +300,7 @@ def check_verdict(state: State) -> str:
     plan = None
     if state.document["plan"] is not None:
         plan = state.need(state.plan, "the plan")
-    found = rebuild_verdict(state.document, state.public, hypotheses, controls, plan).to_json()
+    found = rebuild_verdict(state.document, state.public, hypotheses, controls, plan)
     if difference := compare(state.document, found):
         raise StepFailedError(VERDICT_FILE, difference)
     return f"{found['conclusion']}; log10 p {found['log10_p']:.2f}; " + (
@@ -319,6 +319,8 @@ def check_report(state: State) -> str:
         raise StepFailedError(TRAJECTORY_FILE, f"must be drawable; got: {error}") from error
     if made == read_bytes(state.folder / REPORT_FILE):
         return "the same bytes"
+    if is_old(state.document):
+        raise NotPossibleError("made from a verdict of an older form, which was drawn differently")
     theirs, mine = state.whole.environment, describe_environment()
     packages: Mapping[str, str] = {n: mine[n] for n in ("provenance", "matplotlib", "jinja2")}
     if all(theirs.get(name) == value for name, value in packages.items()):

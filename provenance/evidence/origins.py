@@ -10,6 +10,7 @@ from typing import Any
 
 from provenance.errors import DataError, MissingExtraError
 from provenance.evidence.bundle import PLAN_FILE, REQUEST_FILE, RESPONSE_FILE, VERDICT_FILE
+from provenance.evidence.editions import is_old, read_planned_settings, read_settings
 from provenance.evidence.manifest import (
     MANIFEST_FILE,
     PUBLIC_KEY_FILE,
@@ -18,7 +19,7 @@ from provenance.evidence.manifest import (
     describe_environment,
     read_manifest,
 )
-from provenance.evidence.rebuild import read_settings, read_tables
+from provenance.evidence.rebuild import read_tables
 from provenance.evidence.signature import verify_bytes
 from provenance.evidence.state import State
 from provenance.evidence.steps import NotPossibleError, StepFailedError
@@ -26,7 +27,7 @@ from provenance.evidence.timestamp import read_timestamp
 from provenance.files import read_bytes, read_json
 from provenance.keys.keyring import KEYRING_FILE, Keyring
 from provenance.plan import Plan
-from provenance.verdict import SCHEMA_VERSION
+from provenance.verdict import OLD_SCHEMA_VERSION, SCHEMA_VERSION
 
 __all__ = [
     "check_followed",
@@ -66,15 +67,17 @@ def check_form(state: State) -> str:
         if name not in manifest.names:
             raise StepFailedError(name, "must be in a bundle; it is not")
     document = read_json(state.folder / VERDICT_FILE)
-    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-        raise StepFailedError(VERDICT_FILE, f"must be a verdict of schema {SCHEMA_VERSION}")
+    known = (OLD_SCHEMA_VERSION, SCHEMA_VERSION)
+    if not isinstance(document, dict) or document.get("schema_version") not in known:
+        raise StepFailedError(VERDICT_FILE, "must be a verdict of schema 1 or 2")
+    is_old(document)
     read_settings(document)
     tables = read_tables(document)
     keyring = Keyring.load(state.folder)
     if keyring.to_json() != read_json(state.folder / KEYRING_FILE):
         raise StepFailedError(KEYRING_FILE, "must have the fields of a keyring and no others")
     state.verdict, state.keyring, state.tables = document, keyring, tables
-    return f"schema {SCHEMA_VERSION}, {len(tables)} keys tested"
+    return f"schema {document['schema_version']}, {len(tables)} keys tested"
 
 
 def check_plan(state: State) -> str:
@@ -150,9 +153,8 @@ def check_followed(state: State) -> str:
     plan = state.need(state.plan, "the plan")
     served = list(state.need(state.tables, "the class tables"))
     twins = state.document["twins"] is not None
-    differences = plan.deviations(state.public, served, state.document["inputs"])
-    if twins != plan.document["twins"]:
-        differences.append(("twins", plan.document["twins"], twins))
+    inputs = {**state.document["inputs"], "settings": read_planned_settings(state.document)}
+    differences = plan.deviations(state.public, served, inputs, twins=twins)
     if differences:
         name, expected, found = differences[0]
         raise StepFailedError(PLAN_FILE, f"{name}: planned {expected!r}, done {found!r}")

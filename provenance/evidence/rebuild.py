@@ -14,31 +14,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from provenance.check import (
-    CheckSettings,
-    attribute_shares,
-    conclude,
-    find_power,
-    has_control_slot,
-    run_placebos,
-)
+from provenance.check import has_control_slot, make_verdict, run_placebos
 from provenance.controls import LEVEL, control_slot, control_unserved, list_unserved
+from provenance.evidence.editions import (
+    is_old,
+    read_reservations,
+    split_stated_alpha,
+    write_edition,
+)
 from provenance.files import canonical_json
 from provenance.keys.keyring import Key, Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
 from provenance.marks import SchemeKey, SchemePlacebos
 from provenance.plan import Plan
-from provenance.power import Setting
 from provenance.schemes import SCHEMES, Scheme
 from provenance.scoring import Weighing
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
-from provenance.verdict import Control, HypothesisResult, PlanReference, TwinsResult, Verdict
+from provenance.verdict import Control, HypothesisResult, TwinsResult
 
 __all__ = [
     "ControlRecord",
     "compare",
-    "read_settings",
     "read_tables",
     "rebuild_controls",
     "rebuild_twins",
@@ -46,6 +43,7 @@ __all__ = [
 ]
 
 _RELATIVE: Final = 1e-8
+_TEXT: Final = re.compile(r"(?:^|\.)(?:detail|reasons\[\d+\])$")
 _NUMBER: Final = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 KeyPair = tuple[str, str]
@@ -62,11 +60,6 @@ class ControlRecord:
     def best(self) -> Control:
         """What the conclusion is drawn from."""
         return self.recomputed or self.stated
-
-
-def read_settings(document: Mapping[str, Any]) -> CheckSettings:
-    """Settings of a verdict, in their domain. Raises UsageError, TypeError, KeyError."""
-    return CheckSettings(**document["inputs"]["settings"])
 
 
 def read_tables(document: Mapping[str, Any]) -> dict[KeyPair, ClassTable]:
@@ -176,8 +169,8 @@ def _check_consistency(control: Control) -> None:
         )
 
 
-def rebuild_twins(stated: Mapping[str, Any] | None) -> TwinsResult | None:
-    """The second line of evidence, recomputed from its class table."""
+def rebuild_twins(stated: Mapping[str, Any] | None, alpha: float) -> TwinsResult | None:
+    """The second line of evidence, recomputed from its class table, at its share of alpha."""
     if stated is None:
         return None
     table = ClassTable.from_json(stated["table"])
@@ -188,8 +181,8 @@ def rebuild_twins(stated: Mapping[str, Any] | None) -> TwinsResult | None:
         reused=stated["reused"],
         equal=stated["equal"],
         tail=tail,
-        alpha=stated["alpha"],
-        rejected=bool(tail.log10_p <= math.log10(stated["alpha"])),
+        alpha=alpha,
+        rejected=bool(tail.log10_p <= math.log10(alpha)),
         table=table,
         sha256=stated["sha256"],
         suspect=stated["suspect"],
@@ -203,38 +196,33 @@ def rebuild_verdict(
     hypotheses: Sequence[HypothesisResult],
     controls: Sequence[Control],
     plan: Plan | None,
-) -> Verdict:
-    """The verdict that follows from recomputed parts; inputs and versions are as stated."""
-    settings = read_settings(document)
-    conclusion = conclude(hypotheses, controls)
-    setting = Setting.of(keyring, settings.rule, document["inputs"]["outputs"])
-    twins = rebuild_twins(document["twins"])
-    if twins is not None and not 0 < twins.alpha <= settings.alpha:
-        raise ValueError("a share of alpha of the twins that is none")
-    return Verdict(
-        conclusion=conclusion,
-        alpha=settings.alpha,
-        hypotheses=tuple(hypotheses),
-        controls=tuple(controls),
-        shares=attribute_shares(hypotheses, keyring.schedule, conclusion),
-        keyring_id=keyring.id,
-        scheme=keyring.scheme.to_json(),
-        weight_rule=settings.rule,
-        commitments={key_name(*pair): one.sha256 for pair, one in keyring.commitments.items()},
-        inputs=document["inputs"],
-        versions=document["versions"],
-        twins=twins,
-        plan=PlanReference(plan.sha256, plan.timestamp) if plan else None,
+) -> dict[str, Any]:
+    """JSON of the verdict that follows from recomputed parts, in the form of the stated one.
+
+    Inputs, versions, reservations and a foreign mark's caveat are as stated.
+    """
+    alpha = split_stated_alpha(document)
+    verdict = make_verdict(
+        keyring,
+        hypotheses,
+        controls,
+        alpha.keys,
+        document["inputs"],
+        twins=rebuild_twins(document["twins"], alpha.twins),
+        plan=plan,
+        reservations=read_reservations(document),
         caveat="" if keyring.scheme.name in SCHEMES else str(document["caveat"]),
-        power=find_power(conclusion, hypotheses, settings.alpha, setting),
+        versions=document["versions"],
     )
+    return write_edition(verdict, old=is_old(document))
 
 
 def compare(stated: Any, found: Any, path: str = "") -> str | None:
     """The first place where two JSON values differ, in words; None if they agree.
 
     Floats agree within 1e-8 (another machine may round differently), and so do numbers inside the
-    text of a control's detail, within their last printed digit; everything else must be equal.
+    text of a control's detail or of a reason, within their last printed digit; everything else must
+    be equal.
     """
     if path == "":  # tuples are lists in JSON
         stated, found = (json.loads(canonical_json(value)) for value in (stated, found))
@@ -247,7 +235,7 @@ def compare(stated: Any, found: Any, path: str = "") -> str | None:
             return f"{path}: {len(stated)} entries stated, {len(found)} follow"
         pairs = [(f"{path}[{i}]", *both) for i, both in enumerate(zip(stated, found, strict=True))]
     else:
-        same = _agree(stated, found, is_text=path.split(".")[-1] == "detail")
+        same = _agree(stated, found, is_text=_TEXT.search(path) is not None)
         return None if same else f"{path}: stated {_short(stated)}, {_short(found)} follows"
     return next(filter(None, (compare(a, b, where) for where, a, b in pairs)), None)
 

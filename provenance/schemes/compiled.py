@@ -11,8 +11,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from provenance.kernels import kernel
 
 __all__ = [
     "GREEN",
@@ -58,7 +60,7 @@ def _read_bits(_context, _value):  # type: ignore[no-untyped-def]
     return types.int32(types.float32), generate
 
 
-@njit(cache=True)
+@kernel()
 def draw_plain(p, uniform):  # type: ignore[no-untyped-def]
     """Index whose cumulative share first exceeds `uniform`: p float64 [m]."""
     total = 0.0
@@ -74,7 +76,7 @@ def draw_plain(p, uniform):  # type: ignore[no-untyped-def]
     return last
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc"})
+@kernel(nogil=True, fastmath={"reassoc"})
 def _sum_blocks(p, sums):  # type: ignore[no-untyped-def]
     """sums[b] = sum of the b-th _BLOCK of float32 p, in whatever order is fast."""
     whole = p.shape[0] // _BLOCK
@@ -87,7 +89,7 @@ def _sum_blocks(p, sums):  # type: ignore[no-untyped-def]
         sums[whole] += p[i]
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def draw_plain_of_many(p, uniform):  # type: ignore[no-untyped-def]
     """`draw_plain` for float32 p, in blocks: sums in another order, so equal up to rounding."""
     blocks = (p.shape[0] + _BLOCK - 1) // _BLOCK
@@ -113,7 +115,7 @@ def draw_plain_of_many(p, uniform):  # type: ignore[no-untyped-def]
     return drawn
 
 
-@njit(cache=True)
+@kernel()
 def draw_gumbel(p, words):  # type: ignore[no-untyped-def]
     """argmin of -ln(u) / p. Since -ln(u) >= 1 - u, most candidates need no logarithm."""
     likely = int(np.argmax(p))
@@ -128,7 +130,7 @@ def draw_gumbel(p, words):  # type: ignore[no-untyped-def]
     return drawn
 
 
-@njit(cache=True)
+@kernel()
 def _draw_green(p, words, threshold, factor, uniform):  # type: ignore[no-untyped-def]
     """Ordinary draw from p * factor ** green; overwrites p."""
     for i in range(p.shape[0]):
@@ -137,7 +139,7 @@ def _draw_green(p, words, threshold, factor, uniform):  # type: ignore[no-untype
     return draw_plain(p, uniform)
 
 
-@njit(cache=True)
+@kernel()
 def _draw_tournament(p, words, layers, uniform):  # type: ignore[no-untyped-def]
     """Ordinary draw after `layers` updates p (1 + g - sum g p); overwrites p."""
     total = 0.0
@@ -157,7 +159,7 @@ def _draw_tournament(p, words, layers, uniform):  # type: ignore[no-untyped-def]
     return draw_plain(p, uniform)
 
 
-@njit(cache=True)
+@kernel()
 def choose(kind, first, second, p, words, uniform):  # type: ignore[no-untyped-def]
     """Draw one candidate with a scheme given as a `Code`; may overwrite p.
 
@@ -173,7 +175,7 @@ def choose(kind, first, second, p, words, uniform):  # type: ignore[no-untyped-d
     return draw_plain(p, uniform)
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def choose_by_race(scores, words):  # type: ignore[no-untyped-def]
     """argmax of score - ln(-ln u): `draw_gumbel` for logits, without a softmax.
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from provenance.conclusion import LEFT_OUT, Ruling, say_failed_controls, say_positions
 from provenance.families import family_weights
 from provenance.inputs import describe_versions
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import key_name
+from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.power import Power, Setting, find_shortfall
 from provenance.sequential.controls import collect_controls
+from provenance.sequential.power import state_sequential_power
 from provenance.sequential.sheets import SequentialCheck
 from provenance.sequential.verdict import (
     SequentialHypothesis,
@@ -19,10 +23,12 @@ from provenance.sequential.verdict import (
     SequentialVerdict,
 )
 from provenance.stats.evalues import adjust_e, average_e
-from provenance.verdict import Conclusion, Control
 from provenance.weigh import MAXIMAL_WEIGHTS
 
 __all__ = ["conclude"]
+
+_GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
+_NOTHING_SEEN: Final[dict[str, Any]] = {"source": {}, "reference": {}}
 
 
 def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerdict:
@@ -51,8 +57,18 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerd
         for i, (slot, value) in enumerate(keys)
     )
     controls = collect_controls(check)
+    obstacles, power = say_failed_controls(controls), None
+    found = log10_p <= limit
+    if not found and not obstacles:
+        outputs = check.batches[-1].outputs if check.batches else _NOTHING_SEEN
+        setting = Setting.of(keyring.public, str(check.settings.rule), outputs)
+        power = _find_power(check, weights, setting)
+        obstacles = _say_lack(check, power, setting)
+    ruling = Ruling.of("evidence" if found else "no evidence", obstacles)
     return SequentialVerdict(
-        conclusion=_conclude(check, log10_p <= limit, controls),
+        conclusion=ruling.conclusion,
+        reasons=ruling.reasons,
+        power=power,
         alpha=check.settings.alpha,
         log10_e=family[-1] if family else 0.0,
         log10_p=log10_p,
@@ -63,8 +79,8 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerd
         controls=controls,
         keyring_id=check.keyring_id,
         scheme=check.scheme,
-        weight_rule=check.settings.rule,
-        maximal_weight=MAXIMAL_WEIGHTS[check.settings.rule],
+        weight_rule=str(check.settings.rule),
+        maximal_weight=MAXIMAL_WEIGHTS[str(check.settings.rule)],
         commitments={
             key_name(*pair): commitment.sha256
             for pair, commitment in keyring.public.commitments.items()
@@ -89,9 +105,40 @@ def _describe_look(check: SequentialCheck, number: int, log10_e: float) -> Seque
     )
 
 
-def _conclude(check: SequentialCheck, crossed: bool, controls: Sequence[Control]) -> Conclusion:
-    if not any(sheet.processes[0].table.coins for sheet in check.tested):
-        return "nothing scored"
-    if not all(control.passed for control in controls):
-        return "invalid"
-    return "evidence" if crossed else "no evidence"
+def _find_power(
+    check: SequentialCheck, weights: NDArray[np.float64], setting: Setting
+) -> Power | None:
+    """Of the global key at this look; of the key with the most coins where it has none."""
+    shares = {
+        sheet.keys[0]: float(weight) for sheet, weight in zip(check.tested, weights, strict=True)
+    }
+    tables = {sheet.keys[0]: sheet.processes[0].table for sheet in check.tested}
+    scored = {key: table for key, table in tables.items() if table.coins}
+    if not scored:
+        return None
+    key = max(scored, key=lambda key: (key == _GLOBAL_KEY, scored[key].effective_coins))
+    rule = str(check.settings.rule)
+    return state_sequential_power(
+        scored[key],
+        key_name(*key),
+        check.settings.alpha * shares[key],
+        MAXIMAL_WEIGHTS[rule],
+        setting,
+    )
+
+
+def _say_lack(check: SequentialCheck, power: Power | None, setting: Setting) -> list[str]:
+    """Why nothing found means nothing, so far; empty if the check has power."""
+    if not check.batches:
+        return ["no outputs were added yet"]
+    if power is None:
+        observed = [batch.outputs for batch in check.batches]
+        summed = {
+            name: sum(int(one.get(name, 0)) for one in observed)
+            for name in ("outputs", "positions", "short_outputs", *LEFT_OUT)
+        }
+        said = say_positions({**summed, "source": observed[0]["source"]})
+        return [f"nothing was scored under {len(check.tested)} keys: {said}"]
+    table = next(s.processes[0].table for s in check.tested if key_name(*s.keys[0]) == power.key)
+    shortfall = find_shortfall(power, table, setting)
+    return [shortfall] if shortfall else []

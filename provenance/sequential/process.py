@@ -45,9 +45,14 @@ def start(index: Index, keyring: UnlockedKeyring, settings: CheckSettings) -> Se
     keyring : unlocked
     settings : alpha of all keys and all looks together, weight rule, number of placebo keys
 
-    Raises DataError for an index without marked responses.
+    Raises DataError for an index without marked responses; UsageError without a weight rule.
     """
     public = keyring.public
+    if settings.rule is None:
+        raise UsageError(
+            "a sequential check must declare its weight rule before any output is seen; it has "
+            "none. Use log-sqrt, or residual with a reference."
+        )
     law = make_scheme(public.scheme.name, public.scheme.parameters).null_law
     process = start_process(law, MAXIMAL_WEIGHTS[settings.rule], keyring.context_width + 1)
     tested = index.keys_served(keyring.schedule)
@@ -101,7 +106,7 @@ def add_outputs(
     batch, and the placebo keys on the pairs of all batches.
     """
     _refuse_other(check, observations, index, keyring)
-    weighing = weigh_observations(observations, index, keyring, check.settings.rule)
+    weighing = weigh_observations(observations, index, keyring, str(check.settings.rule))
     scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
     sheets, revealed, known = [], [], []
     for sheet in check.sheets:

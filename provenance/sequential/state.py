@@ -48,6 +48,7 @@ from provenance.sequential.sheets import Batch, Revealed, SequentialCheck, exten
 from provenance.served.index import Index
 from provenance.suspect.observations import Observations
 from provenance.verdict import Control
+from provenance.weigh import choose_rule
 
 __all__ = ["STATE_FILE", "continue_check"]
 
@@ -81,7 +82,8 @@ def continue_check(
     ----------
     folder : of the state
     observations : counts of the batch alone; None to look at the evidence so far
-    index, keyring, settings : those that the check was started with
+    index, keyring, settings : those that the check was started with; a rule that nobody chose is
+        the one for these observations
 
     Returns
     -------
@@ -98,6 +100,10 @@ def continue_check(
     Cost: replays the pairs of all batches (15 ms per key and batch for E, and sorting), then as
     `process.add_outputs`.
     """
+    if settings.rule is None:
+        has_reference = observations is not None and bool(observations.reference)
+        rule = choose_rule(sampled=True, has_reference=has_reference)
+        settings = replace(settings, rule=rule)
     with lock_folder(folder):
         check, sha256 = _load(folder, start(index, keyring, settings), keyring)
         if observations is None:

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from provenance.keys.schedule import key_name
+from provenance.power import Power
 from provenance.stats.tables import ClassTable
-from provenance.verdict import Conclusion, Control, group_rejected
+from provenance.verdict import EXIT_CODES, Conclusion, Control, group_rejected
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -23,7 +24,8 @@ __all__ = [
     "SequentialVerdict",
 ]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Version 1 had neither reasons nor power, and the conclusions of version 1 of a verdict."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,11 @@ class SequentialHypothesis:
 
 @dataclass(frozen=True)
 class SequentialVerdict:
-    """What a sequential check says now; see the module docstring."""
+    """What a sequential check says now; see the module docstring.
+
+    `reasons` says why it is inconclusive. `power` is that of the global key's e-process at this
+    look, if nothing was found, nothing failed and something was revealed under that key.
+    """
 
     conclusion: Conclusion
     alpha: float
@@ -90,11 +96,18 @@ class SequentialVerdict:
     commitments: Mapping[str, str]
     inputs: Mapping[str, Any]
     versions: Mapping[str, str]
+    reasons: tuple[str, ...] = ()
+    power: Power | None = None
 
     @property
     def found_evidence(self) -> bool:
-        """What decides the exit code."""
+        """True if the conclusion is evidence."""
         return self.conclusion == "evidence"
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command that made this verdict."""
+        return EXIT_CODES[self.conclusion]
 
     @property
     def controls_passed(self) -> bool:
@@ -112,6 +125,7 @@ class SequentialVerdict:
             "schema_version": SCHEMA_VERSION,
             "kind": "sequential",
             "conclusion": self.conclusion,
+            "reasons": list(self.reasons),
             "found_evidence": self.found_evidence,
             "alpha": self.alpha,
             "log10_e": self.log10_e,
@@ -132,6 +146,7 @@ class SequentialVerdict:
                 for result in self.hypotheses
             ],
             "controls": [asdict(control) for control in self.controls],
+            "power": self.power.to_json() if self.power else None,
             "keyring_id": self.keyring_id,
             "scheme": dict(self.scheme),
             "weight_rule": self.weight_rule,

@@ -9,6 +9,7 @@ leaves the folder as it was if anything fails. Same log, same bytes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -26,7 +27,13 @@ from provenance.keys.keyring import Keyring
 from provenance.marks import Served
 from provenance.served.grouping import group_tables, group_windows
 from provenance.served.log import LogReader, LogStatistics, read_log
-from provenance.served.manifest import MANIFEST_FILE, IndexManifest, ServedSlot, ServedValue
+from provenance.served.manifest import (
+    MANIFEST_FILE,
+    IndexManifest,
+    ServedSlot,
+    ServedValue,
+    keep_ends,
+)
 from provenance.served.table import Audit, read_table, write_table
 from provenance.served.windows import label_numbers, windows
 from provenance.tokenizer import load_tokenizer
@@ -254,6 +261,9 @@ def _describe(
         duplicate_ids=found.duplicate_ids,
         empty=found.empty,
         retokenised=found.retokenised,
+        marked_retokenised=found.marked_retokenised,
+        unended=found.unended,
+        ends=keep_ends(found.ends),
         tokens=found.tokens,
         marked_tokens=found.marked_tokens,
         logs=found.files,
@@ -273,6 +283,9 @@ def _add_up(draft: IndexManifest, manifests: Sequence[IndexManifest]) -> IndexMa
         duplicate_ids=tuple(name for m in manifests for name in m.duplicate_ids)[:5],
         empty=sum(m.empty for m in manifests),
         retokenised=sum(m.retokenised for m in manifests),
+        marked_retokenised=sum(m.marked_retokenised for m in manifests),
+        unended=sum(m.unended for m in manifests),
+        ends=keep_ends(sum((Counter(_ends_of(m)) for m in manifests), Counter())),
         tokens=sum(m.tokens for m in manifests),
         marked_tokens=sum(m.marked_tokens for m in manifests),
         logs=tuple(log for m in manifests for log in m.logs),
@@ -281,3 +294,7 @@ def _add_up(draft: IndexManifest, manifests: Sequence[IndexManifest]) -> IndexMa
             for i, slot in enumerate(draft.slots)
         ),
     )
+
+
+def _ends_of(manifest: IndexManifest) -> dict[int, int]:
+    return {int(token): count for token, count in manifest.ends.items()}

@@ -6,6 +6,8 @@ value is checked. Does not know tokenizers or keys.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from provenance.served.records import (
     MAXIMUM_TOKENS,
     MAXIMUM_VALUES,
     RawBatch,
+    check_drawn,
     check_labels,
     check_name,
     list_array,
@@ -76,7 +79,10 @@ class _Records:
         self._first = first
         self._columns: dict[str, list[Any]] = {
             name: []
-            for name in ("response_id", "marked", "labels", "text", "conversation_id", "time")
+            for name in (
+                *("response_id", "marked", "labels", "text", "conversation_id", "time"),
+                *("drawn", "finish"),
+            )
         }
         self._ids: list[NDArray[np.uint32] | None] = []
         self._prompts: list[NDArray[np.uint32] | None] = []
@@ -115,7 +121,8 @@ class _Records:
         columns["marked"].append(marked)
         columns["labels"].append(check_labels(record.get("labels"), origin))
         columns["text"].append(text if ids is None else None)
-        for name in ("conversation_id", "time"):
+        columns["drawn"].append(_read_bits(record.get("drawn"), origin))
+        for name in ("conversation_id", "time", "finish"):
             columns[name].append(check_name(record.get(name), name, origin, optional=True))
         self._ids.append(ids)
         self._prompts.append(prompt)
@@ -124,6 +131,14 @@ class _Records:
 
     def close(self) -> RawBatch:
         columns = self._columns
+        lengths = [-1 if ids is None else ids.shape[0] for ids in self._ids]
+        drawn = pa.array(columns["drawn"], pa.binary())
+        check_drawn(
+            drawn,
+            np.array(lengths, dtype=np.int64),
+            np.array(columns["marked"], dtype=np.bool_),
+            lambda row: f"{self._path}: line {self._first + row}",
+        )
         batch = pa.record_batch(
             {
                 "response_id": pa.array(columns["response_id"], pa.string()),
@@ -133,10 +148,25 @@ class _Records:
                 "prompt_token_ids": list_array(self._prompts),
                 "conversation_id": pa.array(columns["conversation_id"], pa.string()),
                 "time": pa.array(columns["time"], pa.string()),
+                "drawn": drawn,
+                "finish": pa.array(columns["finish"], pa.string()),
                 "text": pa.array(columns["text"], pa.string()),
             }
         )
         return RawBatch(batch, self._path, "line", self._first)
+
+
+def _read_bits(value: Any, origin: str) -> bytes | None:
+    """The packed bits of `drawn`, written in base64."""
+    if value is None:
+        return None
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise DataError(
+            f"{origin}: drawn must be a string in base64, a bit for each of the token_ids; it is "
+            "not. Repair the record."
+        ) from error
 
 
 def _read_ids(

@@ -7,12 +7,14 @@ a record holds only text, a tokenizer; knows no keys, and not which windows are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -20,13 +22,20 @@ from provenance.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.errors import DataError, LockedError, StorageError, UsageError
 from provenance.served.json_lines import JsonLinesFile
 from provenance.served.parquet_log import ParquetFile
-from provenance.served.records import SCHEMA, RawBatch, list_array
+from provenance.served.records import (
+    READ,
+    SCHEMA,
+    WHOLE_FINISHES,
+    RawBatch,
+    list_array,
+)
 from provenance.served.rotation import LOG_ENDINGS, RotatingLog, list_log_files
 from provenance.served.seen import SeenNames
 from provenance.served.writer import PART, LogWriter, ServedRecord, is_being_written
 from provenance.tokenizer import prepare_tokenizer, tokenise
 
 __all__ = [
+    "READ",
     "SCHEMA",
     "LogFile",
     "LogReader",
@@ -59,6 +68,10 @@ class LogStatistics:
     duplicate_ids : the first few of them
     empty : responses without a single token (also counted as marked or unmarked)
     retokenised : responses whose ids come from their text
+    marked_retokenised : marked ones of these
+    unended : marked responses with ids that may lack the token that ended them: the record says
+        neither which tokens were drawn nor that it was cut by its length
+    ends : how often each token ended a marked response whose record says that an end token did
     tokens, marked_tokens : token ids of responses, without prompts
     torn : unfinished last lines of killed writers, left out
     files : files read to the end
@@ -71,6 +84,9 @@ class LogStatistics:
     duplicate_ids: tuple[str, ...] = ()
     empty: int = 0
     retokenised: int = 0
+    marked_retokenised: int = 0
+    unended: int = 0
+    ends: Mapping[int, int] = field(default_factory=dict)
     tokens: int = 0
     marked_tokens: int = 0
     torn: int = 0
@@ -85,6 +101,9 @@ class _Counts:
     duplicate_ids: list[str] = field(default_factory=list)
     empty: int = 0
     retokenised: int = 0
+    marked_retokenised: int = 0
+    unended: int = 0
+    ends: Counter[int] = field(default_factory=Counter)
     tokens: int = 0
     marked_tokens: int = 0
     torn: int = 0
@@ -92,7 +111,7 @@ class _Counts:
 
 
 class LogReader(Iterator[pa.RecordBatch]):
-    """Iterator over the record batches (SCHEMA) of a log, see `read_log`."""
+    """Iterator over the record batches (READ) of a log, see `read_log`."""
 
     def __init__(
         self,
@@ -132,6 +151,9 @@ class LogReader(Iterator[pa.RecordBatch]):
             duplicate_ids=tuple(counts.duplicate_ids),
             empty=counts.empty,
             retokenised=counts.retokenised,
+            marked_retokenised=counts.marked_retokenised,
+            unended=counts.unended,
+            ends=dict(counts.ends),
             tokens=counts.tokens,
             marked_tokens=counts.marked_tokens,
             torn=counts.torn,
@@ -165,9 +187,12 @@ class LogReader(Iterator[pa.RecordBatch]):
         counts.duplicate_ids += [names[i] for i in dropped[:room]]
         rows = np.flatnonzero(new)
         batch = raw.batch if not dropped.size else raw.batch.take(pa.array(rows))
+        retokenised = batch.column("token_ids").is_null()
         ids = self._token_ids(batch, rows, raw)
         lengths = ids.value_lengths().to_numpy(zero_copy_only=False)
         marked = batch.column("marked").to_numpy(zero_copy_only=False)
+        whole = _are_whole(batch, retokenised)
+        self._count_ends(batch, ids, retokenised, whole)
         counts.responses += batch.num_rows
         counts.marked += int(marked.sum())
         counts.empty += int((lengths == 0).sum())
@@ -177,7 +202,19 @@ class LogReader(Iterator[pa.RecordBatch]):
             ids if name == "token_ids" else batch.column(name).cast(SCHEMA.field(name).type)
             for name in SCHEMA.names
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        return pa.RecordBatch.from_arrays([*columns, whole], schema=READ)
+
+    def _count_ends(
+        self, batch: pa.RecordBatch, ids: pa.Array, retokenised: pa.Array, whole: pa.Array
+    ) -> None:
+        """What is known of how the marked responses of a batch ended."""
+        counts, marked = self._counts, batch.column("marked")
+        counts.marked_retokenised += pc.and_(marked, retokenised).true_count
+        counts.unended += pc.and_(marked, pc.invert(pc.or_(whole, retokenised))).true_count
+        ended = pc.equal(batch.column("finish").cast(pa.string()), "end")
+        ended = pc.and_(pc.and_(marked, pc.fill_null(ended, False)), pc.invert(retokenised))
+        own = ids.filter(pc.and_(ended, pc.greater(pc.list_value_length(ids), 0)))
+        counts.ends.update(_last_ids(own).tolist())
 
     def _token_ids(self, batch: pa.RecordBatch, rows: NDArray[np.int64], raw: RawBatch) -> pa.Array:
         """The token_ids column without nulls: missing ids come from the text."""
@@ -222,7 +259,7 @@ def read_log(
 
     Returns
     -------
-    LogReader: an iterator of pa.RecordBatch with SCHEMA; `.statistics` holds the counts.
+    LogReader: an iterator of pa.RecordBatch with READ; `.statistics` holds the counts.
 
     Raises
     ------
@@ -235,6 +272,20 @@ def read_log(
     `provenance.served.seen`). Cost: see `JsonLinesFile` and `ParquetFile`.
     """
     return LogReader(paths, tokenizer, vocabulary_size, batch_rows)
+
+
+def _are_whole(batch: pa.RecordBatch, retokenised: pa.Array) -> pa.Array:
+    """The column `whole` of READ: bool [n]."""
+    finish = batch.column("finish").cast(pa.string())
+    ended = pc.is_in(finish, value_set=pa.array(WHOLE_FINISHES, pa.string()))
+    stated = pc.or_(pc.is_valid(batch.column("drawn")), ended)
+    return pc.and_(stated, pc.invert(retokenised))
+
+
+def _last_ids(lists: pa.Array) -> NDArray[np.uint32]:
+    """The last id of each list; none is empty."""
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)[np.cumsum(lengths) - 1])
 
 
 def open_log_file(path: Path, vocabulary_size: int, batch_rows: int) -> JsonLinesFile | ParquetFile:

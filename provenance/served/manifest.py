@@ -18,11 +18,13 @@ from provenance.files import canonical_json, read_json, write_json
 from provenance.keys.keyring import Keyring
 from provenance.served.log import LogFile
 
-__all__ = ["MANIFEST_FILE", "IndexManifest", "ServedSlot", "ServedValue"]
+__all__ = ["MANIFEST_FILE", "IndexManifest", "ServedSlot", "ServedValue", "keep_ends"]
 
 MANIFEST_FILE = "manifest.json"
 _FORMAT = "provenance-index"
-_VERSION = 1
+_VERSION = 2
+_MOST_ENDS = 64
+_LEAST_END = 0.01
 _TABLE_NAME = re.compile(r"windows-[0-9a-f]{16}\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -56,6 +58,11 @@ class IndexManifest:
     keyring_id, scheme, context_width, tokenizer_sha256, vocabulary_size, slots : the keyring
     responses, marked_responses, duplicates, empty, retokenised, tokens, marked_tokens : the log,
         see `provenance.served.log.LogStatistics`
+    marked_retokenised, unended : marked responses whose windows were selected by what was drawn in
+        them: their ids come from text, or may lack the token that ended them. A check against an
+        index with such responses cannot be evidence by itself (docs/method.md, section 3). An index
+        of version 1 did not know: all its marked responses count as unended
+    ends : how often each token ended a marked response whose record says that an end token did
     logs : the files of the log with their SHA-256
     rows, content_sha256 : the table's rows; the hash does not depend on how files were split,
         batched or ordered, nor on the Parquet writer
@@ -81,6 +88,18 @@ class IndexManifest:
     table: str
     table_sha256: str
     duplicate_ids: tuple[str, ...] = field(default=())
+    marked_retokenised: int = 0
+    unended: int = 0
+    ends: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Tokens that end responses: those that ended at least one in a hundred, ascending.
+
+        So which tokens these are does not hang on single draws.
+        """
+        least = _LEAST_END * sum(self.ends.values())
+        return sorted(int(token) for token, count in self.ends.items() if count >= least)
 
     @classmethod
     def load(cls, folder: Path | str) -> IndexManifest:
@@ -88,11 +107,11 @@ class IndexManifest:
         path = Path(folder) / MANIFEST_FILE
         document = read_json(path)
         try:
-            if document["format"] != _FORMAT or document["version"] != _VERSION:
+            if document["format"] != _FORMAT or document["version"] not in (1, _VERSION):
                 raise ValueError("another format or version")
             if document["sha256"] != _own_hash(document):
                 raise ValueError("content that does not match its checksum")
-            return _parse(document["index"])
+            return _parse(document["index"], document["version"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{path}: must be the manifest of an index of version {_VERSION}; got: {error}. "
@@ -138,7 +157,17 @@ def _own_hash(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(rest)).hexdigest()
 
 
-def _parse(index: Mapping[str, Any]) -> IndexManifest:
+def keep_ends(ends: Mapping[int, int]) -> dict[str, int]:
+    """The most frequent of the tokens that ended responses, with their counts, as JSON has them."""
+    often = sorted(ends.items(), key=lambda item: (-item[1], item[0]))[:_MOST_ENDS]
+    return {str(token): count for token, count in often}
+
+
+def _parse(index: Mapping[str, Any], version: int) -> IndexManifest:
+    if version == 1:
+        retokenised = min(index["retokenised"], index["marked_responses"])
+        unended = index["marked_responses"] - retokenised
+        index = {**index, "marked_retokenised": retokenised, "unended": unended, "ends": {}}
     names = set(IndexManifest.__dataclass_fields__)
     if set(index) != names:
         raise ValueError(f"unknown or missing fields {sorted(set(index) ^ names)}")
@@ -155,6 +184,8 @@ def _parse(index: Mapping[str, Any]) -> IndexManifest:
             "duplicate_ids": tuple(index["duplicate_ids"]),
         }
     )
+    if not all(token.isdecimal() and type(n) is int for token, n in manifest.ends.items()):
+        raise ValueError("ends that are no counts of tokens")
     if not _TABLE_NAME.fullmatch(manifest.table):
         raise ValueError("a table with an impossible name")
     if not _SHA256.fullmatch(manifest.table_sha256):

@@ -27,13 +27,18 @@ from provenance.served.records import (
     MAXIMUM_VALUES,
     TOKENS,
     RawBatch,
+    check_drawn,
     check_labels,
+    refuse_drawn,
 )
 
 __all__ = ["ParquetFile"]
 
 _REQUIRED = ("response_id", "marked")
-_OPTIONAL = ("labels", "token_ids", "prompt_token_ids", "conversation_id", "time", "text")
+_OPTIONAL = (
+    *("labels", "token_ids", "prompt_token_ids", "conversation_id", "time", "text"),
+    *("drawn", "finish"),
+)
 _TOKEN_COLUMNS = ("token_ids", "prompt_token_ids")
 _FREE_BYTES = 1 << 26
 _BYTES_PER_ID = 4
@@ -177,6 +182,8 @@ class ParquetFile:
                 ),
                 "conversation_id": _names(columns["conversation_id"], "conversation_id", raw),
                 "time": _names(columns["time"], "time", raw),
+                "drawn": _bits(columns["drawn"], ids, marked, raw),
+                "finish": _names(columns["finish"], "finish", raw),
                 "text": text,
             }
         )
@@ -245,6 +252,31 @@ def _strings(column: Any, name: str, limit: int, raw: RawBatch) -> Any:
             f"{len(column)} rows; got more. Check what it is."
         )
     return column.cast(pa.string())
+
+
+def _bits(column: Any, ids: Any, marked: Any, raw: RawBatch) -> Any:
+    """The column `drawn`: binary, or a dictionary of binaries, of a bit for each token id."""
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), pa.binary())
+    distinct = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if not (pa.types.is_binary(distinct.type) or pa.types.is_large_binary(distinct.type)):
+        raise DataError(
+            f"{raw.path}: drawn must be binary, a bit for each token id; got "
+            f"{_kind(column.type)}. Convert the column."
+        )
+    sizes = pc.binary_length(distinct)
+    sizes = sizes if distinct is column else sizes.take(column.indices)
+    tokens = pc.fill_null(pc.list_value_length(ids), -1).to_numpy(zero_copy_only=False)
+    # sizes first: a long value that a dictionary names a million times is never copied
+    stated = pc.is_valid(sizes).to_numpy(zero_copy_only=False)
+    given = pc.fill_null(sizes, 0).to_numpy(zero_copy_only=False)
+    wrong = stated & ((tokens < 0) | (given != (tokens + 7) // 8))
+    if wrong.any():
+        row = int(wrong.argmax())
+        refuse_drawn(int(given[row]), int(tokens[row]), raw.origin(row))
+    packed = column.cast(pa.binary())
+    check_drawn(packed, tokens, marked.to_numpy(zero_copy_only=False), raw.origin)
+    return packed
 
 
 def _names(column: Any, name: str, raw: RawBatch) -> Any:

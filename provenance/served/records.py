@@ -6,13 +6,14 @@ reader hand to `provenance.served.log`. Does not know files, tokenizers or keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from provenance.errors import DataError
@@ -22,12 +23,19 @@ __all__ = [
     "MAXIMUM_NAME",
     "MAXIMUM_TOKENS",
     "MAXIMUM_VALUES",
+    "READ",
     "SCHEMA",
     "TOKENS",
+    "WHOLE_FINISHES",
+    "Finish",
     "RawBatch",
+    "check_drawn",
     "check_labels",
     "check_name",
     "list_array",
+    "pack_drawn",
+    "refuse_drawn",
+    "unpack_drawn",
 ]
 
 LABELS = pa.map_(pa.string(), pa.string())
@@ -42,9 +50,25 @@ SCHEMA = pa.schema(
         pa.field("prompt_token_ids", TOKENS),
         pa.field("conversation_id", pa.string()),
         pa.field("time", pa.string()),
+        pa.field("drawn", pa.binary()),
+        pa.field("finish", pa.string()),
     ]
 )
-"""Record batches of a served log; one row is one response."""
+"""A served log in Parquet; one row is one response. For `drawn` see `pack_drawn`."""
+
+READ = SCHEMA.append(pa.field("whole", pa.bool_(), nullable=False))
+"""Record batches of a log that is read. `whole`: the ids are known to be all that was drawn.
+
+They are if the record says which tokens were `drawn`, or that it ended by its length or with an end
+token that is among its ids. Ids that come from text never are: text need not tokenise to them.
+"""
+
+Finish = Literal["end", "length", "stop", "abort"]
+"""How a response ended: with an end token (its last id), at the most tokens it could have, at a
+string that stops (the ids hold it whole), or because somebody broke it off."""
+WHOLE_FINISHES: Final = ("end", "length")
+"""What makes the ids of a record whole that does not say which tokens were drawn. Other people's
+`stop` does not: their logs leave the end token out."""
 
 MAXIMUM_NAME = 1024
 """Characters of an identifier, a time, or the name or value of a label."""
@@ -103,6 +127,90 @@ def check_labels(value: Any, origin: str) -> list[tuple[str, str]]:
             f"{MAXIMUM_NAME} characters; got more. Repair the record."
         )
     return sorted(value.items())
+
+
+def pack_drawn(drawn: NDArray[np.bool_]) -> bytes:
+    """One bit a token, the first in the lowest bit of the first byte; the last byte ends in zeros.
+
+    >>> pack_drawn(np.array([0, 0, 1, 0, 0, 0, 0, 0, 1], dtype=np.bool_)).hex()
+    '0401'
+    """
+    return np.packbits(drawn, bitorder="little").tobytes()
+
+
+def unpack_drawn(packed: pa.Array, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The bits of many responses one after another: bool [sum of lengths].
+
+    Parameters: binary [n], checked by `check_drawn`, null where a record says nothing (all True
+    there); int64 [n], how many tokens each response has. Cost: a few nanoseconds a token.
+    """
+    stated = packed.is_valid().to_numpy(zero_copy_only=False)
+    drawn = np.ones(int(lengths.sum()), dtype=np.bool_)
+    bits, places, rows = _list_bits(packed, lengths)
+    drawn[np.repeat(stated, lengths)] = bits[places < lengths[rows]]
+    return drawn
+
+
+def check_drawn(
+    packed: pa.Array,
+    lengths: NDArray[np.int64],
+    marked: NDArray[np.bool_],
+    origin: Callable[[int], str],
+) -> None:
+    """Raise DataError unless the bits of each response can be those of its tokens.
+
+    Parameters: binary [n], null where a record says nothing; int64 [n], -1 for a record of text
+    only, which can have no bits; bool [n], what the records say of themselves; what to call row i.
+    """
+    stated = packed.is_valid().to_numpy(zero_copy_only=False)
+    sizes = pc.fill_null(pc.binary_length(packed), 0).to_numpy(zero_copy_only=False)
+    wrong = stated & ((lengths < 0) | (sizes != (lengths + 7) // 8))
+    if not wrong.any():
+        bits, places, rows = _list_bits(packed, lengths)
+        beyond = bits & (places >= lengths[rows])
+        wrong[rows[beyond]] = True
+    if wrong.any():
+        row = int(wrong.argmax())
+        refuse_drawn(int(sizes[row]), int(lengths[row]), origin(row))
+    some = np.zeros(stated.shape, dtype=np.bool_)
+    some[rows[bits]] = True
+    if (odd := stated & (some != marked)).any():
+        row = int(odd.argmax())
+        raise DataError(
+            f"{origin(row)}: marked must say whether any token was drawn under a key; it says "
+            f"{str(bool(marked[row])).lower()}, and drawn has {'a' if some[row] else 'no'} bit "
+            "set. Repair the record."
+        )
+
+
+def refuse_drawn(size: int, tokens: int, origin: str) -> NoReturn:
+    """Raise the DataError of bits that are not those of so many tokens (-1: only text)."""
+    if tokens < 0:
+        raise DataError(
+            f"{origin}: drawn must come with token_ids, a bit for each of them; the record has "
+            "text only. Add the ids that were drawn."
+        )
+    raise DataError(
+        f"{origin}: drawn must have one bit for each of the {tokens} token_ids, and zeros to "
+        f"the end of its last byte; got {size} bytes. Repair the record."
+    )
+
+
+def _sizes(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bits of so many tokens with the zeros that fill the last byte."""
+    return np.asarray((lengths + 7) // 8 * 8)
+
+
+def _list_bits(
+    packed: pa.Array, lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """All bits of the rows that state any, fillers too: the bit, its place in its row, the row."""
+    rows = np.flatnonzero(packed.is_valid().to_numpy(zero_copy_only=False))
+    sizes = _sizes(lengths[rows])
+    content = np.frombuffer(b"".join(packed.drop_null().to_pylist()), dtype=np.uint8)
+    places = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    bits = np.unpackbits(content, bitorder="little").astype(np.bool_)
+    return bits, places, np.repeat(rows, sizes)
 
 
 def list_array(parts: Iterable[NDArray[np.uint32] | None]) -> pa.Array:

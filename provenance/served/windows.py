@@ -1,9 +1,13 @@
 """From served responses to the windows that count: one pure function over Arrow.
 
-For every marked response: each context that stands before one of its tokens, once. A context that
-occurs in the response's prompt is skipped (the mark may have come from there). Only contexts are
-counted, never (context, token) pairs: which token followed depends on the coins, and an index that
-knew it would accuse innocent models. Knows keys only through the slot of a context; no files.
+**A context counts if and only if it was reached**: generation stood before a draw after it. What
+was drawn there must not matter, so for every marked response: each context that stands before one
+of its tokens, the end token included, once. Where the record says which tokens were drawn under a
+key, contexts of a key count at those tokens only (a draw with one candidate decides nothing). A
+context that occurs in the response's prompt is skipped (the mark may have come from there). Only
+contexts are counted, never (context, token) pairs: which token followed depends on the coins, and
+an index that knew it would accuse innocent models. All of this is decided before the draw after
+the context, see docs/method.md, section 3. Knows keys only through the slot of a context; no files.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from provenance.contexts import list_windows, pack_windows
+from provenance.errors import DataError
 from provenance.keys.schedule import Schedule
 from provenance.marks import Served
+from provenance.served.records import unpack_drawn
 from provenance.served.seen import name_hashes
 
 __all__ = ["WINDOWS", "label_numbers", "windows"]
@@ -38,7 +44,7 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
 
     Parameters
     ----------
-    batch : columns of `provenance.served.log.SCHEMA` (time is not used)
+    batch : columns of `provenance.served.log.READ` (time, finish and whole are not used)
     keyring : gives the slot of each context and the number of each label value
 
     Returns
@@ -52,6 +58,11 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     lineage : 64-bit hash of conversation_id, null if there is none. Windows of equal lineage count
         once per (slot, value, context); this function sees one batch and leaves that to the index
 
+    Raises
+    ------
+    DataError if a record says that a token was drawn under a key where this keyring has none: it
+    was served under another keyring, or under other labels.
+
     Notes
     -----
     Pure: the rows of a response depend on that response and the keyring only; their order is not
@@ -60,21 +71,25 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     """
     width = keyring.context_width
     batch = batch.filter(batch.column("marked"))
-    rows, contexts = _contexts(batch.column("token_ids"), width, followed=True)
+    rows, contexts, drawn, impossible = _reached(batch, width)
     # distinct contexts of the batch: each needs its slot once
     distinct, numbers = np.unique(contexts, return_inverse=True)
-    pairs = _distinct(rows * distinct.shape[0] + numbers)
+    slots = keyring.slots_of_names(distinct)
+    labels = label_numbers(batch.column("labels"), keyring.schedule)
+    keyed = (slots[numbers] > 0) & (labels[slots[numbers], rows] != _NO_VALUE)
+    _refuse_impossible(batch, np.concatenate([impossible, rows[drawn & ~keyed]]))
+    counted = drawn | (slots[numbers] == 0)
+    pairs = _distinct(rows[counted] * distinct.shape[0] + numbers[counted])
     pairs = pairs[~_in_prompt(batch.column("prompt_token_ids"), width, distinct, pairs)]
     rows, numbers = np.divmod(pairs, max(distinct.shape[0], 1))
-    slots = keyring.slots_of_names(distinct)[numbers]
-    values = label_numbers(batch.column("labels"), keyring.schedule)[slots, rows]
+    values = labels[slots[numbers], rows]
     keep = values != _NO_VALUE
-    rows = rows[keep]
+    rows, numbers = rows[keep], numbers[keep]
     return pa.Table.from_arrays(
         [
-            pa.array(slots[keep]),
+            pa.array(slots[numbers]),
             pa.array(values[keep].astype(np.uint32)),
-            pa.array(distinct[numbers[keep]]),
+            pa.array(distinct[numbers]),
             _lineages(batch.column("conversation_id")).take(pa.array(rows)),
         ],
         schema=WINDOWS,
@@ -96,24 +111,46 @@ def label_numbers(labels: pa.Array, schedule: Schedule) -> NDArray[np.int64]:
     return numbers
 
 
-def _contexts(
-    lists: pa.Array, width: int, followed: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and packed context of every window of `width` ids inside each list.
+def _reached(
+    batch: pa.RecordBatch, width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Row and context of every token of the responses, and whether the token was drawn.
 
-    With `followed`, only windows before another id of the same list.
+    True for all tokens of a record that does not say which were. Last, the row of every token that
+    is said to be drawn although it has no context.
     """
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    lists = batch.column("token_ids")
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     ids = lists.flatten().to_numpy(zero_copy_only=False)
-    rows, starts = list_windows(ids, lengths, width, followed=followed)
-    return rows, pack_windows(ids, starts, width)
+    rows, starts = list_windows(ids, lengths, width, followed=True)
+    drawn = unpack_drawn(batch.column("drawn"), lengths)
+    early = drawn.copy()
+    early[starts + width] = False
+    impossible = np.repeat(np.arange(lengths.shape[0]), lengths)[early]
+    return rows, pack_windows(ids, starts, width), drawn[starts + width], impossible
+
+
+def _refuse_impossible(batch: pa.RecordBatch, rows: NDArray[np.int64]) -> None:
+    """Raise DataError if a record states a draw that no key can have decided: a row of each."""
+    stated = batch.column("drawn").is_valid().to_numpy(zero_copy_only=False)
+    wrong = rows[stated[rows]]
+    if wrong.size:
+        name = batch.column("response_id")[int(wrong[0])].as_py()
+        raise DataError(
+            f"response {name!r}: drawn must be set only where a key of the keyring decides, for "
+            f"the labels of the response; it is set elsewhere {wrong.size} times in "
+            f"{np.unique(wrong).size} responses. Use the keyring that they were served under."
+        )
 
 
 def _in_prompt(
     prompts: pa.Array, width: int, distinct: NDArray[np.int64], pairs: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Which (row, context) pairs stand in the prompt of their own row; bool [pairs]."""
-    rows, contexts = _contexts(prompts, width, followed=False)
+    lengths = pc.fill_null(pc.list_value_length(prompts), 0).to_numpy(zero_copy_only=False)
+    ids = prompts.flatten().to_numpy(zero_copy_only=False)
+    rows, starts = list_windows(ids, lengths, width, followed=False)
+    contexts = pack_windows(ids, starts, width)
     if not distinct.size or not rows.size:
         return np.zeros(pairs.shape[0], dtype=np.bool_)
     places = np.minimum(np.searchsorted(distinct, contexts), distinct.shape[0] - 1)

@@ -11,6 +11,7 @@ Knows the fields of a record; no keys and no tokenizer.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import io
 import json
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,14 @@ from provenance.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.errors import DataError, LockedError, StorageError, UsageError
 from provenance.files import parse_json, sync_folder
 from provenance.lines import MAXIMUM_LINE
-from provenance.served.records import MAXIMUM_TOKENS, SCHEMA, check_labels, check_name
+from provenance.served.records import (
+    MAXIMUM_TOKENS,
+    SCHEMA,
+    Finish,
+    check_labels,
+    check_name,
+    pack_drawn,
+)
 
 __all__ = ["PART", "LogWriter", "ServedRecord", "is_being_written"]
 
@@ -53,12 +61,16 @@ class ServedRecord:
     ----------
     response_id : unique in the whole log of the service
     labels : attribute values of the request
-    marked : whether the response was really drawn under the keyring
-    token_ids : ids of the response, without prompt; preferred to `text`
+    marked : whether any token of the response was drawn under the keyring
+    token_ids : ids of the response as they were drawn, without prompt: the end token belongs to
+        them, so do stop strings, tool calls and hidden reasoning; preferred to `text`
     text : the response as text; needed if `token_ids` is None
     time : when it was served, as the service writes times
     prompt_token_ids : ids of everything the model had seen before the response
     conversation_id : equal for all turns of one conversation, None for a single turn
+    drawn : bool [n], which of the tokens were drawn by a coin of the keyring; None: not known.
+        Whoever gives it says that `token_ids` are all that was drawn, the end token included
+    finish : how the response ended, see `provenance.served.records.Finish`; None: not known
     keyring_id, scheme : of the keyring that was in use; for people, readers do not need them
     """
 
@@ -72,6 +84,8 @@ class ServedRecord:
     conversation_id: str | None = None
     keyring_id: str | None = None
     scheme: str | None = None
+    drawn: NDArray[np.bool_] | None = None
+    finish: Finish | None = None
 
     def to_line(self, path: Path) -> bytes:
         """The record as one line of JSON. Raises DataError if `read_log` would refuse it."""
@@ -89,6 +103,8 @@ class ServedRecord:
             "prompt_token_ids": _to_list(self.prompt_token_ids, "prompt_token_ids", origin),
             "token_ids": _to_list(self.token_ids, "token_ids", origin),
             "text": self.text,
+            "drawn": self._pack_drawn(origin),
+            "finish": self._check_finish(origin),
         }
         kept = {name: value for name, value in record.items() if value is not None}
         try:
@@ -100,6 +116,31 @@ class ServedRecord:
         if len(line) >= MAXIMUM_LINE:
             raise DataError(f"{origin}: must be below {MAXIMUM_LINE} bytes; got {len(line)}.")
         return line + b"\n"
+
+    def _pack_drawn(self, origin: str) -> str | None:
+        if self.drawn is None:
+            return None
+        drawn = np.asarray(self.drawn)
+        tokens = None if self.token_ids is None else np.asarray(self.token_ids).shape[0]
+        if drawn.dtype != np.bool_ or drawn.shape != (tokens,):
+            raise DataError(
+                f"{origin}: drawn must be bool, one for each of token_ids; got {drawn.dtype} of "
+                f"shape {drawn.shape} for {tokens} ids. Give the ids with the end token."
+            )
+        if bool(drawn.any()) != self.marked:
+            raise DataError(
+                f"{origin}: marked must say whether any token was drawn under a key; it says "
+                f"{str(self.marked).lower()} of {int(drawn.sum())} drawn tokens."
+            )
+        return base64.b64encode(pack_drawn(drawn)).decode("ascii")
+
+    def _check_finish(self, origin: str) -> str | None:
+        if self.finish is not None and self.finish not in get_args(Finish):
+            raise DataError(
+                f"{origin}: finish must be one of {', '.join(get_args(Finish))}, or None; got "
+                f"{self.finish!r}."
+            )
+        return self.finish
 
 
 class LogWriter:
@@ -179,6 +220,8 @@ class LogWriter:
         time: str | None = None,
         prompt_token_ids: Sequence[int] | NDArray[np.uint32] | None = None,
         conversation_id: str | None = None,
+        drawn: NDArray[np.bool_] | None = None,
+        finish: Finish | None = None,
     ) -> None:
         """Append one response; the parameters are the fields of `ServedRecord`, see `append`."""
         self.append(
@@ -191,6 +234,8 @@ class LogWriter:
                 time=time,
                 prompt_token_ids=prompt_token_ids,
                 conversation_id=conversation_id,
+                drawn=drawn,
+                finish=finish,
             )
         )
 
@@ -319,7 +364,14 @@ def _convert(part: Path, target: Path) -> None:
         rows: list[dict[str, Any]] = []
         for line in lines:
             row = parse_json(line, str(part))
-            rows.append({**row, "labels": sorted(row["labels"].items())})
+            drawn = row.get("drawn")
+            rows.append(
+                {
+                    **row,
+                    "labels": sorted(row["labels"].items()),
+                    "drawn": None if drawn is None else base64.b64decode(drawn),
+                }
+            )
             if len(rows) == _GROUP_ROWS:
                 out.write_table(pa.Table.from_pylist(rows, schema=_PARQUET))
                 rows = []

@@ -21,7 +21,7 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.score_class import ScoreClass
 from provenance.stats.tables import ClassTable
 
-__all__ = ["GRID", "log10_mixture", "mixture_slopes"]
+__all__ = ["GRID", "log10_mixture", "mixture_slopes", "mixture_terms"]
 
 GRID: Final = tuple(float(value) for value in np.geomspace(1e-3, 4.0, 48))
 """Slopes of the mixture for a largest weight of 1 and a green list of 1/4 (deviation sqrt(3)/4), in
@@ -92,6 +92,14 @@ def log10_mixture(table: ClassTable, slopes: Sequence[float]) -> float:
     >>> round(log10_mixture(table, mixture_slopes(NullLaw.bernoulli(2**30), 3)), 3)   # p = 10^-7.66
     5.35
     """
+    return average_e(mixture_terms(table, slopes) / _LOG10)
+
+
+def mixture_terms(table: ClassTable, slopes: Sequence[float]) -> _Array:
+    """s_k T - K(s_k) of each slope, rounded down, float64 (m,); for another T add s_k a step.
+
+    Parameters and cost: as `log10_mixture`.
+    """
     grid = np.asarray(slopes, dtype=np.float64)
     groups: dict[NullLaw, list[ScoreClass]] = {}
     for item in table.classes:
@@ -101,7 +109,7 @@ def log10_mixture(table: ClassTable, slopes: Sequence[float]) -> float:
         cells = len(classes) * len(law.support)
         for part in np.array_split(np.arange(grid.size), 1 + grid.size * cells // _CELLS):
             terms[part] += _log_terms(law, classes, grid[part])
-    return average_e(terms / _LOG10)
+    return terms
 
 
 def _log_terms(law: NullLaw, classes: list[ScoreClass], slopes: _Array) -> _Array:

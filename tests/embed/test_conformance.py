@@ -93,6 +93,14 @@ class GoesOnAfterTheEnd(ToyAdapter):
         return ids
 
 
+class DropsTheEnd(ToyAdapter):
+    """What every adapter did once: the end token was drawn by the coins, and then forgotten."""
+
+    def cut(self, ids):
+        ends = np.flatnonzero(ids == self.end_token)
+        return ids[: ends[0]] if ends.size else ids
+
+
 class NeverEnds(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
         scores[:, self.end_token] = -np.inf
@@ -166,6 +174,7 @@ def test_a_right_adapter_passes_and_the_report_has_a_line_for_each_rule(
         (LabelsOfTheFirstRow, {REPLAY, NEIGHBOURS}),
         (OneLabelForAll, {REPLAY, FOUND, OTHERS}),
         (GoesOnAfterTheEnd, {END}),
+        (DropsTheEnd, {END}),
         (NeverEnds, {END}),
         (KeepsItsGenerator, {SAME}),
         (OneUniformForAllRows, {OWN}),

@@ -356,7 +356,7 @@ class _Served:
 
     def _end(self, ids):
         ends = np.flatnonzero(ids == self.end_token)
-        return ends[0] if ends.size else len(ids)
+        return ends[0] + 1 if ends.size else len(ids)
 
     @torch.inference_mode()
     def probabilities(self, prompt, response):
@@ -579,11 +579,16 @@ def test_generate_responses_stops_at_the_end_token_and_says_what_is_marked(
     )
     assert [response.prompt_index for response in found] == [0, 1, 2, 3]
     for response, mapping in zip(found, labels, strict=True):
-        assert END not in response.token_ids
+        ended = response.token_ids[-1] == END
+        assert response.finish == ("end" if ended else "length")
+        assert len(response.token_ids) == 30 or ended
+        assert END not in response.token_ids[:-1]
         own = fast_tokenizer(prompts[response.prompt_index])["input_ids"]
         assert response.prompt_token_ids.tolist() == own
-        marked = watermark.marked_positions(mapping, response.token_ids).any()
-        assert response.marked == bool(marked)
+        drawn = watermark.marked_positions(mapping, response.token_ids)
+        assert response.drawn.tolist() == drawn.tolist()
+        assert response.marked == bool(drawn.any())
+    assert {response.finish for response in found} == {"end", "length"}
     with pytest.raises(UsageError):
         next(generate_responses(model, fast_tokenizer, prompts, labels, watermark, temperature=0.0))
 

@@ -207,14 +207,16 @@ def test_limits_of_the_request_hold_and_logprobs_do_not_show_the_mark(server, wa
     assert worded.drawn
 
 
-def test_the_end_token_is_no_part_of_the_response(server):
+def test_the_end_token_belongs_to_the_response(server):
     _, responses, chunks = _complete(
         server, {}, stream=False, n=8, ignore_eos=False, logit_bias={"1": 6.0}, max_tokens=100
     )
     ended = [c for c in chunks[0]["choices"] if c["finish_reason"] == "stop"]
     assert ended
     assert all(choice["token_ids"][-1] == 1 for choice in ended)
-    assert all(1 not in response.token_ids for response in responses)
+    for response in responses:
+        assert (response.token_ids == 1).sum() == (response.finish == "end")
+        assert response.finish == "length" or response.token_ids[-1] == 1
 
 
 def test_beams_are_not_called_drawn(server):

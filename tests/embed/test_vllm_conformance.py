@@ -77,11 +77,7 @@ class VllmAdapter:
         ]
         prompts = [TokensPrompt(prompt_token_ids=list(request.prompt)) for request in requests]
         done = self._engine.generate(prompts, parameters, use_tqdm=False)
-        responses = []
-        for one in done:
-            ids = np.array(one.outputs[0].token_ids, dtype=np.uint32)
-            responses.append(ids[:-1] if one.outputs[0].finish_reason == "stop" else ids)
-        return responses
+        return [np.array(one.outputs[0].token_ids, dtype=np.uint32) for one in done]
 
     def probabilities(self, prompt, response):
         ids = torch.tensor([[*prompt, *response.tolist()]])

@@ -53,37 +53,44 @@ def test_a_stream_of_a_chat_with_interleaved_choices():
     first, second = read_responses(request_fields(LABELS), chunks)
     assert (first.token_ids.tolist(), first.text) == ([5, 6], "ab")
     assert first.prompt_token_ids.tolist() == [1, 2]
-    assert (second.token_ids.tolist(), second.text) == ([8], "x")
+    assert (second.token_ids.tolist(), second.text) == ([8, 9], "x")
+    assert (first.finish, second.finish) == ("length", "end")
 
 
 @pytest.mark.parametrize(
-    ("finish", "stop", "kept"),
+    ("finish", "stop", "said"),
     [
-        ("stop", None, [5, 6]),
-        ("stop", 7, [5, 6]),
-        ("stop", "END", [5, 6, 7]),
-        ("length", None, [5, 6, 7]),
-        ("tool_calls", None, [5, 6, 7]),
-        ("abort", None, [5, 6, 7]),
-        (None, None, [5, 6, 7]),
+        ("stop", None, "end"),
+        ("stop", 7, "end"),
+        ("stop", "END", "stop"),
+        ("length", None, "length"),
+        ("tool_calls", None, "end"),
+        ("abort", None, "abort"),
+        (None, None, "abort"),
+        ("content_filter", None, None),
     ],
 )
-def test_only_the_token_that_ended_the_response_is_dropped(finish, stop, kept):
+def test_every_id_is_kept_whatever_ended_the_response(finish, stop, said):
+    """The end token was drawn with the mark: who drops it selects contexts by their coins."""
     chunk = _completion(_choice(ids=[5, 6, 7], finish=finish, stop=stop))
     (response,) = read_responses(request_fields(LABELS), [chunk])
-    assert response.token_ids.tolist() == kept
+    assert response.token_ids.tolist() == [5, 6, 7]
+    assert response.finish == said
 
 
 def test_a_stream_that_broke_off_counts_with_what_was_sent():
     chunks = [_completion(_choice(ids=[5])), {"error": {"message": "engine died", "code": 500}}]
     (response,) = read_responses(request_fields(LABELS), chunks)
     assert response.token_ids.tolist() == [5]
+    assert response.finish == "abort"
 
 
 def test_a_refused_request_and_an_empty_response_give_nothing():
     assert read_responses(request_fields({}), [{"error": {"code": 400}}]) == []
-    empty = _completion(_choice(ids=[1], text="", finish="stop"))
+    empty = _completion(_choice(ids=[], text="", finish="stop"))
     assert read_responses(request_fields({}), [empty]) == []
+    ended = _completion(_choice(ids=[1], text="", finish="stop"))
+    assert [r.token_ids.tolist() for r in read_responses(request_fields({}), [ended])] == [[1]]
     assert read_responses({}, []) == []
 
 

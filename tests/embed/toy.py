@@ -65,4 +65,4 @@ class ToyAdapter:
 
     def cut(self, ids: NDArray[np.uint32]) -> NDArray[np.uint32]:
         ends = np.flatnonzero(ids == self.end_token)
-        return ids[: ends[0]] if ends.size else ids
+        return ids[: ends[0] + 1] if ends.size else ids

@@ -9,7 +9,7 @@ from benchmarks.calibration.world import Teacher, World, learn, make_world, writ
 from provenance.check import CheckSettings
 from provenance.suspect.outputs import observe
 
-SETTINGS = CheckSettings(placebo_keys=60)
+SETTINGS = CheckSettings(rule="log-sqrt", placebo_keys=60)
 
 
 @pytest.fixture(scope="session")

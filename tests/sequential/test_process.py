@@ -17,7 +17,7 @@ from benchmarks.calibration.world import (
     make_world,
     write_outputs,
 )
-from provenance.check import CheckSettings, check_outputs
+from provenance.check import check_outputs
 from provenance.controls import control_placebo
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.families import family_weights
@@ -353,7 +353,7 @@ def _random_keys(world, kind, rng, runs):
         weighing = weigh_observations(part, world.index, world.keyring, "log-sqrt")
         batches.append(weighing.hypotheses["global", ""])
     scheme = make_scheme("gumbel", world.keyring.public.scheme.parameters)
-    empty = start(world.index, world.keyring, CheckSettings()).tested[0]
+    empty = start(world.index, world.keyring, SETTINGS).tested[0]
     assert empty.keys == (("global", ""),)
     best, z, doubles = [], [], []
     for _ in range(runs):

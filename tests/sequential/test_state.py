@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import provenance.sequential.state as module
-from provenance.check import CheckSettings
 from provenance.errors import (
     ConfigurationMismatchError,
     DataError,
@@ -121,7 +120,7 @@ def test_the_same_outputs_are_refused_and_the_state_stays(world, observed, state
     "change", [{"alpha": 1e-5}, {"rule": "presence"}, {"placebo_keys": 61}], ids=str
 )
 def test_other_terms_are_refused(world, observed, state, change):
-    settings = CheckSettings(**{"placebo_keys": SETTINGS.placebo_keys, **change})
+    settings = replace(SETTINGS, **change)
     with pytest.raises(ConfigurationMismatchError, match=f"settings.{next(iter(change))} must be"):
         _go_on(state, observed[2], world, settings)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -95,14 +96,22 @@ def oracle() -> Callable[..., dict[tuple[int, tuple[int, ...], int], int]]:
                 continue
             met.add(record["response_id"])
             ids, prompt = record["token_ids"], record.get("prompt_token_ids") or []
-            contexts = {tuple(ids[i - k : i]) for i in range(k, len(ids))}
-            contexts -= {tuple(prompt[i : i + k]) for i in range(len(prompt) - k + 1)}
+            reached = {tuple(ids[i - k : i]) for i in range(k, len(ids))}
+            drawn = reached
+            if "drawn" in record:
+                bits = base64.b64decode(record["drawn"])
+                drawn = {
+                    tuple(ids[i - k : i]) for i in range(k, len(ids)) if bits[i // 8] >> i % 8 & 1
+                }
+            contexts = reached - {tuple(prompt[i : i + k]) for i in range(len(prompt) - k + 1)}
             for context in contexts:
                 word = int(coins.row(selector, np.array(context, dtype=np.uint32), 1)[0])
                 slot = 0
                 while word >= schedule.slots[slot].share_words:
                     word -= schedule.slots[slot].share_words
                     slot += 1
+                if slot and context not in drawn:
+                    continue
                 value = 0
                 if slot >= 2:
                     label = record["labels"].get(schedule.names[slot])

@@ -19,7 +19,7 @@ from provenance.errors import (
     UsageError,
 )
 from provenance.served import json_lines, parquet_log
-from provenance.served.log import SCHEMA, LogStatistics, read_log
+from provenance.served.log import READ, LogStatistics, read_log
 from provenance.served.seen import SeenNames
 from provenance.served.windows import windows
 from provenance.tokenizer import read_tokenizer
@@ -225,6 +225,9 @@ def test_fields(tmp_path, read):
         "prompt_token_ids": [4],
         "conversation_id": None,
         "time": "2026-04-20T10:00:00Z",
+        "drawn": None,
+        "finish": None,
+        "whole": False,
     }
     assert rows[1]["labels"] == {}
     assert rows[1]["token_ids"] == []
@@ -320,7 +323,7 @@ def test_batches_are_small(tmp_path, monkeypatch):
     for name, most in (("a.jsonl", 3), ("a.parquet", 2)):
         batches = list(read_log([tmp_path / name], tokenizer=None, vocabulary_size=SIZE))
         assert max(batch.num_rows for batch in batches) == most
-        assert all(batch.schema.equals(SCHEMA) for batch in batches)
+        assert all(batch.schema.equals(READ) for batch in batches)
 
 
 def test_arguments(tmp_path, read):

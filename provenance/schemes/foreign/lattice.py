@@ -16,9 +16,9 @@ from math import ceil, expm1
 from typing import Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from provenance.kernels import kernel
 from provenance.stats.laws import NullLaw
 
 __all__ = ["exponential_law", "exponential_score", "exponential_thresholds"]
@@ -27,7 +27,7 @@ _STEP: Final = 0.25
 _CELL_BITS: Final = 13
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _count(values, shift, counts, thresholds, out):  # type: ignore[no-untyped-def]
     """counts: thresholds at or below the first value of each cell of 2**shift values."""
     for i in range(values.shape[0]):

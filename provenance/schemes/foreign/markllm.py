@@ -16,10 +16,10 @@ from math import gcd
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
+from provenance.kernels import kernel
 from provenance.schemes.foreign import seeding
 from provenance.schemes.foreign.base import Secret, Tokens, check_pairs
 from provenance.schemes.foreign.configuration import (
@@ -60,7 +60,7 @@ _EXP_FIELDS: Final = (
 )
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _products(windows, size, out):  # type: ignore[no-untyped-def]
     for i in range(windows.shape[0]):
         value = np.uint64(1)

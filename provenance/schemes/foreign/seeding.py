@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from provenance.kernels import kernel
 from provenance.schemes.foreign.torch_cpu import permutation
 
 __all__ = ["TABLE_SIZE", "anchored_minhash", "minhash", "product", "rolling", "skipgram"]
@@ -55,13 +56,13 @@ def _add(a, b):  # type: ignore[no-untyped-def]
     return np.uint64(0) if total == np.uint64(0xFFFFFFFFFFFFFFFF) else total
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _products(key, factors, out):  # type: ignore[no-untyped-def]
     for i in range(factors.shape[0]):
         out[i] = np.uint32(_multiply(key, factors[i]) & np.uint64(0xFFFFFFFF))
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _rolled(key, salt, windows, out):  # type: ignore[no-untyped-def]
     for i in range(windows.shape[0]):
         state = key
@@ -70,7 +71,7 @@ def _rolled(key, salt, windows, out):  # type: ignore[no-untyped-def]
         out[i] = np.uint32(state & np.uint64(0xFFFFFFFF))
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _anchored(key, table, windows, out):  # type: ignore[no-untyped-def]
     size = table.shape[0]
     width = windows.shape[1]
@@ -85,7 +86,7 @@ def _anchored(key, table, windows, out):  # type: ignore[no-untyped-def]
         out[i] = np.uint32(bits & np.int64(0xFFFFFFFF))
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _smallest(key, table, windows, out):  # type: ignore[no-untyped-def]
     size = table.shape[0]
     for i in range(windows.shape[0]):

@@ -27,10 +27,10 @@ from math import comb
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
+from provenance.kernels import kernel
 from provenance.schemes.foreign.base import Secret, Tokens, check_pairs
 from provenance.schemes.foreign.configuration import (
     check_fields,
@@ -61,7 +61,7 @@ _MAXIMUM_TABLE: Final = 1 << 24
 _PRECISION: Final = 1 << 256
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _sum_layers(states, residues, table, out):  # type: ignore[no-untyped-def]
     mask = np.uint64(table.shape[0] - 1)
     a = np.uint64(6364136223846793005)

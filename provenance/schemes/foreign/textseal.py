@@ -23,6 +23,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
+from provenance.kernels import kernel
 from provenance.schemes.foreign.base import Secret, Tokens, check_pairs
 from provenance.schemes.foreign.configuration import (
     check_fields,
@@ -87,13 +88,13 @@ def _value(form, shift):  # type: ignore[no-untyped-def]
     return np.int64(y ^ (y >> np.int64(13))) % np.int64(8191)
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _values(forms, shift, out):  # type: ignore[no-untyped-def]
     for i in range(forms.shape[0]):
         out[i] = _value(forms[i], shift)
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _count_green(forms, shift, depth, step, threshold, out):  # type: ignore[no-untyped-def]
     for i in range(forms.shape[0]):
         total = 0

@@ -18,6 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
+from provenance.kernels import kernel
 
 __all__ = ["MAXIMUM_LENGTH", "first_slots", "permutation", "random_bits", "random_mantissas"]
 
@@ -28,7 +29,7 @@ _MANY = 24
 """From this number of tokens of one seed on, shuffling beats following each token."""
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _start(state, seed):  # type: ignore[no-untyped-def]
     """init_genrand: 624 words from one."""
     word = np.uint32(seed)
@@ -47,7 +48,7 @@ def _mix(state, i, following, partner):  # type: ignore[no-untyped-def]
     state[i] = np.uint32(state[partner] ^ half ^ np.uint32(odd & np.uint32(0x9908B0DF)))
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _twist(state):  # type: ignore[no-untyped-def]
     """The next 624 untempered words, in place."""
     for i in range(227):
@@ -65,7 +66,7 @@ def _temper(word):  # type: ignore[no-untyped-def]
     return np.uint32(y ^ np.uint32(y >> np.uint32(18)))
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _inverses(length, count):  # type: ignore[no-untyped-def]
     """floor(2**32 / (length - i)): division by multiplication, one too low at most."""
     out = np.empty(count, np.uint64)
@@ -74,7 +75,7 @@ def _inverses(length, count):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _partners(state, seed, length, inverses, out):  # type: ignore[no-untyped-def]
     """out[i] = slot that step i of randperm(length) swaps with slot i."""
     _start(state, seed)
@@ -94,7 +95,7 @@ def _partners(state, seed, length, inverses, out):  # type: ignore[no-untyped-de
         done += 624
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _hit(partners, first, count, slot):  # type: ignore[no-untyped-def]
     """Whether any of partners[first:count] is the slot; 512 at a time so that it vectorises."""
     for begin in range(first, count, 512):
@@ -106,7 +107,7 @@ def _hit(partners, first, count, slot):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _is_first(partners, count, token):  # type: ignore[no-untyped-def]
     """Whether the token is moved into the first `count` slots; follows its slot only."""
     slot = np.int32(token)
@@ -119,7 +120,7 @@ def _is_first(partners, count, token):  # type: ignore[no-untyped-def]
     return _hit(partners, first, count, slot)
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _shuffle(partners, slots):  # type: ignore[no-untyped-def]
     """Apply the swaps i <-> partners[i], in order, to slots."""
     for i in range(partners.shape[0]):
@@ -127,7 +128,7 @@ def _shuffle(partners, slots):  # type: ignore[no-untyped-def]
         slots[i], slots[j] = slots[j], slots[i]
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _flags(seeds, tokens, length, count, out):  # type: ignore[no-untyped-def]
     """out[i] = tokens[i] in randperm(length, seeds[i])[:count]; equal seeds must be adjacent."""
     state = np.empty(624, np.uint32)
@@ -155,7 +156,7 @@ def _flags(seeds, tokens, length, count, out):  # type: ignore[no-untyped-def]
         begin = end
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _mantissas(seeds, tokens, out):  # type: ignore[no-untyped-def]
     """Low 24 bits of output tokens[i] of seeds[i]; sorted by seed, then by token."""
     state = np.empty(624, np.uint32)
@@ -171,7 +172,7 @@ def _mantissas(seeds, tokens, out):  # type: ignore[no-untyped-def]
         out[i] = np.uint32(_temper(state[tokens[i] % 624]) & np.uint32(0xFFFFFF))
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _outputs(seed, out):  # type: ignore[no-untyped-def]
     state = np.empty(624, np.uint32)
     _start(state, seed)

@@ -21,10 +21,10 @@ from hashlib import sha256
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
+from provenance.kernels import kernel
 from provenance.schemes.foreign.base import Secret, Tokens, check_pairs, hash_units
 from provenance.schemes.foreign.configuration import check_fields, read_key, whole_number
 from provenance.schemes.foreign.lattice import exponential_law, exponential_score
@@ -48,7 +48,7 @@ _PARTS: Final = 16
 """Weights of the two coins are at most this, so that the law stays short."""
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _philox(state, k0, k1):  # type: ignore[no-untyped-def]
     """Ten rounds on 16 blocks at a time, so that the compiler uses vector instructions.
 
@@ -68,7 +68,7 @@ def _philox(state, k0, k1):  # type: ignore[no-untyped-def]
             k1[lane] = (k1[lane] + np.uint64(0xBB67AE85)) & mask
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def _fill(key, contexts, tokens, out):  # type: ignore[no-untyped-def]
     mask = np.uint64(0xFFFFFFFF)
     low, high = key & mask, key >> np.uint64(32)
