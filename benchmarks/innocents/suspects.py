@@ -31,7 +31,11 @@ __all__ = [
     "Source",
     "Student",
     "Text",
+    "expect_with",
+    "expect_with_ngrams",
+    "match_letters",
     "observe_text",
+    "teach",
 ]
 
 Integers = NDArray[np.int64]
@@ -375,8 +379,8 @@ class Quoter(_Sampled):
 
     Every prompt is a passage of the log in the other case, broken by a word without letters after
     every eighth word; the output repeats the passage as it was in the log, and goes on.
-    `by_text`: leave out what stands inside a match of twelve letters with the prompt, as the
-    product does; else only contexts that stand in the prompt id by id.
+    `by_text`: leave out every pair of which an id stands inside a match of twelve letters with the
+    prompt, as the product does; else only contexts that stand in the prompt id by id.
     """
 
     def __init__(
@@ -394,14 +398,11 @@ class Quoter(_Sampled):
         draws = list_draws(text, self._language, prompts=True)
         if not self._by_text:
             return self._count(draws.contexts, draws.tokens)
-        inside = _match(text, self._language)
-        width = self._language.width
-        left_out = inside[draws.places].copy()
-        context = np.ones(draws.places.size, dtype=np.bool_)
-        for back in range(1, width + 1):
-            context &= inside[draws.places - back]
-        left_out |= context
-        return self._count(draws.contexts[~left_out], draws.tokens[~left_out])
+        inside = match_letters(text, self._language)
+        touched = inside[draws.places]
+        for back in range(1, self._language.width + 1):
+            touched = touched | inside[draws.places - back]
+        return self._count(draws.contexts[~touched], draws.tokens[~touched])
 
 
 _QUOTED = 24
@@ -431,7 +432,7 @@ def _quote(own: Responses, log: Responses, seed: int) -> Responses:
     )
 
 
-def _match(text: Responses, language: Language) -> NDArray[np.bool_]:
+def match_letters(text: Responses, language: Language) -> NDArray[np.bool_]:
     """Which ids of the outputs stand inside a match of twelve letters with their prompt."""
     window = -(-12 // LETTERS)
     names = language.words // 2
