@@ -104,7 +104,8 @@ def controls(recipe: str, kind: str, ends: bool = True) -> list[Cell]:
 def saturating_cells(recipe: str, kind: str) -> list[Cell]:
     """Bounded rules, for the decision on weights."""
     names = ("sqrt, served at all", "log-sqrt to 3", "log-sqrt to 15")
-    return [Cell("text, none", Weighting(name), recipe, kind) for name in names]
+    capped = Cell("text, right model", Weighting("residual, n to 1"), recipe, kind)
+    return [*(Cell("text, none", Weighting(name), recipe, kind) for name in names), capped]
 
 
 def _short(width: int, words: int, requests: int, keys: int, name: str) -> Experiment:

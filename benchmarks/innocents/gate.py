@@ -27,9 +27,8 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -289,12 +288,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/innocents.json"))
     arguments = parser.parse_args()
-    parts = []
-    run = partial(run_experiment, scale=arguments.scale, seed=arguments.seed)
+    parts: list[dict[str, Any]] = []
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        for part in pool.map(run, arguments.only):
-            parts.append(part)
-            print_part(part)
+        jobs = [
+            pool.submit(run_experiment, name, arguments.scale, arguments.seed)
+            for name in arguments.only
+        ]
+        for job in as_completed(jobs):
+            parts.append(job.result())
+            parts.sort(key=lambda part: arguments.only.index(part["experiment"]))
+            print_part(job.result())
             arguments.output.write_text(json.dumps(document(parts, arguments), indent=1) + "\n")
     failed = [cell for part in parts for cell in part["cells"] if not as_it_must(cell)]
     print(f"gate {'FAILED' if failed else 'passed'}: {len(failed)} cells are not as they must be")

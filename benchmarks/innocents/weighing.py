@@ -151,9 +151,11 @@ class Weighting:
         if self.name in SATURATING:
             weights[some] = SATURATING[self.name](shown.masses[some], n[some])
             return weights
-        if self.name == "pair counts":
-            n, some = _count_pairs(shown, log, n)
-        rule = "log-sqrt" if self.name == "pair counts" else self.name
+        rule = self.name
+        if rule == "pair counts":
+            rule, (n, some) = "log-sqrt", _count_pairs(shown, log, n)
+        if rule.startswith(CAPPED):
+            rule, n = "residual", np.minimum(n, int(rule.removeprefix(CAPPED)))
         weights[some] = weigh(
             Choices(shown.masses[some], shown.totals[some], n[some], shown.expected[some], sampled),
             rule,
@@ -203,6 +205,8 @@ def _saturate(bound: int) -> Callable[[NDArray[np.float64], Integers], Integers]
     return rule
 
 
+CAPPED: Final = "residual, n to "
+"""The library's residual rule with n(c) capped at the number that follows."""
 SATURATING: Final[Mapping[str, Callable[[NDArray[np.float64], Integers], Integers]]] = {
     "sqrt, served at all": _saturate(1),
     "log-sqrt to 3": _saturate(3),
