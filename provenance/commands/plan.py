@@ -12,7 +12,7 @@ import typer
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.plan_enough import enough
 from provenance.errors import MissingExtraError, StorageError, UsageError
-from provenance.weigh import choose_rule
+from provenance.weigh import choose_rule, refuse_retired
 
 __all__ = ["app"]
 
@@ -61,7 +61,7 @@ def new(
     if file.exists():
         raise StorageError(f"{file}: must not exist yet; it does. A plan is never overwritten.")
     rule = rule or choose_rule(sampled=access == "outputs", has_reference=reference != "none")
-    CheckSettings(alpha, rule, placebo_keys)
+    CheckSettings(alpha, refuse_retired(rule), placebo_keys)
     public = Keyring.load(keys)
     with Index.open(index, public) as opened:
         names = sorted(key_name(*pair) for pair in opened.keys_served(public.schedule))

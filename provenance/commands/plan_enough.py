@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from provenance.commands.console import print_json, print_table, results, words
-from provenance.weigh import choose_rule
+from provenance.weigh import choose_rule, refuse_retired
 
 __all__ = ["enough"]
 
@@ -61,7 +61,7 @@ def enough(
             observations,
             opened,
             unlocked,
-            rule or choose_rule(sampled=True, has_reference=reference != "none"),
+            refuse_retired(rule or choose_rule(sampled=True, has_reference=reference != "none")),
         )
     rows = []
     shares = family_weights(list(weighing.hypotheses))

@@ -48,7 +48,7 @@ from provenance.sequential.sheets import Batch, Revealed, SequentialCheck, exten
 from provenance.served.index import Index
 from provenance.suspect.observations import Observations
 from provenance.verdict import Control
-from provenance.weigh import choose_rule
+from provenance.weigh import choose_rule, refuse_retired
 
 __all__ = ["STATE_FILE", "continue_check"]
 
@@ -118,6 +118,7 @@ def _load(
     """Replay what the folder holds onto a new check."""
     path = folder / STATE_FILE
     if not path.exists():
+        refuse_retired(str(check.settings.rule))
         return check, ""
     content = read_bytes(path)
     for number, record in enumerate(_read_records(content, check, str(path)), start=1):
