@@ -53,6 +53,7 @@ from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
 from provenance.suspect.observations import Observations
 from provenance.suspect.outputs import observe
+from provenance.weigh import DEFAULT_RULE
 
 KINDS = ("ordinary", "templates", "repeats", "prompts")
 LEVELS = (0.5, 0.2, 0.05, 0.01, 0.001)
@@ -75,7 +76,7 @@ def split_outputs(world: World, kind: str, seed: int, batches: int) -> list[Path
 
 def check_innocent(world: World, kind: str, seed: int, batches: int) -> SequentialVerdict:
     """A whole sequential check on disk under the true keys."""
-    settings = CheckSettings(placebo_keys=50)
+    settings = CheckSettings(rule=DEFAULT_RULE, placebo_keys=50)
     state = world.folder / f"state-{kind}"
     check: SequentialCheck | None = None
     for path in split_outputs(world, kind, seed, batches):
@@ -149,7 +150,7 @@ def stop_sequentially(
     parts: Iterator[Observations], index: Index, keyring: UnlockedKeyring
 ) -> float:
     """Tokens until the family's E is >= 1 / ALPHA; infinite if it never is."""
-    check = start(index, keyring, CheckSettings(alpha=ALPHA, placebo_keys=50))
+    check = start(index, keyring, CheckSettings(alpha=ALPHA, rule=DEFAULT_RULE, placebo_keys=50))
     # controls are left out here: they do not decide when the evidence suffices
     check = replace(check, sheets=check.tested)
     tokens = 0
@@ -165,7 +166,7 @@ def stop_at_fixed(merged: Iterator[Observations], index: Index, keyring: Unlocke
     """Tokens at which the plain check of all outputs so far first has p <= ALPHA."""
     scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
     for together in merged:
-        weighing = weigh_observations(together, index, keyring, CheckSettings().rule)
+        weighing = weigh_observations(together, index, keyring, DEFAULT_RULE)
         tables = {
             key: score(pairs, keyring.key(*key), scheme)
             for key, pairs in weighing.hypotheses.items()

@@ -31,6 +31,7 @@ from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE, Schedule
 from provenance.marks import Mark, Placebos, as_mark
 from provenance.plan import Plan
 from provenance.scoring import Coins, Weighing, open_coins, weigh_observations
+from provenance.selection import control_selection, weigh_selection
 from provenance.served.index import Index
 from provenance.stats.families import weighted_holm
 from provenance.stats.tables import ClassTable
@@ -183,13 +184,19 @@ def examine_outputs(
     inputs["contexts_met"] = weighing.contexts_met
     if plan is not None:
         plan.require(mark.public, list(weighing.hypotheses), inputs, twins=twins is not None)
+    selection = weigh_selection(observations, index, mark)
+    beside = {name: weigh_selection(found, index, mark) for name, found in innocents.items()}
     coins = _open_all(weighing, mark)
     hypotheses = try_keys(_tabulate(coins, mark), alpha.keys)
+    tested = {
+        name: _try_innocent(found, index, mark, settings) for name, found in innocents.items()
+    }
+    inputs["innocent_keys"] = {name: _describe_keys(found) for name, found in tested.items()}
     controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
     controls += _control_keys(weighing, mark)
+    controls += control_selection(selection, mark, observations.reference, beside)
     controls += control_innocents(
-        list(innocents),
-        lambda i: _smallest_adjusted(list(innocents.values())[i], index, mark, settings),
+        list(innocents), lambda i: _smallest_adjusted(list(tested.values())[i])
     )
     verdict = make_verdict(
         mark.public,
@@ -256,15 +263,24 @@ def try_keys(
     )
 
 
-def _smallest_adjusted(
+def _try_innocent(
     observations: Observations,
     index: Index,
     mark: Mark,
     settings: CheckSettings,
-) -> float:
-    """log10 p of the whole check on other outputs, without controls."""
+) -> tuple[HypothesisResult, ...]:
+    """The keys of the check on the outputs of an innocent model."""
     weighing = weigh_observations(observations, index, mark, str(settings.rule))
-    results = try_keys(_tabulate(_open_all(weighing, mark), mark), settings.alpha)
+    return try_keys(_tabulate(_open_all(weighing, mark), mark), settings.alpha)
+
+
+def _describe_keys(results: Sequence[HypothesisResult]) -> dict[str, Any]:
+    """Coins and z of each key, for the verdict."""
+    return {one.name: {"coins": one.tail.coins, "z": one.tail.z} for one in results}
+
+
+def _smallest_adjusted(results: Sequence[HypothesisResult]) -> float:
+    """log10 p of a whole check."""
     return min((result.log10_adjusted for result in results), default=0.0)
 
 

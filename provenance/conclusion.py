@@ -7,19 +7,20 @@ key and computes no p-value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-
-import numpy as np
 
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule, key_name
 from provenance.plan import Plan
 from provenance.power import Power, Setting, find_shortfall, state_power
-from provenance.stats.families import fieller_shares
+from provenance.reservations import list_reservations
+from provenance.stats.shares import Rejection, is_clear, share_intervals
 from provenance.stats.tables import ClassTable
 from provenance.verdict import (
+    SHARE_METHOD,
     Conclusion,
     Control,
     HypothesisResult,
@@ -36,6 +37,7 @@ __all__ = [
     "attribute_shares",
     "conclude",
     "find_power",
+    "find_reference",
     "make_verdict",
     "say_failed_controls",
     "say_nothing_scored",
@@ -105,12 +107,7 @@ def say_failed_controls(controls: Sequence[Control]) -> list[str]:
     failed = [control for control in controls if not control.passed]
     if not failed:
         return []
-    named = ", ".join(
-        control.name
-        if control.log10_p is None
-        else f"{control.name} (log10 p {control.log10_p:.2f})"
-        for control in failed[:_MOST_NAMES]
-    )
+    named = ", ".join(control.name for control in failed[:_MOST_NAMES])
     more = f" and {len(failed) - _MOST_NAMES} more" if len(failed) > _MOST_NAMES else ""
     return [f"{len(failed)} of {len(controls)} controls failed: {named}{more}"]
 
@@ -136,10 +133,10 @@ def say_positions(observed: Mapping[str, Any]) -> str:
     counted = int(observed["positions"])
     total = counted + sum(left.values())
     unit = "outputs" if observed["source"].get("access") == "outputs" else "documents"
-    said = f"{int(observed['outputs']):,} {unit} have {total:,} positions, {counted:,} count"
-    said += "".join(f", {n:,} are left out {LEFT_OUT[name]}" for name, n in left.items() if n)
+    said = f"{unit}: {int(observed['outputs']):,}; positions: {total:,}, of which {counted:,} count"
+    said += "".join(f"; {n:,} left out {LEFT_OUT[name]}" for name, n in left.items() if n)
     short = int(observed["short_outputs"])
-    return said + (f"; {short:,} {unit} are too short to have any" if short else "")
+    return said + (f"; {unit} too short to have any: {short:,}" if short else "")
 
 
 def _say_lack(
@@ -176,12 +173,14 @@ def make_verdict(
 ) -> Verdict:
     """All that follows from tested keys, controls and twins; whoever verifies it calls this again.
 
-    Parameters: the public half of the mark; alpha of the keys together; the others as `Verdict`
-    has them. Cost: that of `find_power`.
+    Parameters: the public half of the mark; alpha of the keys together; reservations beyond those
+    that follow from the inputs; the others as `Verdict` has them. Cost: that of `find_power`.
     """
     rule = str(inputs["settings"]["rule"])
     setting = Setting.of(public, rule, inputs["outputs"])
     power = find_power(hypotheses, controls, alpha, setting)
+    own = list_reservations(inputs, hypotheses, alpha)
+    reservations = [*own, *(one for one in reservations if one not in own)]
     ruling = conclude(
         hypotheses, controls, inputs, power, setting, twins=twins, reservations=reservations
     )
@@ -190,7 +189,7 @@ def make_verdict(
         alpha=alpha,
         hypotheses=tuple(hypotheses),
         controls=tuple(controls),
-        shares=attribute_shares(hypotheses, public.schedule, ruling.conclusion),
+        shares=attribute_shares(hypotheses, public.schedule, ruling.conclusion, alpha),
         keyring_id=public.id,
         scheme=public.scheme.to_json(),
         weight_rule=rule,
@@ -228,29 +227,45 @@ def find_power(
 
 
 def attribute_shares(
-    hypotheses: Sequence[HypothesisResult], schedule: Schedule, conclusion: Conclusion
+    hypotheses: Sequence[HypothesisResult],
+    schedule: Schedule,
+    conclusion: Conclusion,
+    alpha: float,
 ) -> tuple[Share, ...]:
     """Shares of each attribute's values in the absorbed evidence, against the global key.
 
-    Empty unless there is evidence, by the keys, and the global key was tested.
+    Parameters: hypotheses and conclusion of a check, the schedule of its keyring, alpha of the
+    family. Empty unless there is evidence, by the keys, and the global key was tested. Limits hold
+    for all rows together, given that there is evidence; near the threshold they are [0, 1].
     """
-    reference = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
-    by_keys = conclusion == "evidence" and any(h.rejected for h in hypotheses)
-    if reference is None or not by_keys:
+    reference = find_reference(hypotheses, conclusion)
+    own = [h for slot in schedule.slots[2:] for h in hypotheses if h.slot == slot.name]
+    if reference is None or not own:
         return ()
-    shares: list[Share] = []
-    for slot in schedule.slots[2:]:
-        own = [h for h in hypotheses if h.slot == slot.name]
-        if not own:
-            continue
-        found = fieller_shares(
-            np.array([h.tail.z for h in own]),
-            reference.tail.z,
-            slot.share,
-            schedule.slot(GLOBAL).share,
-        )
-        shares += [
-            Share(slot.name, h.value, *map(float, row))
-            for h, *row in zip(own, found.estimate, found.lower, found.upper, strict=True)
-        ]
-    return tuple(shares)
+    base = schedule.slot(GLOBAL).share
+    found = share_intervals(
+        [h.table for h in own],
+        reference.table,
+        [schedule.slot(h.slot).share / base for h in own],
+        clear=is_clear(
+            [
+                Rejection(h.tail.log10_p, math.log10(alpha * h.family_weight), h.table)
+                for h in hypotheses
+                if h.family_weight > 0
+            ]
+        ),
+    )
+    rows = zip(found.estimate, found.lower, found.upper, strict=True)
+    return tuple(
+        Share(h.slot, h.value, float(estimate), float(lower), float(upper), SHARE_METHOD)
+        for h, (estimate, lower, upper) in zip(own, rows, strict=True)
+    )
+
+
+def find_reference(
+    hypotheses: Sequence[HypothesisResult], conclusion: Conclusion
+) -> HypothesisResult | None:
+    """The global key's result if shares may be stated against it: after evidence by the keys."""
+    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
+    by_keys = conclusion == "evidence" and any(h.rejected for h in hypotheses)
+    return found if by_keys else None

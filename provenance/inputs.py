@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from provenance.served.index import Index
+from provenance.served.index import Index, IndexManifest
 from provenance.suspect.observations import Observations
 
-__all__ = ["describe_inputs", "describe_observations", "describe_versions"]
+__all__ = ["describe_inputs", "describe_log", "describe_observations", "describe_versions"]
 
 
 def describe_inputs(
@@ -27,10 +27,20 @@ def describe_inputs(
         "outputs": describe_observations(observations),
         "index_sha256": index.manifest.content_sha256,
         "index_responses": index.manifest.marked_responses,
+        "index": describe_log(index.manifest),
         "contexts_served": _count_served(index),
         "tokenizer_sha256": index.manifest.tokenizer_sha256,
         "innocents": {name: describe_observations(found) for name, found in innocents.items()},
         "settings": dict(settings),
+    }
+
+
+def describe_log(manifest: IndexManifest) -> dict[str, int]:
+    """What an index knows of the selection of its log, see `IndexManifest`."""
+    return {
+        "marked_responses": manifest.marked_responses,
+        "marked_retokenised": manifest.marked_retokenised,
+        "unended": manifest.unended,
     }
 
 

@@ -3,7 +3,8 @@
 Re-tokenised text need not give the ids that were sampled; prefer logged ids where there are any.
 
 A tokenizer file can hold a regular expression that crashes the reader or a normaliser that expands
-one character into millions; so only the file whose SHA-256 the keyring fixed is ever loaded.
+one character into millions; so only the file whose SHA-256 the keyring fixed is ever loaded. The
+same tokenizer in other bytes is recognised as JSON, and the keyring's own copy is loaded for it.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ def read_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def load_tokenizer(path: Path | str, keyring: Keyring) -> Tokenizer:
-    """The served tokenizer, after its fingerprint was compared with the keyring's.
+    """The served tokenizer, if the file is it; see `Keyring.read_tokenizer` for what is the same.
+
+    What is loaded is the file whose hash the keyring fixed, and no other.
 
     Raises ConfigurationMismatchError (78) if it is another one or has more tokens than the keyring
     says; StorageError, DataError.
     """
-    keyring.check_tokenizer(path)
-    tokenizer = read_tokenizer(path)
+    content = keyring.read_tokenizer(path)
+    tokenizer = prepare_tokenizer(_guard(lambda: Tokenizer.from_buffer(content), f"{path}"))
     if tokenizer.get_vocab_size() > keyring.vocabulary_size:
         raise ConfigurationMismatchError(
             f"{path}: must have at most {keyring.vocabulary_size} tokens, as the keyring says; got "

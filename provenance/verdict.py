@@ -28,6 +28,7 @@ __all__ = [
     "EXIT_CODES",
     "OLD_SCHEMA_VERSION",
     "SCHEMA_VERSION",
+    "SHARE_METHOD",
     "Conclusion",
     "Control",
     "HypothesisResult",
@@ -43,6 +44,9 @@ SCHEMA_VERSION: Final = 2
 OLD_SCHEMA_VERSION: Final = 1
 """Still read and verified. It said `nothing scored` and `invalid` for `inconclusive`."""
 
+SHARE_METHOD: Final = "excess-v1"
+"""Construction of the limits of shares: `provenance.stats.shares.share_intervals`."""
+
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
 EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, "inconclusive": 3}
 """Of every command that draws a conclusion; see docs/decisions/0003."""
@@ -56,14 +60,25 @@ class Reservation:
     ----------
     reason : one sentence with its counts and without a full stop, for people
     against : the conclusion that it turns into `inconclusive`; `both`: nothing can be concluded
+    lifted_by : name of the innocent model beside which the result stands all the same; "" for none
     """
 
     reason: str
     against: Literal["evidence", "no evidence", "both"]
+    lifted_by: str = ""
+
+    def __str__(self) -> str:
+        """The reason, and what stands against it, in one sentence without a full stop."""
+        if not self.lifted_by:
+            return self.reason
+        return (
+            f"{self.reason}; the innocent model {self.lifted_by} scored as many coins under the "
+            "same keys, and the suspect exceeds it beyond alpha"
+        )
 
     def forbids(self, conclusion: Conclusion) -> bool:
         """Whether it stands against this conclusion."""
-        return self.against in (conclusion, "both")
+        return not self.lifted_by and self.against in (conclusion, "both")
 
 
 @dataclass(frozen=True)
@@ -120,13 +135,22 @@ class Control:
 
 @dataclass(frozen=True)
 class Share:
-    """Share of a slot's absorbed evidence that belongs to one value, with simultaneous limits."""
+    """Share of the absorbed evidence that belongs to one value, with simultaneous limits.
+
+    `method` names the construction of the limits; "" in verdicts of before there was a choice.
+    """
 
     slot: str
     value: str
     estimate: float
     lower: float
     upper: float
+    method: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; the method only if it is named."""
+        row = asdict(self)
+        return row if self.method else {name: row[name] for name in row if name != "method"}
 
 
 @dataclass(frozen=True)
@@ -318,7 +342,7 @@ class Verdict:
                 for result in self.hypotheses
             ],
             "controls": [asdict(control) for control in self.controls],
-            "shares": [asdict(share) for share in self.shares],
+            "shares": [share.to_json() for share in self.shares],
             "keyring_id": self.keyring_id,
             "scheme": dict(self.scheme),
             "weight_rule": self.weight_rule,

@@ -42,9 +42,9 @@ def guilty(world):
     return observe([path], world.tokenizer, world.keyring.public)
 
 
-def _observe(world, kind, seed):
-    outputs, prompts = innocent(kind, world, np.random.default_rng(seed))
-    path = write_outputs(world.folder / f"{kind}-{seed}.jsonl", outputs, prompts)
+def _observe(world, kind, seed, documents=100):
+    outputs, prompts = innocent(kind, world, np.random.default_rng(seed), documents)
+    path = write_outputs(world.folder / f"{kind}-{seed}-{documents}.jsonl", outputs, prompts)
     return observe([path], world.tokenizer, world.keyring.public)
 
 
@@ -102,9 +102,16 @@ def test_the_verdict_is_strict_json_and_holds_no_key(world, verdict):
 def test_innocent_suspects_are_not_accused(world, kind):
     for seed in range(3):
         found = check_outputs(_observe(world, kind, seed), world.index, world.keyring, FAST)
-        assert found.conclusion in ("no evidence", "nothing scored")
+        # a hundred outputs would not show a guilty suspect either
+        assert (found.conclusion, found.exit_code) == ("inconclusive", 3)
         assert found.log10_p > -3
         assert found.attributed == {}
+
+
+def test_an_innocent_suspect_with_enough_outputs_gets_a_clean_bill_with_its_power(world):
+    found = check_outputs(_observe(world, "ordinary", 0, 600), world.index, world.keyring, FAST)
+    assert (found.conclusion, found.exit_code, found.reasons) == ("no evidence", 0, ())
+    assert found.power.outcome == "share"
 
 
 def test_a_suspect_of_one_capability_is_attributed_to_it(world, teacher):
@@ -127,7 +134,8 @@ def test_a_suspect_of_one_capability_is_attributed_to_it(world, teacher):
     assert found.conclusion == "evidence"
     assert found.attributed["capability"] == ["code"]
     share = {s.value: s for s in found.shares if s.slot == "capability"}
-    assert share["code"].lower > share["prose"].upper
+    assert share["code"].lower > share["prose"].estimate
+    assert share["prose"].upper < share["code"].estimate
 
 
 def test_a_quoted_marked_prompt_would_be_evidence_if_it_were_not_left_out(world):
@@ -142,13 +150,16 @@ def test_a_quoted_marked_prompt_would_be_evidence_if_it_were_not_left_out(world)
         for path in (without, with_prompts)
     }
     assert read[without].conclusion == "evidence"
-    assert read[with_prompts].conclusion == "no evidence"
+    assert read[with_prompts].conclusion == "inconclusive"
+    assert not read[with_prompts].found_evidence
+    assert read[with_prompts].log10_p > -3
 
 
 def test_a_guilty_innocent_makes_the_check_invalid(world, guilty):
     """An `innocent` model that was trained on the log: a control fails, nothing is evidence."""
     found = check_outputs(guilty, world.index, world.keyring, FAST, {"not so innocent": guilty})
-    assert found.conclusion == "invalid"
+    assert found.conclusion == "inconclusive"
+    assert found.reasons == ("1 of 4 controls failed: innocent not so innocent",)
     assert not found.controls_passed
     assert found.attributed == {}
     assert found.log10_p < -30
@@ -163,7 +174,13 @@ def test_outputs_without_an_indexed_context_score_nothing(world, teacher):
         observe([path], world.tokenizer, world.keyring.public), world.index, world.keyring, FAST
     )
     assert found.log10_p == 0.0
-    assert found.conclusion == "nothing scored"
+    assert found.conclusion == "inconclusive"
+    (reason,) = found.reasons
+    assert reason.startswith(
+        "nothing was scored under 7 keys: outputs: 1; positions: 17, of which "
+    )
+    assert reason.endswith(" contexts that were served marked")
+    assert "they have none of the" in reason
 
 
 def test_weights_do_not_depend_on_any_key_but_the_selector(world, guilty):
@@ -253,7 +270,8 @@ def test_the_other_schemes_find_a_guilty_suspect_too(tmp_path, teacher, scheme):
     )
     assert found.conclusion == "evidence"
     blank = check_outputs(_observe(other, "ordinary", 1), other.index, other.keyring, FAST)
-    assert blank.conclusion == "no evidence"
+    assert blank.conclusion == "inconclusive"
+    assert "too little data" in blank.reasons[0]
 
 
 def test_the_declared_bound_of_each_rule_holds_and_is_reached():

@@ -40,6 +40,14 @@ def test_the_table_of_the_response_curve_is_the_one_in_the_package():
     assert f"sqrt({curve['effective_coins']:,.0f})" in PAGE
 
 
+def test_the_largest_shifts_are_those_in_the_package():
+    rows = json.loads(CURVES.read_text())["strongest"]
+    shifts = {(row["mark"], row["access"]): f"{row['shift']:.3f}" for row in rows}
+    for mark in ("green", "tournament", "gumbel"):
+        printed = [shifts[mark, access] for access in ("outputs", "weights", "logprobs")]
+        assert f"{mark} " + " / ".join(one.removeprefix("0") for one in printed) in PAGE
+
+
 def test_the_example_is_what_the_fixtures_give(tmp_path):
     keys = tmp_path / "keys"
     shutil.copytree(FIXTURES / "keys", keys)

@@ -14,10 +14,18 @@ from hypothesis import strategies as st
 
 import provenance.power as statement
 from benchmarks.calibration.world import innocent, learn, write_outputs
-from benchmarks.power.response import CURVES, RESULTS, make_curves
+from benchmarks.power.response import CURVES, RESULTS, make_curves, make_strongest
 from provenance.check import CheckSettings, check_outputs
 from provenance.families import family_weights
-from provenance.power import POWER, Power, Setting, say_power, say_power_json, state_power
+from provenance.power import (
+    POWER,
+    Power,
+    Setting,
+    find_shortfall,
+    say_power,
+    say_power_json,
+    state_power,
+)
 from provenance.schemes import Gumbel
 from provenance.stats.families import weighted_holm
 from provenance.stats.inversion import log10_upper_tail
@@ -37,7 +45,7 @@ def world(synthetic_world):
 
 @pytest.fixture(scope="module")
 def negative(world):
-    outputs, prompts = innocent("ordinary", world, np.random.default_rng(1))
+    outputs, prompts = innocent("ordinary", world, np.random.default_rng(1), 600)
     path = write_outputs(world.folder / "power-innocent.jsonl", outputs, prompts)
     seen = observe([path], world.tokenizer, world.keyring.public)
     return check_outputs(seen, world.index, world.keyring, FAST)
@@ -55,7 +63,7 @@ def test_a_negative_verdict_states_its_power_and_a_positive_one_does_not(world, 
     assert power is not None
     assert power.key == "global"
     assert power.alpha == pytest.approx(FAST.alpha / 2)
-    assert power.outcome in ("share", "no share")
+    assert power.outcome == "share"
     assert power.curve is not None
     outputs = learn(world, np.random.default_rng(5), 200, 80)
     path = write_outputs(world.folder / "power-guilty.jsonl", outputs)
@@ -152,6 +160,35 @@ def test_few_coins_find_no_share_and_too_few_find_nothing():
     assert "too few coins" in say_power(none)
 
 
+def test_what_could_not_find_a_fully_trained_suspect_is_a_shortfall_with_counts():
+    """With a curve the curve decides; without one, what the lab saw at most, and 1,000 coins."""
+    few = unscored({20: 150, 40: 60})
+    said = find_shortfall(state_power(few, "global", ALPHA, TEXT), few, TEXT)
+    assert "210 coins of the global key (187 effective)" in said
+    enough = unscored({20: 6_000, 40: 6_000})
+    assert find_shortfall(state_power(enough, "global", ALPHA, TEXT), enough, TEXT) is None
+    other = replace(TEXT, weight_rule="presence")
+    said = find_shortfall(state_power(few, "global", ALPHA, other), few, other)
+    assert "at least 1,000 effective coins" in said
+    assert find_shortfall(state_power(enough, "global", ALPHA, other), enough, other) is None
+    three = ClassTable.from_scores([1] * 3, [0] * 3, NullLaw((1, 1)))
+    assert "cannot reject" in find_shortfall(state_power(three, "g", ALPHA, TEXT), three, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("law", "mark", "coins"),
+    [(NullLaw((3, 1)), "green", 2_500), (NullLaw((1, 4, 6, 4, 1)), "tournament", 1_500)],
+)
+def test_without_a_curve_the_strongest_student_of_a_like_mark_is_the_bound(law, mark, coins):
+    setting = replace(TEXT, scheme="foreign")
+    few, more = (
+        ClassTable.from_scores(np.ones(n, int), np.zeros(n, int), law) for n in (coins, 4 * coins)
+    )
+    said = find_shortfall(state_power(few, "global", ALPHA, setting), few, setting)
+    assert f"under a mark like {mark}" in said
+    assert find_shortfall(state_power(more, "global", ALPHA, setting), more, setting) is None
+
+
 def test_more_coins_find_smaller_shares_until_the_lab_had_no_more():
     """Beyond the lab's coins the lab's z is not carried on: the share stops falling."""
     stated = [
@@ -172,6 +209,7 @@ def test_the_curves_of_the_package_are_those_of_the_recorded_results():
     recorded = json.loads(Path(RESULTS).read_text())
     kept = json.loads(Path(CURVES).read_text())
     assert kept["curves"] == make_curves(recorded)
+    assert kept["strongest"] == make_strongest(recorded)
     assert any(curve["setting"] == asdict(TEXT) for curve in kept["curves"])
 
 

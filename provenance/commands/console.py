@@ -100,6 +100,9 @@ def print_verdict(verdict: Verdict) -> None:
     headline = verdict.headline
     results.print(Text(_say(verdict), style="bold"))
     print_reasons(verdict.reasons)
+    for one in verdict.reservations:
+        if one.reason not in verdict.reasons:
+            results.print(Text(f"Known of the inputs: {clean(str(one))}."), soft_wrap=True)
     results.print(Text(_say_plan(verdict)))
     results.print(
         Text(f"p of the whole check <= 10^{verdict.log10_p:.2f} (family-wise, all keys); ")
@@ -132,7 +135,7 @@ def print_verdict(verdict: Verdict) -> None:
                 [s.slot, s.value, f"{s.estimate:.2f}", f"{s.lower:.2f} .. {s.upper:.2f}"]
                 for s in verdict.shares
             ],
-            "Shares of the absorbed evidence (simultaneous within a slot)",
+            "Shares of the absorbed evidence (simultaneous over all slots)",
         )
     if verdict.twins is not None:
         results.print()

@@ -79,7 +79,7 @@ def generate(
 
 
 def _load_model(folder: Path) -> tuple[Any, Any]:
-    from provenance.embed.transformers import load_model, load_tokenizer_of
+    from provenance.embed.loading import load_model, load_tokenizer_of
 
     tokenizer = load_tokenizer_of(folder)
     return load_model(folder), tokenizer

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.marks import MarkChoice
+
+if TYPE_CHECKING:
+    from provenance.served.index import IndexManifest
 
 __all__ = ["app"]
 
@@ -42,6 +45,7 @@ def build(
         f"({manifest.duplicates:,} duplicates counted once), {manifest.rows:,} rows: {output}",
         highlight=False,
     )
+    _warn(manifest)
 
 
 @app.command("info")
@@ -52,7 +56,9 @@ def info(
     """Show what an index holds; needs no secret."""
     from provenance.served.index import Index
 
-    found = Index.open(folder, None).info()
+    index = Index.open(folder, None)
+    found = index.info()
+    _warn(index.manifest)
     if as_json:
         print_json(found)
         return
@@ -70,3 +76,18 @@ def info(
             for v in slot["values"]
         ],
     )
+
+
+def _warn(manifest: IndexManifest) -> None:
+    """Say on stderr what stands against every check of this index."""
+    from provenance.inputs import describe_log
+    from provenance.reservations import reserve_index
+
+    for one in reserve_index(describe_log(manifest)):
+        words.print(
+            f"Warning: {one.reason}. No check against this index is evidence without an innocent "
+            "model of the suspect's size (--innocent).",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

@@ -22,29 +22,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.embed.loading import load_model
 from provenance.embed.torch_coins import has_kernels, pack_keys
 from provenance.embed.torch_step import DeviceWatermark, leave_alone
 from provenance.embed.watermark import Labels, Watermark
 from provenance.errors import (
     ConfigurationMismatchError,
     MissingExtraError,
-    StorageError,
     UsageError,
 )
 from provenance.served.records import Finish
 
 try:
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
+    from transformers import LogitsProcessor
     from transformers.generation.configuration_utils import BaseWatermarkingConfig
-    from transformers.utils import logging
 except ImportError as error:
     raise MissingExtraError(
         "the transformers adapter must have torch; it is not installed. "
@@ -276,39 +273,6 @@ def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
     plain = tensor.is_cpu and not tensor.requires_grad
     array: NDArray[Any] = tensor.numpy() if plain else tensor.numpy(force=True)
     return array
-
-
-def load_model(folder: Path | str) -> PreTrainedModel:
-    """A local causal language model, in evaluation mode: safetensors only, no code of the folder.
-
-    Raises StorageError if it does not load.
-    """
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise StorageError(
-            f"{folder}: must be a transformers model with safetensors weights; got: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return model.eval()
-
-
-def load_tokenizer_of(folder: Path | str) -> PreTrainedTokenizerBase:
-    """A local model's tokenizer with its chat template; no code of the folder is run.
-
-    Raises StorageError if it does not load. A tokenizer file is data that can hang its reader:
-    compare its fingerprint first, or ask the user.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{folder}: must have a tokenizer that transformers can load; got: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
 
 
 @dataclass(frozen=True)

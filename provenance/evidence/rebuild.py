@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from provenance.check import has_control_slot, make_verdict, run_placebos
@@ -22,6 +22,7 @@ from provenance.evidence.editions import (
     split_stated_alpha,
     write_edition,
 )
+from provenance.evidence.older import accept_older_wording, older_shares
 from provenance.files import canonical_json
 from provenance.keys.keyring import Key, Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
@@ -29,6 +30,7 @@ from provenance.marks import SchemeKey, SchemePlacebos
 from provenance.plan import Plan
 from provenance.schemes import SCHEMES, Scheme
 from provenance.scoring import Weighing
+from provenance.selection import name_selection
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.verdict import Control, HypothesisResult, TwinsResult
@@ -110,13 +112,22 @@ def rebuild_controls(
     if has_control_slot(keyring.schedule):
         names += ["control slot", "unserved values"]
         found += _rebuild_keyed(served, keyring, weighing, keys, scheme)
+    if not is_old(document):
+        # their pairs are not in the bundle, so these controls are taken as stated
+        inputs = document["inputs"]
+        selection = name_selection(inputs["outputs"]["reference"], list(inputs["innocents"]))
+        names += selection
+        found += [None] * len(selection)
     innocents = [f"innocent {name}" for name in document["inputs"]["innocents"]]
     given = [control.name for control in stated]
     # innocents stand in the order of the command line, which sorted JSON does not keep
     if given[: len(names)] != names or sorted(given[len(names) :]) != sorted(innocents):
         raise ValueError(f"controls {given} where {names + innocents} are due")
     found += [None] * len(innocents)
-    return [ControlRecord(one, other) for one, other in zip(stated, found, strict=True)]
+    return [
+        ControlRecord(one, accept_older_wording(one, other))
+        for one, other in zip(stated, found, strict=True)
+    ]
 
 
 def _name_placebos(hypotheses: Sequence[HypothesisResult]) -> list[str]:
@@ -214,6 +225,10 @@ def rebuild_verdict(
         caveat="" if keyring.scheme.name in SCHEMES else str(document["caveat"]),
         versions=document["versions"],
     )
+    stated = document["shares"]
+    if stated and not any("method" in row for row in stated):  # of 0.1.0, by its construction
+        shares = older_shares(hypotheses, keyring.schedule, verdict.conclusion)
+        verdict = replace(verdict, shares=shares)
     return write_edition(verdict, old=is_old(document))
 
 

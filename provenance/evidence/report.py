@@ -28,10 +28,12 @@ from provenance.evidence.wording import (
     say_frequency,
     say_p,
     show_name,
+    shows_numbers,
 )
 from provenance.keys.schedule import key_name
 from provenance.power import say_power_json
 from provenance.printable import clean, shorten
+from provenance.verdict import Reservation
 
 __all__ = ["PALETTE", "render_report"]
 
@@ -51,9 +53,12 @@ _COLOURS: Final[Mapping[Standing, str]] = {
     "twins": "accent",
     "none": "second",
     "untested": "soft",
+    "little": "soft",
+    "reserved": "soft",
     "invalid": "ink",
 }
 _MOST_ROWS: Final = 60
+_MOST_REASONS: Final = 12
 _MOST_CONTROLS: Final = 30
 _MOST_FILES: Final = 25
 _LONGEST: Final = 1500
@@ -84,10 +89,11 @@ def render_report(
 
     Notes
     -----
-    No p-value is shown if a control failed. Cost: about 1 s, mostly two pictures.
+    No p-value is shown if a control failed, or if something is held against the evidence. Cost:
+    about 1 s, mostly two pictures.
     """
     standing = find_standing(verdict)
-    valid = standing != "invalid"
+    valid = shows_numbers(verdict)
     environment = Environment(
         loader=PackageLoader("provenance.evidence"),
         autoescape=True,
@@ -105,6 +111,9 @@ def render_report(
         palette=PALETTE,
         title=TITLES[standing],
         finding=say_finding(verdict),
+        reasons=_cut(verdict.get("reasons", ()), _MOST_REASONS),
+        reservations=_cut(_list_reservations(verdict), _MOST_REASONS),
+        scored=any(row["tail"]["coins"] for row in verdict["hypotheses"]),
         frequency=say_frequency(verdict["log10_p"]),
         caution=describe_strength(verdict["log10_p"]),
         keys=_list_keys(verdict),
@@ -123,6 +132,12 @@ def render_report(
         files=_list_files(verdict["inputs"]),
         observed=verdict["inputs"]["outputs"],
     )
+
+
+def _list_reservations(verdict: Mapping[str, Any]) -> list[str]:
+    """What is known of the inputs and is not among the reasons already."""
+    rows = [Reservation(**row) for row in verdict.get("reservations", ())]
+    return [str(one) for one in rows if one.reason not in verdict.get("reasons", ())]
 
 
 def _clean_text(value: Any) -> Any:

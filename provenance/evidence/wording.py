@@ -1,6 +1,6 @@
 """The sentences of the report: what each conclusion means, and what it does not.
 
-Every sentence is made here, so that all four conclusions can be read side by side. A p-value is
+Every sentence is made here, so that all conclusions can be read side by side. A p-value is
 said in natural frequencies, "fewer than 1 of 10^k such checks", and never as a probability that the
 suspect is innocent. Knows verdict.json; knows no HTML but the superscripts of powers of ten.
 """
@@ -27,17 +27,25 @@ __all__ = [
     "say_p",
     "say_power_of_ten",
     "show_name",
+    "shows_numbers",
 ]
 
-Standing = Literal["evidence", "twins", "none", "untested", "invalid"]
-"""What the page as a whole says; `twins`: only the second line of evidence rejects."""
+Standing = Literal["evidence", "twins", "none", "untested", "little", "reserved", "invalid"]
+"""What the page as a whole says.
+
+`twins`: only the second line of evidence rejects. The last four are inconclusive: nothing was
+scored; too little to find even a fully trained suspect; something else is held against what the
+numbers say; a control failed, or the verdict contradicts itself.
+"""
 
 TITLES: Final[Mapping[Standing, str]] = {
     "evidence": "Evidence found",
     "twins": "Evidence found, by the second line only",
     "none": "No evidence found",
-    "untested": "Nothing could be tested",
-    "invalid": "Invalid: a control failed",
+    "untested": "Inconclusive: nothing could be tested",
+    "little": "Inconclusive: too little data",
+    "reserved": "Inconclusive",
+    "invalid": "Inconclusive: a control failed",
 }
 
 ASSUMPTIONS: Final = (
@@ -67,21 +75,54 @@ NOT_SHOWN: Final = (
     "that is known of the case; the p-value says only how rarely chance alone gives such a result.",
 )
 
+_INCONCLUSIVE: Final[Mapping[Standing, str]] = {
+    "untested": "No choice of this model could be compared with a key, so nothing was tested.",
+    "little": "There is too little data to find even a model that was trained on marked responses "
+    "alone, so finding nothing means nothing.",
+    "reserved": "What is known of the data forbids the conclusion that the numbers alone would "
+    "suggest.",
+}
 _MOST_SLOTS: Final = 6
 _MOST_VALUES: Final = 6
 _NAMED: Final = {3: "thousand", 6: "million", 9: "billion"}
 
 
 def find_standing(verdict: Mapping[str, Any]) -> Standing:
-    """What the page says as a whole; an unknown conclusion is `invalid`."""
+    """What the page says as a whole; an unknown conclusion is `invalid`.
+
+    Reads verdicts of both schema versions: in version 1 `nothing scored` and `invalid` stand for
+    `inconclusive`, and twins alone are `found_evidence` beside `no evidence`.
+    """
     conclusion = verdict["conclusion"]
-    if conclusion == "evidence" and verdict["controls_passed"]:
-        return "evidence"
-    if conclusion not in ("no evidence", "nothing scored") or not verdict["controls_passed"]:
+    if not verdict["controls_passed"]:
         return "invalid"
-    if verdict.get("found_evidence"):
+    if conclusion == "evidence":
+        lines = verdict.get("found_by", ["keys"])
+        return "evidence" if "keys" in lines else "twins" if lines else "invalid"
+    if conclusion in ("no evidence", "nothing scored") and verdict.get("found_evidence"):
         return "twins"
-    return "none" if conclusion == "no evidence" else "untested"
+    if conclusion == "no evidence":
+        return "none"
+    if conclusion not in ("inconclusive", "nothing scored"):
+        return "invalid"
+    if not any(row["tail"]["coins"] for row in verdict["hypotheses"]):
+        return "untested"
+    return "reserved" if _is_reserved(verdict) else "little"
+
+
+def shows_numbers(verdict: Mapping[str, Any]) -> bool:
+    """Whether p-values may be shown: not where they could be taken for what may not be said."""
+    standing = find_standing(verdict)
+    rejected = any(row["rejected"] for row in verdict["hypotheses"])
+    return standing != "invalid" and not (standing == "reserved" and rejected)
+
+
+def _is_reserved(verdict: Mapping[str, Any]) -> bool:
+    """Whether a reservation stands against what the numbers say."""
+    twins = verdict.get("twins") or {"rejected": False}
+    rejected = twins["rejected"] or any(row["rejected"] for row in verdict["hypotheses"])
+    forbidden = ("both", "evidence" if rejected else "no evidence")
+    return any(one["against"] in forbidden for one in verdict.get("reservations", ()))
 
 
 def say_finding(verdict: Mapping[str, Any]) -> list[Markup]:
@@ -118,12 +159,9 @@ def say_finding(verdict: Mapping[str, Any]) -> list[Markup]:
                 "on other subjects than the served one, would look the same."
             ),
         ]
-    if standing == "untested":
+    if standing in _INCONCLUSIVE:
         return [
-            Markup(
-                "No passage of what this model wrote was among the marked contexts that were "
-                "served, so nothing was tested."
-            ),
+            Markup(_INCONCLUSIVE[standing]),
             Markup("This report speaks neither for nor against training on marked responses."),
         ]
     failed = [control for control in verdict["controls"] if not control["passed"]]

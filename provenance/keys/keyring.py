@@ -38,6 +38,7 @@ from provenance.files import (
     write_json,
 )
 from provenance.keys.commitment import Commitment
+from provenance.keys.sameness import read_same
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, Slot
 from provenance.keys.secrets import read_master_secret
 
@@ -111,7 +112,9 @@ class Key:
 
 @dataclass(frozen=True)
 class Keyring:
-    """The public half. `commitments` maps (slot, value) and (SELECTOR, "") to commitments."""
+    """The public half. `commitments` maps (slot, value) and (SELECTOR, "") to commitments;
+    `tokenizer_copy` is where the keyring's own copy of tokenizer.json should be, if known.
+    """
 
     id: str
     scheme: SchemeSpecification
@@ -120,6 +123,7 @@ class Keyring:
     tokenizer_sha256: str
     schedule: Schedule
     commitments: Mapping[tuple[str, str], Commitment]
+    tokenizer_copy: Path | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path | str) -> Keyring:
@@ -129,7 +133,7 @@ class Keyring:
         try:
             if document["format"] != _FORMAT or document["version"] != _VERSION:
                 raise ValueError("another format or version")
-            return _parse_keyring(document)
+            return replace(_parse_keyring(document), tokenizer_copy=path.parent / TOKENIZER_FILE)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{path}: must be a keyring of version {_VERSION}; got: {error}. "
@@ -173,14 +177,25 @@ class Keyring:
         return UnlockedKeyring(self, read_master_secret(Path(folder) / MASTER_FILE))
 
     def check_tokenizer(self, path: Path | str) -> None:
-        """Raise ConfigurationMismatchError (78) unless `path` is the served tokenizer.json."""
-        found = sha256_of_file(path)
-        if found != self.tokenizer_sha256:
-            raise ConfigurationMismatchError(
-                f"{path}: must be the tokenizer of keyring {self.id} (sha256 "
-                f"{self.tokenizer_sha256[:16]}...); got {found[:16]}.... "
-                "Pass the served model's tokenizer.json."
-            )
+        """Raise ConfigurationMismatchError (78) unless `path` is the served tokenizer."""
+        self.read_tokenizer(path)
+
+    def is_tokenizer(self, path: Path | str) -> bool:
+        """Whether `path` is the served tokenizer. Raises StorageError, DataError."""
+        try:
+            self.read_tokenizer(path)
+        except ConfigurationMismatchError:
+            return False
+        return True
+
+    def read_tokenizer(self, path: Path | str) -> bytes:
+        """The tokenizer.json that the keyring fixed, if `path` is the same tokenizer.
+
+        The same bytes; or, where the keyring's own copy is at hand, one that gives the same ids,
+        see `provenance.keys.sameness.read_same`. Raises ConfigurationMismatchError (78), DataError,
+        StorageError.
+        """
+        return read_same(path, self.tokenizer_sha256, self.tokenizer_copy, f"keyring {self.id}")
 
 
 class UnlockedKeyring:
@@ -291,6 +306,7 @@ def create_keyring(
             tokenizer_sha256=fingerprint,
             schedule=schedule,
             commitments={},
+            tokenizer_copy=folder / TOKENIZER_FILE,
         )
         named = [(SELECTOR, SINGLE_VALUE)]
         named += [(slot.name, value) for slot in schedule.slots for value in slot.values]

@@ -7,6 +7,7 @@ configuration that holds one must be as private as a master key. No message show
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +61,9 @@ def read_foreign_mark(
     own = (
         vocabulary_size or document.get("vocab_size") or read_tokenizer(tokenizer).get_vocab_size()
     )
-    return ForeignMark(scheme, own, sha256_of_file(tokenizer))
+    mark = ForeignMark(scheme, own, sha256_of_file(tokenizer))
+    mark.public = replace(mark.public, tokenizer_copy=Path(tokenizer))
+    return mark
 
 
 def holds_key(name: str, config: Mapping[str, Any]) -> bool:

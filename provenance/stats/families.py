@@ -15,7 +15,14 @@ from scipy.special import ndtri
 from provenance.errors import UsageError
 from provenance.stats.units import identifiers
 
-__all__ = ["ShareIntervals", "correlate_z", "fieller_shares", "weighted_holm"]
+__all__ = [
+    "ShareIntervals",
+    "correlate_z",
+    "fieller_interval",
+    "fieller_shares",
+    "nearest_share",
+    "weighted_holm",
+]
 
 _Array = NDArray[np.float64]
 
@@ -136,7 +143,11 @@ def fieller_shares(
     reference_share: float,
     level: float = 0.95,
 ) -> ShareIntervals:
-    """Share of the absorbed evidence that carries each value of an attribute.
+    """Share of the evidence per value of one attribute, as verdicts of version 0.1.0 state it.
+
+    Kept so that these verdicts can be verified; new ones use `provenance.stats.shares`. The limits
+    are too narrow: they hold for one slot, without selection, under a model that real tables do not
+    follow (coverage .2 to .7 in benchmarks/shares.py).
 
     Parameters
     ----------
@@ -180,9 +191,9 @@ def fieller_shares(
     scale = math.sqrt(value_share / reference_share)
     tail = -math.expm1(math.log(level) / max(values.size, 1)) / 2.0  # Sidak, per side
     critical = float(-ndtri(tail))
-    intervals = [_hull(float(value), z_reference, scale, critical) for value in values]
+    intervals = [fieller_interval(float(value), z_reference, scale, critical) for value in values]
     bounds = np.array(intervals, dtype=np.float64).reshape(-1, 2)
-    estimate = np.array([_estimate(float(value), z_reference, scale) for value in values])
+    estimate = np.array([nearest_share(float(value), z_reference, scale) for value in values])
     estimate = np.clip(estimate, bounds[:, 0], bounds[:, 1])
     return ShareIntervals(estimate, bounds[:, 0], bounds[:, 1], level, critical)
 
@@ -231,16 +242,24 @@ def _distance(share: float, value: float, reference: float, scale: float) -> flo
     return abs(value - slope * reference) / math.sqrt(1.0 + slope**2)
 
 
-def _estimate(value: float, reference: float, scale: float) -> float:
-    """Share in [0, 1] of least distance: the ratio Z_v / (k Z_0), or an end."""
+def nearest_share(value: float, reference: float, scale: float) -> float:
+    """Share in [0, 1] of least distance: the ratio Z_v / (k Z_0), or an end.
+
+    Parameters: Z_v, Z_0 (finite, of variance 1) and k > 0, as in `fieller_interval`.
+    """
     if reference != 0.0 and 0.0 <= value / reference / scale <= 1.0:
         return value / reference / scale
     at_zero, at_one = (_distance(end, value, reference, scale) for end in (0.0, 1.0))
     return 0.0 if at_zero <= at_one else 1.0
 
 
-def _hull(value: float, reference: float, scale: float, critical: float) -> tuple[float, float]:
-    """Hull of the confidence set within [0, 1].
+def fieller_interval(
+    value: float, reference: float, scale: float, critical: float
+) -> tuple[float, float]:
+    """Hull within [0, 1] of the set of shares pi with |Z_v - pi k Z_0| <= c sqrt(1 + pi^2 k^2).
+
+    Parameters: Z_v, Z_0 (finite, of variance 1), k > 0, c > 0. Returns lower and upper limit; an
+    empty set becomes the end of [0, 1] that is nearer.
 
     The distance is 0 at the ratio, largest at one other point, monotone in between: the set within
     [0, 1] reaches an end of [0, 1] where the end belongs to it, and a root of the quadratic
@@ -251,7 +270,7 @@ def _hull(value: float, reference: float, scale: float, critical: float) -> tupl
     ends = (0.0, 1.0)
     points += [end for end in ends if _distance(end, value, reference, scale) <= critical]
     if not points:
-        nearest = _estimate(value, reference, scale)
+        nearest = nearest_share(value, reference, scale)
         return nearest, nearest
     return min(points), max(points)
 

@@ -45,7 +45,8 @@ class TailResult:
     ----------
     log10_p : float
         The p-value, log10: an upper bound of P(S >= observed), above it by less than 1e-6 except
-        for a few coins of huge weights (see `log10_upper_tail`). <= 0, never clamped from below.
+        for a few coins of huge weights or more than 1e9 coins (see `log10_upper_tail`). <= 0, never
+        clamped from below.
     log10_berry_esseen : float or None
         Rigorous upper bound by another route, looser. None where S takes its maximum, is not above
         its minimum, or is constant: there p is exact without inversion.

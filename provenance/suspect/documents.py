@@ -1,6 +1,7 @@
 """Documents for a model to read: rows of a served log, and the positions in them that matter.
 
-A position matters if its context was served marked at all. Documents must be all that was
+A position matters if its context was served marked at all: reached, whatever was drawn there, the
+end token too, so a document is read with the token that ended it. Documents must be all that was
 generated, or a choice made without looking at what was generated: whoever keeps the good responses
 keeps the tokens that a good innocent model likes, see docs/validity.md.
 """
@@ -8,10 +9,12 @@ keeps the tokens that a good innocent model likes, see docs/validity.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -53,15 +56,19 @@ class Documents:
         Raises DataError if no document is left; memory: one part.
         """
         left, some = self.limit, False
-        for outputs, prompts in self._read():
+        width = self.keyring.context_width
+        for batch in self._read():
             if left is not None:
-                outputs, prompts = outputs[:left], prompts[:left]
-                left -= len(outputs)
-            rows = list(range(len(outputs)))
-            width = self.keyring.context_width
-            positions = find_positions(outputs, prompts, rows, width, {})
-            some = some or bool(outputs)
-            if outputs:
+                batch = batch.slice(0, left)
+                left -= batch.num_rows
+            some = some or bool(batch.num_rows)
+            if batch.num_rows:
+                outputs = _lists(batch.column("token_ids"))
+                rows = list(range(len(outputs)))
+                prompts = _lists(batch.column("prompt_token_ids"))
+                positions = find_positions(outputs, prompts, rows, width, {})
+                unknown = pc.and_(batch.column("marked"), pc.invert(batch.column("whole")))
+                positions = replace(positions, open_documents=unknown.true_count)
                 yield positions, find_served(positions.contexts, self.index, self.keyring)
             if left == 0:
                 break
@@ -77,24 +84,22 @@ class Documents:
                 f"{advice}."
             )
 
-    def _read(self) -> Iterator[tuple[list[NDArray[np.uint32]], list[NDArray[np.uint32]]]]:
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        """The rows to read, some of them at a time."""
         for batch in read_log(
             self.paths,
             tokenizer=self.tokenizer,
             vocabulary_size=self.keyring.public.vocabulary_size,
             batch_rows=PART_DOCUMENTS,
         ):
-            marked = batch.column("marked").to_numpy(zero_copy_only=False)
-            chosen = np.flatnonzero(~marked) if self.unmarked_only else np.arange(batch.num_rows)
-            ids, prompts = batch.column("token_ids"), batch.column("prompt_token_ids")
-            none = np.empty(0, dtype=np.uint32)
-            yield (
-                [ids[int(i)].values.to_numpy() for i in chosen],
-                [
-                    prompts[int(i)].values.to_numpy() if prompts[int(i)].is_valid else none
-                    for i in chosen
-                ],
-            )
+            marked = batch.column("marked")
+            yield batch.filter(pc.invert(marked)) if self.unmarked_only else batch
+
+
+def _lists(column: pa.Array) -> list[NDArray[np.uint32]]:
+    """Ids of every row, none where the row has none."""
+    none = np.empty(0, dtype=np.uint32)
+    return [row.values.to_numpy() if row.is_valid else none for row in column]
 
 
 def find_served(contexts: NDArray[np.int64], index: Index, keyring: Served) -> NDArray[np.bool_]:

@@ -35,6 +35,11 @@ class ForeignTokenizer:
         self._own = TokenTable.build(token_bytes(self._tokenizer))
         self._map = VocabularyMap.build(self._own, self._served)
 
+    @property
+    def size(self) -> int:
+        """Ids of the model's own tokenizer."""
+        return self._own.size
+
     def align(self, served_ids: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """What the model reads for a served text, and its row of logits per served token or -1.
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import DataError, MissingExtraError
-from provenance.files import sha256_of_file
+from provenance.embed.checkpoint import TEMPLATE_FILES
+from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
 from provenance.suspect.foreign import ForeignTokenizer
-from provenance.suspect.model_files import TEMPLATE_FILES, describe_model
+from provenance.suspect.model_files import describe_model
 from provenance.suspect.passes import Reading
 from provenance.suspect.positions import Positions
 from provenance.tokenizer import tokenise
@@ -30,7 +30,7 @@ from provenance.tokenizer import tokenise
 try:
     import torch
 
-    from provenance.embed.transformers import load_model, load_tokenizer_of
+    from provenance.embed.loading import check_rows, load_model, load_template_of, load_tokenizer_of
 except ImportError as error:
     raise MissingExtraError(
         "reading with a model must have torch; it is not installed. "
@@ -82,9 +82,10 @@ class LanguageModel:
         self.folder = Path(folder)
         self._size, self._tokenizer = keyring.vocabulary_size, tokenizer
         self._foreign: ForeignTokenizer | None = None
+        self._own_tokenizer: bytes | None = None
         path = self.folder / TOKENIZER_FILE
-        if not other_tokenizer or sha256_of_file(path) == keyring.tokenizer_sha256:
-            keyring.check_tokenizer(path)
+        if not other_tokenizer or keyring.is_tokenizer(path):
+            self._own_tokenizer = keyring.read_tokenizer(path)
         else:
             self._foreign = ForeignTokenizer(path, tokenizer, keyring.vocabulary_size)
 
@@ -156,6 +157,11 @@ class LanguageModel:
             rows, number = np.arange(segment.rows.shape[0]), segment.positions[0]
             own = logs[rows, segment.ids[segment.rows + 1]].astype(np.float64)
             found[number] = own.mean() if own.size else 0.0
+        if not np.isfinite(found).all():
+            raise DataError(
+                f"{self.folder}: the model must give every token of a response a probability above "
+                "0; it gave 0. Save it in a wider type (bfloat16 or float32)."
+            )
         return found
 
     def _walk(self, segments: list[_Segment]) -> Iterator[tuple[_Segment, NDArray[np.float32]]]:
@@ -208,12 +214,23 @@ class LanguageModel:
         """The model's chat template (run in the sandbox of transformers), if it has one."""
         if not any((self.folder / name).exists() for name in TEMPLATE_FILES):
             return None
-        tokenizer = load_tokenizer_of(self.folder)
+        tokenizer = (
+            load_tokenizer_of(self.folder)
+            if self._own_tokenizer is None
+            else load_template_of(self.folder, self._own_tokenizer)
+        )
         return tokenizer.apply_chat_template if tokenizer.chat_template else None
 
     @cached_property
     def _model(self) -> Any:
         return load_model(self.folder)
+
+    @cached_property
+    def _readable(self) -> int:
+        """Ids below this one can be read."""
+        tokens = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        needed = max(tokens, default=-1) + 1 if self._foreign is None else self._foreign.size
+        return check_rows(self._model, needed, self.folder)
 
     @cached_property
     def _longest(self) -> int:
@@ -227,6 +244,13 @@ class LanguageModel:
     def _predict(self, batch: list[_Segment]) -> Iterator[NDArray[np.float32]]:
         """Log-probabilities at the rows of each segment: float32 [rows, logits]."""
         width = max(len(segment.ids) for segment in batch)
+        greatest = max(int(segment.ids.max(initial=0)) for segment in batch)
+        if greatest >= self._readable:
+            raise ConfigurationMismatchError(
+                f"{self.folder}: the model must have an embedding for every token that it reads; "
+                f"it has {self._readable}, and token {greatest} stands in the documents. "
+                "Give a model with the served vocabulary."
+            )
         inputs = torch.zeros(len(batch), width, dtype=torch.long)
         mask = torch.zeros(len(batch), width, dtype=torch.long)
         for row, segment in enumerate(batch):
@@ -237,7 +261,13 @@ class LanguageModel:
             chosen = logits[row, torch.from_numpy(segment.rows)]
             if self._foreign is None:
                 chosen = chosen[:, : self._size]
-            yield chosen.float().log_softmax(-1).cpu().numpy()
+            logs = chosen.float().log_softmax(-1)
+            if logs.isnan().any():
+                raise DataError(
+                    f"{self.folder}: the model must give finite numbers for every token; it gave "
+                    "NaN or infinity while reading. Save it in a wider type (bfloat16 or float32)."
+                )
+            yield logs.cpu().numpy()
 
     def _map(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[Any], float]:
         """Over the served vocabulary, and the mass that was kept, summed over positions."""

@@ -14,7 +14,6 @@ Knows the served tokenizer; knows no key, no index and no scheme.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +29,8 @@ from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
 from provenance.lines import LineReader, check_distinct, read_json_lines
 from provenance.suspect.alignment import align
+from provenance.suspect.api_tokens import Spelled, Speller, fit_text, is_logprob
+from provenance.suspect.listed import Listed, forget_chosen
 from provenance.suspect.outputs import read_prompt
 from provenance.suspect.passes import PART_DOCUMENTS, Reading
 from provenance.suspect.positions import Positions, find_positions
@@ -40,21 +41,24 @@ __all__ = ["LogprobsPart", "read_logprobs"]
 
 _MOST_LISTED: Final = 1 << 12
 _ROUNDING: Final = 1e-3
-_LEAST_LOGPROB: Final = -1e6
 
 
 @dataclass(frozen=True)
 class LogprobsPart:
     """Some records: their positions, and what the API said at each served token.
 
-    lists : per record and served token, ids uint32 [.] and probabilities float64 [.]; None where
-        the API's tokens are cut differently, or it said nothing
+    lists : per record and served token, what was listed; None where the API's tokens are cut
+        differently, or it said nothing
+    aligned : bool [n] per record: whether a token of the API begins where the served one does
     generated : the API itself drew the texts; else they may have been given to it
+    silent : records without an answer: refusals, and calls of tools
     """
 
     positions: Positions
-    lists: Sequence[Sequence[_List | None]]
+    lists: Sequence[Sequence[Listed | None]]
+    aligned: Sequence[NDArray[np.bool_]]
     generated: bool
+    silent: int = 0
 
     @property
     def listed(self) -> NDArray[np.bool_]:
@@ -67,17 +71,20 @@ class LogprobsPart:
     def read(self, wanted: NDArray[np.bool_]) -> Reading:
         """The listed probabilities at the wanted positions (bool [m])."""
         places, tokens, masses, read = [], [], [], []
-        kept = 0.0
+        kept = listed = 0.0
+        cut = 0
         for place in np.flatnonzero(wanted):
             row, offset = self.positions.rows[place], self.positions.offsets[place]
             found = self.lists[row][offset]
             if found is None:
+                cut += not self.aligned[row][offset]
                 continue
-            places.append(np.full(found[0].shape[0], self.positions.contexts[place]))
-            tokens.append(found[0])
-            masses.append(found[1])
+            places.append(np.full(found.ids.shape[0], self.positions.contexts[place]))
+            tokens.append(found.ids)
+            masses.append(found.masses)
             read.append(place)
-            kept += float(found[1].sum())
+            kept += float(found.masses.sum())
+            listed += found.total
         return Reading(
             contexts=np.concatenate([np.empty(0, dtype=np.int64), *places]),
             tokens=np.concatenate([np.empty(0, dtype=np.uint32), *tokens]),
@@ -86,12 +93,12 @@ class LogprobsPart:
             tally={
                 "positions": float(wanted.sum()),
                 "positions_read": float(len(read)),
+                "positions_cut": float(cut),
                 "mass_kept": kept,
+                "mass_listed": listed,
+                "silent": float(self.silent),
             },
         )
-
-
-_List = tuple[NDArray[np.uint32], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,20 @@ class _Record:
 
     ids: NDArray[np.uint32]
     prompt: Sequence[NDArray[np.uint32]]
-    lists: Sequence[_List | None]
+    lists: Sequence[Listed | None]
+    aligned: NDArray[np.bool_]
     generated: bool = False
+    silent: bool = False
+
+    @classmethod
+    def given(
+        cls,
+        ids: NDArray[np.uint32],
+        prompt: Sequence[NDArray[np.uint32]],
+        lists: Sequence[Listed | None],
+    ) -> _Record:
+        """Of a text that may have been given to the API; every token has its place."""
+        return cls(ids, prompt, forget_chosen(lists, ids), np.ones(ids.shape[0], dtype=np.bool_))
 
 
 def read_logprobs(
@@ -123,6 +142,7 @@ def read_logprobs(
     shapes = _Shapes(tokenizer, keyring.vocabulary_size)
     check_distinct(paths)
     for path in paths:
+        shapes.begin_file()
         reader = LineReader(path)
         records = (shapes.read(record, origin) for origin, record in read_json_lines(reader))
         while part := list(islice(records, PART_DOCUMENTS)):
@@ -134,8 +154,13 @@ def read_logprobs(
                 keyring.context_width,
                 {},
             )
-            lists = [record.lists for record in part]
-            yield LogprobsPart(positions, lists, all(record.generated for record in part))
+            yield LogprobsPart(
+                positions,
+                [record.lists for record in part],
+                [record.aligned for record in part],
+                all(record.generated for record in part),
+                sum(record.silent for record in part),
+            )
 
 
 class _Shapes:
@@ -145,6 +170,11 @@ class _Shapes:
         self._tokenizer, self._size = tokenizer, size
         self._table: TokenTable | None = None
         self._ids: dict[bytes, int] = {}
+        self._speller = Speller()
+
+    def begin_file(self) -> None:
+        """Forget how the tokens of the file before were spelt."""
+        self._speller = Speller()
 
     def read(self, record: Any, origin: str) -> _Record:
         if isinstance(record, dict):
@@ -168,7 +198,8 @@ class _Shapes:
                 f"{origin}: top_logprobs must be a list with an entry for each of the "
                 f"{ids.shape[0]} output tokens; it is not. Repair the record."
             )
-        return _Record(ids, [prompt], [self._some(entries, origin) for entries in lists])
+        found = [self._some(entries, origin) for entries in lists]
+        return _Record.given(ids, [prompt], found)
 
     def _read_vllm(self, record: Mapping[str, Any], origin: str) -> _Record:
         ids = check_token_ids(record.get("prompt_token_ids", []), self._size, origin)
@@ -186,23 +217,64 @@ class _Shapes:
                 "Repair the record."
             )
         found = [self._some(_vllm_pairs(entry, origin), origin) for entry in lists[start:]]
-        return _Record(ids[start:], [ids[:start]], found)
+        return _Record.given(ids[start:], [ids[:start]], found)
 
     def _read_content(self, record: Mapping[str, Any], origin: str) -> _Record:
         content = record["logprobs"].get("content")
+        prompt = tokenise(self._tokenizer, list(read_prompt(dict(record), origin)), origin)
+        if content is None and _says_nothing(record):
+            none = np.empty(0, dtype=np.uint32)
+            return _Record(none, prompt, [], none.astype(np.bool_), generated=True, silent=True)
         if not isinstance(content, list):
             raise DataError(
                 f"{origin}: logprobs.content must be a list of tokens; it is not. "
                 "Ask the API for logprobs."
             )
-        strings = [_bytes_of(token, origin) for token in content]
-        text = b"".join(strings).decode("utf-8", "ignore")
+        spelled = self._speller.spell(content, record, origin)
+        if spelled.numbered:
+            return self._read_numbers(content, spelled, record, prompt, origin)
+        text = spelled.text or ""
         ids = tokenise(self._tokenizer, [text], origin)[0]
-        theirs = TokenTable.build(strings)
-        rows = align(text, ids, self._served, np.arange(len(strings)), theirs).rows
-        lists = [self._by_bytes(content[row + 1], origin) if row >= 0 else None for row in rows]
-        prompt = tokenise(self._tokenizer, list(read_prompt(dict(record), origin)), origin)
-        return _Record(ids, prompt, lists, generated=True)
+        theirs = TokenTable.build([_as_bytes(token) for token in spelled.tokens])
+        rows = align(text, ids, self._served, np.arange(theirs.size), theirs).rows
+        lists = [
+            self._by_bytes(content[row + 1], spelled.listed[row + 1], origin)
+            if 0 <= row < len(content) - 1
+            else None
+            for row in rows.tolist()
+        ]
+        return _Record(ids, prompt, lists, rows >= 0, generated=True)
+
+    def _read_numbers(
+        self,
+        content: Sequence[Mapping[str, Any]],
+        spelled: Spelled,
+        record: Mapping[str, Any],
+        prompt: Sequence[NDArray[np.uint32]],
+        origin: str,
+    ) -> _Record:
+        """Ids of the API's own vocabulary, if the record shows that it is the served one."""
+        if spelled.text is None and record.get("output_token_ids") != list(spelled.tokens):
+            raise DataError(
+                f'{origin}: tokens that are numbers ("token_id:17") must come with the text of the '
+                "answer, which shows whose they are; it is missing. Add it as output, or start the "
+                "server without --return-tokens-as-token-ids."
+            )
+        numbers = [token for token in spelled.tokens if isinstance(token, int)]
+        ids = check_token_ids(numbers, self._size, origin)
+        strings = [self._served.strings[i] or b"" for i in ids.tolist()]
+        if fit_text(strings, record, origin) is None:
+            raise DataError(
+                f'{origin}: numbers of tokens ("token_id:17") must be ids of the served tokenizer; '
+                "they spell another text than that of the answer. Start the server without "
+                "--return-tokens-as-token-ids."
+            )
+        lists = []
+        for token, own in zip(content, spelled.listed, strict=True):
+            values = [one.get("logprob") for one in token["top_logprobs"]]
+            lists.append(self._some([list(pair) for pair in zip(own, values, strict=True)], origin))
+        aligned = np.ones(ids.shape[0], dtype=np.bool_)
+        return _Record(ids, prompt, lists, aligned, generated=True)
 
     @property
     def _served(self) -> TokenTable:
@@ -213,31 +285,37 @@ class _Shapes:
                     self._ids.setdefault(string, identifier)
         return self._table
 
-    def _by_bytes(self, token: Mapping[str, Any], origin: str) -> _List | None:
-        listed = token.get("top_logprobs")
-        if not isinstance(listed, list):
-            raise DataError(
-                f"{origin}: every token must have top_logprobs, a list; it has not. "
-                "Ask the API for top_logprobs."
-            )
-        pairs = [(_bytes_of(one, origin), one.get("logprob")) for one in listed]
-        if not all(_is_logprob(value) for _, value in pairs):
+    def _by_bytes(
+        self, token: Mapping[str, Any], spelled: Sequence[bytes | int | None], origin: str
+    ) -> Listed | None:
+        """What is listed in place of a token, with the ids of the served tokens of these bytes."""
+        values = [one.get("logprob") for one in token["top_logprobs"]]
+        if not all(map(is_logprob, values)):
             raise _bad_logprobs(origin)
-        shared = [[self._ids[string], value] for string, value in pairs if string in self._ids]
-        return self._list(shared, origin) if pairs else None
+        if not values:
+            return None
+        pairs = zip(spelled, values, strict=True)
+        shared = [[self._ids[key], value] for key, value in pairs if key in self._ids]
+        found = self._list(shared, origin)
+        return found._replace(total=float(np.exp(np.array(values, dtype=np.float64)).sum()))
 
-    def _some(self, pairs: Any, origin: str) -> _List | None:
-        """As `_list`; None for an empty list: nothing was said there."""
+    def _some(self, pairs: Any, origin: str) -> Listed | None:
+        """As `_list`; None for an empty list: nothing was said there. Names each token once."""
         found = self._list(pairs, origin)
-        return found if found[0].size else None
+        if np.unique(found.ids).size < found.ids.size:
+            raise DataError(
+                f"{origin}: a list must name each token once; it names one twice. "
+                "Repair the record."
+            )
+        return found if found.ids.size else None
 
-    def _list(self, pairs: Any, origin: str) -> _List:
+    def _list(self, pairs: Any, origin: str) -> Listed:
         """Ids and probabilities of one list of [id, logprob]."""
         if (
             not isinstance(pairs, list)
             or len(pairs) > _MOST_LISTED
             or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
-            or not all(_is_logprob(value) for _, value in pairs)
+            or not all(is_logprob(value) for _, value in pairs)
         ):
             raise _bad_logprobs(origin)
         ids = check_token_ids([pair[0] for pair in pairs], self._size, origin)
@@ -247,7 +325,18 @@ class _Shapes:
                 f"{origin}: the probabilities of one list must sum to at most 1; got "
                 f"{masses.sum():.3f}. Name each token once."
             )
-        return ids, masses
+        return Listed(ids, masses, float(masses.sum()))
+
+
+def _as_bytes(token: bytes | int | None) -> bytes | None:
+    return token if isinstance(token, bytes) else None
+
+
+def _says_nothing(record: Mapping[str, Any]) -> bool:
+    """A refusal or a call of tools: the API says nothing of tokens there, and may."""
+    message = record.get("message")
+    told = message if isinstance(message, dict) else {}
+    return bool(record["logprobs"].get("refusal") or told.get("refusal") or told.get("tool_calls"))
 
 
 def _bad_logprobs(origin: str) -> DataError:
@@ -255,15 +344,6 @@ def _bad_logprobs(origin: str) -> DataError:
         f"{origin}: logprobs must be lists of at most {_MOST_LISTED} pairs of id and logprob "
         "(at most 0); they are not. Repair the record."
     )
-
-
-def _is_logprob(value: Any) -> bool:
-    """A number that can be the logarithm of a probability."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    if isinstance(value, int):  # too long for a float, perhaps
-        return _LEAST_LOGPROB <= value <= 0
-    return not math.isnan(value) and value <= _ROUNDING
 
 
 def _vllm_pairs(entry: Any, origin: str) -> list[list[Any]]:
@@ -277,21 +357,5 @@ def _vllm_pairs(entry: Any, origin: str) -> list[list[Any]]:
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise DataError(
             f"{origin}: prompt_logprobs must map ids to objects with a logprob; they do not. "
-            "Repair the record."
-        ) from error
-
-
-def _bytes_of(token: Any, origin: str) -> bytes:
-    """The bytes of a token as the API spells it."""
-    try:
-        spelled = token.get("bytes")
-        if spelled is None:
-            return str.encode(token["token"], "utf-8")
-        if not isinstance(spelled, list) or not set(map(type, spelled)) <= {int}:
-            raise TypeError
-        return bytes(spelled)
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{origin}: a token must have bytes (0 .. 255) or token (a string); it has not. "
             "Repair the record."
         ) from error

@@ -6,27 +6,26 @@ So a plan can name a model before anybody has torch at hand.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from provenance.embed.checkpoint import CONFIG_FILE, TEMPLATE_FILES, find_weights
 from provenance.files import sha256_of_file
 from provenance.keys.keyring import TOKENIZER_FILE
 
-__all__ = ["TEMPLATE_FILES", "describe_model"]
-
-TEMPLATE_FILES: Final = ("tokenizer_config.json", "chat_template.jinja")
+__all__ = ["describe_model"]
 
 
 def describe_model(folder: Path) -> dict[str, Any]:
     """Hashes of weights, configuration, tokenizer and chat template of a model's folder.
 
-    Raises StorageError if configuration or tokenizer is missing. Cost: one pass over the files.
+    The weights are the files that are loaded, and no others. Raises StorageError if weights,
+    configuration or tokenizer are missing, DataError if the folder does not say which weights are
+    meant (`provenance.embed.checkpoint`). Cost: one pass over the files.
     """
     return {
         "kind": "model",
-        "weights": {
-            path.name: sha256_of_file(path) for path in sorted(folder.glob("*.safetensors"))
-        },
-        "config": sha256_of_file(folder / "config.json"),
+        "weights": {path.name: sha256_of_file(path) for path in find_weights(folder)},
+        "config": sha256_of_file(folder / CONFIG_FILE),
         "tokenizer": sha256_of_file(folder / TOKENIZER_FILE),
         "template": {
             name: sha256_of_file(folder / name)

@@ -40,6 +40,8 @@ class Positions:
     short_outputs, repeated, prompted, sha256 : see `Observations`
     chats : per output its (role, content) messages, or None for a plain prompt; empty without chats
     wide : ids of the contexts, where these are longer than a packed name can hold
+    open_documents : of documents of a log, how many marked ones are not known to be whole: which
+        positions they have may hang on what was drawn there
     """
 
     outputs: Sequence[NDArray[np.uint32]]
@@ -54,6 +56,7 @@ class Positions:
     sha256: Mapping[str, str]
     chats: Sequence[Chat | None] = ()
     wide: ContextIds | None = None
+    open_documents: int = 0
 
     @property
     def tokens_read(self) -> int:

@@ -37,7 +37,7 @@ from provenance.suspect.positions import Positions, collect_wide, split_position
 
 __all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
 
-_FORMAT = 2
+_FORMAT = 3
 _Chunk = tuple[Positions, NDArray[np.bool_]]
 Progress = Callable[[str, int], None]
 
@@ -208,6 +208,20 @@ def _shares(done: Pass) -> dict[str, float]:
     }
 
 
+def _facts_of_api(read: Mapping[str, float]) -> dict[str, float]:
+    """Of logprobs, why positions and mass could not be used; nothing for other kinds of access."""
+    if "mass_listed" not in read:
+        return {}
+    cut = read["positions_cut"]
+    return {
+        "records": read["documents"],
+        "records_silent": read["silent"],
+        "positions_cut": cut,
+        "positions_unlisted": read["positions"] - read["positions_read"] - cut,
+        "mass_listed": read["mass_listed"] / max(read["positions_read"], 1.0),
+    }
+
+
 def _count(positions: Positions, reading: Reading) -> Reading:
     """The same reading with the documents counted in its tally."""
     seen = {
@@ -216,6 +230,7 @@ def _count(positions: Positions, reading: Reading) -> Reading:
         "short_outputs": float(positions.short_outputs),
         "repeated": float(positions.repeated),
         "prompted": float(positions.prompted),
+        "open_documents": float(positions.open_documents),
     }
     return replace(reading, tally={**seen, **reading.tally})
 
@@ -247,6 +262,11 @@ def _observe(
         prompted=int(read["prompted"]),
         sha256=sha256,
         reference=described[1] if len(described) > 1 else {},
-        source={"access": access, **described[0]},
+        source={
+            "access": access,
+            **described[0],
+            "open_documents": int(read.get("open_documents", 0)),
+            **_facts_of_api(read),
+        },
         wide=collect_wide(walked),
     )

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 
-__all__ = ["TokenTable", "VocabularyMap", "token_bytes"]
+__all__ = ["TokenTable", "VocabularyMap", "byte_alphabet", "token_bytes"]
 
 _NONE: Final = -1
 """A token without a twin."""
@@ -52,7 +52,7 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes | None]:
     )
     found: list[bytes | None] = [None] * (max([-1, *pieces, *added]) + 1)
     family, space = _family(content)
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     fallback = bool(model.get("byte_fallback"))
     unknown = set() if family == "words" else {model.get("unk_token"), model.get("unk_id")}
     for identifier, piece in pieces.items():
@@ -116,7 +116,7 @@ def _steps(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
             yield from _steps(step)
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """GPT-2's printable sign of each byte: itself where it is printable, else from U+0100 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(plain)]

@@ -23,7 +23,7 @@ from tests.commands.conftest import run
 __all__ = ["run"]
 
 OUTPUTS = 40
-SETTINGS = CheckSettings(placebo_keys=50)
+SETTINGS = CheckSettings(rule="log-sqrt", placebo_keys=50)
 
 
 @dataclass(frozen=True)

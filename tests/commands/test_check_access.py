@@ -287,7 +287,7 @@ def test_another_tokenizer_reads_what_was_served_unmarked(run, world, tmp_path):
     fixed = ("check", *_keys(world), "--placebo-keys", "60", "--json", "--other-tokenizer")
     code, out, _ = run(*fixed, "--weights", world.folder / "foreign", "--read", path)
     verdict = json.loads(out)
-    assert code == 0
+    assert (code, verdict["conclusion"]) == (3, "inconclusive")  # so few tokens show nothing
     source = verdict["inputs"]["outputs"]["source"]
     assert 0 < source["positions_kept"] <= 1
     assert 0 <= source["mass_kept"] <= 1
@@ -318,3 +318,139 @@ def test_a_log_without_an_indexed_context(run, world, tmp_path):
     (tmp_path / "strange.jsonl").write_text(json.dumps(line) + "\n")
     fixed = ("check", *_keys(world), "--weights", world.folder / "guilty")
     _assert_stops(run, 65, *fixed, "--read", tmp_path / "strange.jsonl")
+
+
+# ---- a checkpoint that is not whole is never "no evidence" ----
+
+
+def _edit(folder, change):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+LAYER = "model.layers.0.mlp.up_proj.weight"
+NOT_WHOLE = {
+    "missing": lambda t: t.pop(LAYER),
+    "renamed": lambda t: t.__setitem__("model.layers.0.mlp.up.weight", t.pop(LAYER)),
+    "mismatched": lambda t: t.__setitem__(LAYER, t[LAYER][1:].clone()),
+    "unexpected": lambda t: t.__setitem__("model.layers.1.mlp.up_proj.weight", t[LAYER].clone()),
+    "not finite": lambda t: t[LAYER].fill_(float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", NOT_WHOLE)
+def test_a_suspect_that_is_not_whole_is_refused(run, world, copy, name):
+    _edit(copy, NOT_WHOLE[name])
+    _assert_stops(run, 65, *_check(world, copy))
+
+
+@pytest.mark.parametrize("option", ["--reference", "--innocent"])
+def test_a_reference_that_is_not_whole_is_refused(run, world, copy, option):
+    _edit(copy, NOT_WHOLE["missing"])
+    _assert_stops(run, 65, *_check(world, "guilty", option, copy))
+
+
+def test_twins_of_a_model_that_is_not_whole_are_refused(run, world, copy):
+    _edit(copy, NOT_WHOLE["missing"])
+    _assert_stops(run, 65, *_check(world, copy, "--twins", world.folder / "twins.jsonl"))
+
+
+def test_a_model_that_overflows_while_it_reads_is_refused(run, world, copy):
+    """Every weight is finite; what comes of them is not."""
+    _edit(copy, lambda t: t["lm_head.weight"].fill_(3e38))
+    _assert_stops(run, 65, *_check(world, copy))
+
+
+def test_a_model_with_fewer_tokens_than_its_tokenizer_is_refused(run, world, tmp_path):
+    _model(tmp_path / "small", world.folder / "tokenizer.json", 1, WORDS - 3)
+    _assert_stops(run, 78, *_check(world, tmp_path / "small"))
+
+
+# ---- the same tokenizer in other bytes ----
+
+
+def _resave(path):
+    """As a fine-tuning tool saves it: other bytes, an empty post-processor, a length."""
+    document = json.loads(path.read_text())
+    document["post_processor"] = {"type": "Sequence", "processors": []}
+    document["truncation"] = {
+        "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0,
+    }  # fmt: skip
+    path.write_text(json.dumps(document, indent=1))
+
+
+def test_a_suspect_whose_tokenizer_was_saved_again(run, world, copy):
+    code, before, _ = run(*_check(world, "guilty", "--json"))
+    _resave(copy / "tokenizer.json")
+    for option in ((), ("--other-tokenizer",)):
+        found, after, err = run(*_check(world, copy, "--json", *option))
+        assert (found, code) == (1, 1), err
+        assert json.loads(after)["log10_p"] == json.loads(before)["log10_p"]
+
+
+def test_the_option_takes_a_tokenizer_that_was_saved_again(run, world, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    shutil.copy(world.folder / "tokenizer.json", path)
+    _resave(path)
+    logprobs = ("--logprobs", world.folder / "logprobs.jsonl", "--placebo-keys", "60", "--json")
+    found = [
+        run("check", *_keys(world), *logprobs, *option) for option in ((), ("--tokenizer", path))
+    ]
+    assert [code for code, _, _ in found] == [1, 1]
+    assert found[0][1] == found[1][1]
+
+
+def test_a_tokenizer_with_one_other_id_is_refused_and_the_way_out_is_named(run, world, copy):
+    path = copy / "tokenizer.json"
+    document = json.loads(path.read_text())
+    vocabulary = document["model"]["vocab"]
+    vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
+    path.write_text(json.dumps(document))
+    code, out, err = run(*_check(world, copy))
+    assert (code, out) == (78, "")
+    assert "another vocabulary" in " ".join(err.split())
+    assert "--other-tokenizer" in " ".join(err.split())
+
+
+# ---- logprobs whose tokens are numbers ----
+
+
+def _number(world, name, with_text):
+    """The logprobs as a vLLM server with --return-tokens-as-token-ids answers."""
+
+    def token(identifier, value):
+        text = f"token_id:{identifier}"
+        return {"token": text, "bytes": list(text.encode()), "logprob": value}
+
+    tokenizer = Tokenizer.from_file(str(world.folder / "tokenizer.json"))
+    path = world.folder / name
+    with path.open("w") as file:
+        for line in (world.folder / "logprobs.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            ids, lists = record["output_token_ids"], record["top_logprobs"]
+            content = [
+                {**token(i, -9999.0), "top_logprobs": [token(*pair) for pair in listed]}
+                for i, listed in zip(ids, lists, strict=True)
+            ]
+            text = {"output": tokenizer.decode(ids)} if with_text else {}
+            file.write(json.dumps({"logprobs": {"content": content}, **text}) + "\n")
+    return path
+
+
+def test_numbers_of_tokens_are_read_where_the_text_shows_whose_they_are(run, world):
+    fixed = ("check", *_keys(world), "--placebo-keys", "60", "--json", "--logprobs")
+    code, out, err = run(*fixed, _number(world, "numbers.jsonl", with_text=True))
+    assert code == 1, err
+    source = json.loads(out)["inputs"]["outputs"]["source"]
+    assert source["positions_kept"] == 1
+    assert (source["records"], source["records_silent"]) == (40, 0)
+
+
+def test_numbers_of_tokens_without_a_text_are_refused_by_name(run, world):
+    path = _number(world, "bare.jsonl", with_text=False)
+    code, out, err = run("check", *_keys(world), "--logprobs", path)
+    assert (code, out) == (65, "")
+    assert "--return-tokens-as-token-ids" in " ".join(err.split())

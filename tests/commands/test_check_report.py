@@ -13,8 +13,7 @@ def suspects(synthetic_world, tmp_path_factory):
     """Folder with the outputs of a guilty and of an innocent suspect."""
     folder, rng = tmp_path_factory.mktemp("suspects"), np.random.default_rng(5)
     write_outputs(folder / "guilty.jsonl", learn(synthetic_world, rng, 200, 80))
-    outputs, prompts = innocent("ordinary", synthetic_world, rng)
-    write_outputs(folder / "innocent.jsonl", outputs, prompts)
+    write_outputs(folder / "innocent.jsonl", *innocent("ordinary", synthetic_world, rng, 600))
     return folder
 
 
@@ -58,12 +57,12 @@ def test_no_evidence_says_on_the_terminal_what_would_have_been_found(check, susp
     assert "What the check could have found" in (tmp_path / "out/report.html").read_text()
     power = json.loads((tmp_path / "out/verdict.json").read_text())["power"]
     assert power["power"] == 0.9
-    assert power["outcome"] in ("share", "no share")
+    assert power["outcome"] == "share"
 
 
 def test_outputs_too_few_for_batches_still_have_a_report(check, suspects, tmp_path):
     line = (suspects / "guilty.jsonl").read_text().splitlines()[0]
     (tmp_path / "one.jsonl").write_text(line + "\n" + json.dumps({"output": "a"}) + "\n")
     code, _, error = check(tmp_path / "one.jsonl", "-o", tmp_path / "out")
-    assert code in (0, 1), error
+    assert code in (1, 3), error
     assert (tmp_path / "out/report.html").exists()

@@ -24,8 +24,8 @@ def world(tmp_path_factory):
     made = make_world(tmp_path_factory.mktemp("cli"), Teacher.draw(0), 1)
     rng = np.random.default_rng(5)
     write_outputs(made.folder / "guilty.jsonl", learn(made, rng, 200, 80))
-    outputs, prompts = innocent("ordinary", made, rng)
-    write_outputs(made.folder / "innocent.jsonl", outputs, prompts)
+    write_outputs(made.folder / "innocent.jsonl", *innocent("ordinary", made, rng, 600))
+    write_outputs(made.folder / "few.jsonl", *innocent("ordinary", made, rng))
     return made
 
 
@@ -34,7 +34,7 @@ def case(world, tmp_path):
     """A private copy of keys, log, index and outputs that a test may break."""
     for name in ("keys", "index"):
         shutil.copytree(world.folder / name, tmp_path / name)
-    for name in ("served.jsonl", "guilty.jsonl", "innocent.jsonl", "tokenizer.json"):
+    for name in ("served.jsonl", "guilty.jsonl", "innocent.jsonl", "few.jsonl", "tokenizer.json"):
         shutil.copy(world.folder / name, tmp_path / name)
     return tmp_path
 
@@ -131,10 +131,30 @@ def test_impossible_references(run, case, more, expected):
     assert _one_line(err), err
 
 
-def test_a_failed_control_is_not_evidence_and_exits_0(run, case):
+def test_a_failed_control_is_not_evidence_and_exits_3(run, case):
     code, out, _ = run(*_check(case, "guilty.jsonl", "--innocent", case / "guilty.jsonl"))
-    assert code == 0
-    assert out.startswith("INVALID")
+    assert code == 3
+    assert out.startswith("INCONCLUSIVE")
+    assert "- 1 of 4 controls failed: innocent guilty.jsonl." in out
+
+
+def test_too_little_to_find_anything_exits_3_and_says_how_little(run, case):
+    code, out, _ = run(*_check(case, "few.jsonl"))
+    assert code == 3
+    assert out.startswith("INCONCLUSIVE")
+    assert "- too little data: " in out
+    assert "coins of the global key" in out
+
+
+def test_outputs_that_quote_their_prompts_exit_3_and_say_where_the_positions_went(run, case):
+    records = [json.loads(line) for line in (case / "few.jsonl").read_text().splitlines()]
+    lines = [json.dumps({"prompt": r["output"], "output": r["output"]}) for r in records]
+    (case / "quoting.jsonl").write_text("\n".join(lines) + "\n")
+    code, out, _ = run(*_check(case, "quoting.jsonl"))
+    assert code == 3
+    assert "of which 0 count" in out
+    assert "left out because they stand in the prompt" in out
+    assert "was served marked" not in out
 
 
 def test_detect_finds_marked_text_in_files_and_standard_input(run, case, world, monkeypatch):
@@ -143,9 +163,17 @@ def test_detect_finds_marked_text_in_files_and_standard_input(run, case, world, 
     code, out, _ = run("detect", text, "--keys", case / "keys", "--json")
     assert code == 1
     assert json.loads(out)["texts"][0]["marked"] is True
-    code, out, _ = run("detect", case / "innocent.jsonl", "--keys", case / "keys")
+    code, out, _ = run("detect", case / "few.jsonl", "--keys", case / "keys")
     assert code == 0
     assert "no mark found" in out
+    (case / "short.txt").write_text("w1 w2")
+    code, out, _ = run("detect", case / "short.txt", case / "few.jsonl", "--keys", case / "keys")
+    assert code == 3
+    assert "1 of 101 texts have no coin to score: not tested." in out
+    code, out, _ = run("detect", case / "short.txt", text, "--keys", case / "keys", "--json")
+    assert code == 1
+    assert [one["tested"] for one in json.loads(out)["texts"]] == [False, True]
+    assert json.loads(out)["conclusion"] == "evidence"
     done = subprocess.run(
         [sys.executable, ROOT / "cli.py", "detect", "-", "--keys", case / "keys"],
         input=text.read_bytes(),

@@ -87,9 +87,11 @@ def test_the_whole_story_with_the_key_in_a_file_of_its_own(run, place, tmp_path)
         *("check", place / "stranger.jsonl", "--index", index, "--placebo-keys", "50", "--json"),
         *scheme(place, "public.json", *secret),
     )
-    assert code == 0, err
     verdict = json.loads(out)
-    assert verdict["conclusion"] == "no evidence"
+    assert code in (0, 3), err
+    assert verdict["conclusion"] == {0: "no evidence", 3: "inconclusive"}[code]
+    assert verdict["controls_passed"]
+    assert verdict["log10_p"] > -3
     assert "no control slot" in verdict["caveat"]
     said += out + err
     written = "".join(
@@ -210,3 +212,19 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(run, place, tmp_
         "detect", place / "plain.txt", *scheme(place, "config.json", "--vocabulary-size", "100")
     )
     assert (code, err.count("\n")) == (78, 1)
+
+
+def test_a_suspects_tokenizer_that_was_saved_again_is_the_marks(place, tmp_path):
+    from provenance.errors import ConfigurationMismatchError
+    from provenance.marks.files import read_foreign_mark
+
+    own = place / "tokenizer.json"
+    mark = read_foreign_mark("hf-lefthash", place / "config.json", own, vocabulary_size=WORDS)
+    document = json.loads(own.read_text())
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**document, "padding": None, "post_processor": None}, indent=4))
+    mark.public.check_tokenizer(path)
+    document["model"]["vocab"].pop("w1")
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigurationMismatchError):
+        mark.public.check_tokenizer(path)

@@ -118,7 +118,7 @@ def test_another_models_tokenizer_is_a_mismatch(
     keys = tmp_path / "keys"
     make_keyring(keys, tokenizer_path)
     path = model_folder / "tokenizer.json"
-    path.write_text(path.read_text() + "\n")
+    path.write_text(path.read_text().replace("<pad>", "<pap>"))
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "x"}\n')
     code, _, _ = _run(
@@ -152,3 +152,26 @@ def test_generate_into_a_folder_after_a_killed_run(
     code, _, err = _run(monkeypatch, capsys, *arguments, "-o", tmp_path / "a.jsonl")
     assert code == 0, err
     assert "a.recovered-1.jsonl" in err.replace("\n", "")
+
+
+def test_a_model_that_is_not_whole_generates_nothing(
+    tmp_path, tokenizer_path, model_folder, monkeypatch, capsys
+):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model_folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
+    keys = tmp_path / "keys"
+    make_keyring(keys, tokenizer_path)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "x"}\n')
+    code, _, err = _run(
+        monkeypatch,
+        capsys,
+        *("generate", "--model", model_folder, "--prompts", prompts, "--keys", keys),
+        *("-o", tmp_path / "served.jsonl"),
+    )
+    assert code == 65, err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "served.jsonl").exists()

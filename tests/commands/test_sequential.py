@@ -74,12 +74,13 @@ def test_outputs_are_collected_until_the_evidence_suffices(run, folder, tmp_path
     assert "Evidence at any time: p <= 10^-" in out
 
 
-def test_innocent_outputs_exit_0_and_may_go_on(run, folder, tmp_path):
+def test_innocent_outputs_that_are_too_few_exit_3_and_may_go_on(run, folder, tmp_path):
     for i in range(2):
         command = _check(folder, folder / f"innocent-{i}.jsonl", "--sequential", tmp_path)
         code, out, _ = run(*command)
-        assert code == 0
-        assert "NO EVIDENCE so far" in out
+        assert code == 3
+        assert "INCONCLUSIVE so far" in out
+        assert "- too little data: " in out
 
 
 @pytest.mark.parametrize(
@@ -240,10 +241,43 @@ def test_several_suspects_are_judged_together(run, copies):
     assert "No correlation for" in out
 
 
-def test_innocents_alone_exit_0(run, copies):
+def test_innocents_alone_exit_3_if_their_own_checks_had_no_power(run, copies):
     code, out, _ = run("suspects", copies / "innocent")
-    assert code == 0
+    assert code == 3
     assert "1 suspects" in out
+    assert "its own check is inconclusive: too little data" in " ".join(out.split())
+    _edit(copies, "innocent", lambda d: d.update(conclusion="no evidence", reasons=[]))
+    code, out, _ = run("suspects", copies / "innocent", "--json")
+    assert (code, json.loads(out)["conclusion"], json.loads(out)["reasons"]) == (
+        0,
+        "no evidence",
+        [],
+    )
+
+
+def test_evidence_of_its_own_that_the_family_does_not_count_is_no_clean_bill(run, copies):
+    """Twins, say: the family knows keys only."""
+    _edit(copies, "innocent", lambda d: d.update(conclusion="evidence", found_by=["twins"]))
+    code, out, _ = run("suspects", copies / "innocent", "--json")
+    assert (code, json.loads(out)["conclusion"]) == (3, "inconclusive")
+    assert "found evidence" in json.loads(out)["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("against", "usable"), [("evidence", False), ("both", False), ("no evidence", True)]
+)
+def test_what_is_held_against_evidence_accuses_nobody_in_a_family_either(
+    run, copies, against, usable
+):
+    held = [{"reason": "some reason", "against": against}]
+    _edit(
+        copies,
+        "guilty",
+        lambda d: d.update(conclusion="inconclusive", reasons=["some reason"], reservations=held),
+    )
+    code, out, _ = run("suspects", copies / "guilty", "--json")
+    assert json.loads(out)["suspects"][0]["usable"] is usable
+    assert code == (1 if usable else 3)
 
 
 def _edit(folder, name, change):
@@ -260,7 +294,7 @@ def _edit(folder, name, change):
         (74, lambda f: shutil.copy(f / "sequential/sequential.json", f / "guilty")),
         (65, lambda f: (f / "guilty/verdict.json").write_text("{}")),
         (65, lambda f: (f / "guilty/verdict.json").write_text("[1]")),
-        (65, lambda f: _edit(f, "guilty", lambda d: d.update(schema_version=2))),
+        (65, lambda f: _edit(f, "guilty", lambda d: d.update(schema_version=3))),
         (65, lambda f: _edit(f, "guilty", lambda d: d.update(weight_rule="x"))),
         (65, lambda f: _edit(f, "guilty", lambda d: d["hypotheses"][0].update(log10_p=-99.0))),
         (65, lambda f: _edit(f, "guilty", lambda d: d["hypotheses"][0].update(log10_p="x"))),
@@ -288,7 +322,7 @@ def test_a_suspect_whose_controls_failed_counts_but_is_not_named(run, copies):
     _edit(copies, "guilty", lambda d: d.update(conclusion="invalid"))
     code, out, _ = run("suspects", copies / "guilty", copies / "innocent", "--json")
     first = json.loads(out)["suspects"][0]
-    assert code == 0
+    assert code == 3
     assert (first["usable"], first["accused"], first["discovered"]) == (False, False, False)
     assert (first["log10_e"], first["log10_p"], first["log10_level"]) == (None, 0.0, 0.0)
     assert run("suspects", copies / "innocent", "--alpha", "0.2")[0] == 2

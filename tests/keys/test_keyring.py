@@ -144,6 +144,8 @@ def test_another_tokenizer_is_a_mismatch(tmp_path, keyring, tokenizer_path):
     keyring.public.check_tokenizer(tokenizer_path)
     other = tmp_path / "tokenizer.json"
     other.write_bytes(tokenizer_path.read_bytes() + b" ")
+    keyring.public.check_tokenizer(other)  # the same, in other bytes
+    other.write_bytes(tokenizer_path.read_bytes().replace(b"<pad>", b"<pap>"))
     with pytest.raises(ConfigurationMismatchError):
         keyring.public.check_tokenizer(other)
 

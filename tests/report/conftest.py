@@ -13,9 +13,25 @@ from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check import CheckSettings, check_outputs
 from provenance.suspect.outputs import count_positions, observe, read_positions
 from provenance.suspect.positions import split_positions
+from provenance.suspect.twins import Twins
 from provenance.trajectory import trace_evidence
+from provenance.twins import MeasuredTwins
+from provenance.verdict import Reservation
+from provenance.weigh import DEFAULT_RULE
 
 Json = dict[str, Any]
+
+RESERVED = Reservation(
+    "12 of 200 responses were tokenised again, <b>which is biased</b>", "evidence"
+)
+
+
+def measured_twins(pairs: int, favoured: int) -> MeasuredTwins:
+    """Twins of which so many served ones are the likelier."""
+    differences = np.linspace(0.5, 1.5, pairs)
+    differences[: pairs - favoured] *= -1
+    twins = Twins((), (), (), 0, 0, {"twins.jsonl": "0" * 64})
+    return MeasuredTwins(twins, differences, {"kind": "model"}, {})
 
 
 @pytest.fixture(scope="session")
@@ -24,16 +40,17 @@ def cases(synthetic_world, tmp_path_factory) -> dict[str, tuple[Json, Json | Non
     world, folder = synthetic_world, tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(5)
     guilty = write_outputs(folder / "guilty.jsonl", learn(world, rng, 200, 80))
-    outputs, prompts = innocent("ordinary", world, rng)
-    clean = write_outputs(folder / "innocent.jsonl", outputs, prompts)
+    clean = write_outputs(folder / "innocent.jsonl", *innocent("ordinary", world, rng, 600))
+    few = write_outputs(folder / "few.jsonl", *innocent("ordinary", world, rng))
+    quoting = write_outputs(folder / "quoting.jsonl", [world.served[0]] * 3, [_text(world)] * 3)
     settings = CheckSettings(placebo_keys=80)
 
-    def check(path, innocents=None):
+    def check(path, innocents=None, **more):
         seen = observe([path], world.tokenizer, world.keyring.public)
-        verdict = check_outputs(seen, world.index, world.keyring, settings, innocents)
+        verdict = check_outputs(seen, world.index, world.keyring, settings, innocents, **more)
         positions = read_positions([path], world.tokenizer, world.keyring.public)
         parts = [count_positions(p) for p in split_positions(positions, 50)]
-        traced = trace_evidence(parts, world.index, world.keyring, settings.rule)
+        traced = trace_evidence(parts, world.index, world.keyring, DEFAULT_RULE)
         return json.loads(json.dumps(verdict.to_json())), json.loads(json.dumps(traced.to_json()))
 
     fair = {"fair": observe([clean], world.tokenizer, world.keyring.public)}
@@ -41,17 +58,6 @@ def cases(synthetic_world, tmp_path_factory) -> dict[str, tuple[Json, Json | Non
     found, grown = check(guilty, fair)
     none, flat = check(clean)
     invalid, _ = check(guilty, unfair)
-    untested = {**copy.deepcopy(none), "conclusion": "nothing scored", "log10_p": 0.0}
-    untested |= {"hypotheses": [], "headline": None, "power": None}
-    untested["controls"] = [
-        {**c, "placebo_z": [], "log10_p": None, "detail": "nothing scored"}
-        for c in none["controls"]
-    ]
-    twins = copy.deepcopy(none) | {"found_evidence": True}
-    twins["twins"] = {
-        **{"pairs": 300, "favour_served": 251, "reused": 0, "equal": 0, "alpha": 5e-5},
-        **{"rejected": True, "log10_p": -31.25},
-    }
     planned = copy.deepcopy(found) | {"exploratory": False}
     planned["plan"] = {"sha256": "ab" * 32, "timestamp": "2026-11-20T10:00:00Z, Example TSA"}
     plan = {"suspect": "fast-7b of Example Corp.", "created": "2026-11-19"}
@@ -59,7 +65,15 @@ def cases(synthetic_world, tmp_path_factory) -> dict[str, tuple[Json, Json | Non
         "evidence": (found, grown, None),
         "none": (none, flat, None),
         "invalid": (invalid, grown, None),
-        "untested": (untested, None, None),
-        "twins": (twins, flat, None),
+        "untested": (check(quoting)[0], None, None),
+        "little": (check(few)[0], None, None),
+        "reserved": (check(guilty, reservations=[RESERVED])[0], grown, None),
+        "twins": (check(clean, twins=measured_twins(300, 251))[0], flat, None),
         "planned": (planned, grown, plan),
     }
+
+
+def _text(world) -> str:
+    from benchmarks.calibration.world import decode
+
+    return decode(world.served[0])

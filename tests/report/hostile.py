@@ -64,6 +64,7 @@ def poison(verdict: dict[str, Any], start: int = 0) -> dict[str, Any]:
     inputs["outputs"]["source"] = {"access": name()}
     inputs["innocents"] = {name(): described for described in inputs["innocents"].values()}
     bad["caveat"] = [name() for _ in PAYLOADS]
+    bad["reasons"] = [name() for _ in bad["reasons"]]
     bad["plan"] = {"sha256": name(), "timestamp": name()}
     bad["exploratory"] = False
     if bad.get("power") and bad["power"]["curve"]:

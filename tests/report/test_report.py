@@ -17,7 +17,9 @@ import pytest
 from provenance.evidence.report import PALETTE, render_report
 from tests.report.hostile import OWNED, poison, poison_plan
 
-KINDS = ("evidence", "none", "invalid", "untested", "twins", "planned")
+KINDS = (
+    "evidence", "none", "invalid", "untested", "little", "reserved", "twins", "planned"
+)  # fmt: skip
 VOID = {"meta", "br", "hr", "img", "input", "link", "base"}
 
 
@@ -146,8 +148,17 @@ def test_the_page_made_from_the_file_is_the_page_made_from_the_verdict(cases, pa
         ),
         (
             "untested",
-            ["Nothing could be tested", "neither for nor against"],
-            ["p at most", "How strong", "Which part", "What the check could have found"],
+            ["Inconclusive: nothing could be tested", "neither for nor against",
+             "of which 0 count; 9 left out because their context",
+             "225 left out because they stand in"],
+            ["p at most", "How strong", "Which part", "What the check could have found",
+             "none of the"],
+        ),
+        (
+            "little",
+            ["Inconclusive: too little data", "neither for nor against", "coins of the global key",
+             "What the check could have found", "How strong the result is"],
+            ["Which part of the service", "Evidence found", "No evidence found", "FAILED"],
         ),
         (
             "twins",
@@ -171,12 +182,18 @@ def test_what_each_conclusion_says_and_does_not_say(pages, kind, said, unsaid):
     assert "None" not in text
 
 
-def test_an_invalid_check_shows_no_number_as_evidence(cases, pages):
-    text = Page(pages["invalid"]).text
-    verdict, _, _ = cases["invalid"]
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [("invalid", "Inconclusive: a control failed"), ("reserved", "Inconclusive")],
+)
+def test_a_check_that_may_not_accuse_shows_no_number_as_evidence(cases, pages, kind, title):
+    text = Page(pages[kind]).text
+    verdict, _, _ = cases[kind]
     assert verdict["log10_p"] < -30
-    assert "Invalid: a control failed" in text
-    assert "FAILED" in text
+    assert title in text
+    assert ("FAILED" in text) == (kind == "invalid")
+    reason = verdict["reasons"][0].replace("<b>", "").replace("</b>", "")
+    assert reason.split("<")[0] in text.replace("<b>", "").replace("</b>", "")
     for words in (
         "p at most",
         "Evidence found",
@@ -189,7 +206,7 @@ def test_an_invalid_check_shows_no_number_as_evidence(cases, pages):
     ):
         assert words not in text, words
     z = verdict["hypotheses"][0]["tail"]["z"]
-    assert f"{z:.1f}" not in pages["invalid"]
+    assert f"{z:.1f}" not in pages[kind]
 
 
 def test_a_caveat_of_a_foreign_scheme_is_shown_at_the_top(cases):
@@ -258,7 +275,8 @@ def test_every_colour_of_text_has_enough_contrast(ink, ground):
 
 def test_twins_alone_are_reported_when_the_keys_scored_nothing(cases):
     twins = cases["twins"][0]["twins"]
-    verdict = {**cases["untested"][0], "found_evidence": True, "twins": twins}
+    verdict = {**cases["untested"][0], "conclusion": "evidence", "found_by": ["twins"]}
+    verdict |= {"found_evidence": True, "twins": twins, "reasons": []}
     text = Page(render_report(verdict)).text
     assert "second line only" in text
     assert "How strong the result is" not in text

@@ -18,14 +18,17 @@ from provenance.evidence.wording import (
     say_frequency,
     say_p,
     show_name,
+    shows_numbers,
 )
 
 EXPECTED = {
     "evidence": ("consistent with the model having been trained", "fewer than 1 of 10"),
     "none": ("found no evidence", "not proof that it was not"),
     "untested": ("nothing was tested", "neither for nor against"),
+    "little": ("too little data", "neither for nor against"),
+    "reserved": ("forbids the conclusion", "neither for nor against"),
     "invalid": ("control of this check failed", "Nothing in this report is evidence"),
-    "twins": ("251 of 300 pairs", "fewer than 1 of 10<sup>31</sup>"),
+    "twins": ("251 of 300 pairs", "fewer than 1 of 10<sup>"),
     "planned": ("consistent with the model having been trained", "at least those of"),
 }
 
@@ -59,12 +62,41 @@ def test_no_sentence_calls_p_a_probability_of_innocence(cases):
         ({"conclusion": "invalid"}, "invalid"),
         ({"conclusion": "no evidence", "found_evidence": False}, "none"),
         ({"conclusion": "no evidence", "controls_passed": False}, "invalid"),
+        ({"found_by": []}, "invalid"),
+        ({"found_by": ["twins"]}, "twins"),
     ],
 )
 def test_whatever_contradicts_itself_is_invalid(cases, change, standing):
     verdict, _, _ = cases["evidence"]
     assert find_standing({**verdict, **change}) == standing
     assert standing in TITLES
+
+
+@pytest.mark.parametrize(
+    ("kind", "conclusion", "standing"),
+    [
+        ("evidence", "evidence", "evidence"),
+        ("none", "no evidence", "none"),
+        ("twins", "no evidence", "twins"),
+        ("untested", "nothing scored", "untested"),
+        ("invalid", "invalid", "invalid"),
+    ],
+)
+def test_verdicts_of_version_1_are_still_read(cases, kind, conclusion, standing):
+    verdict, _, _ = cases[kind]
+    old = {k: v for k, v in verdict.items() if k not in ("reasons", "reservations", "found_by")}
+    old |= {"conclusion": conclusion, "schema_version": 1}
+    assert find_standing(old) == standing
+    assert len(say_finding(old)) == 2
+
+
+def test_no_number_is_shown_where_it_could_be_taken_for_what_may_not_be_said(cases):
+    shown = {kind: shows_numbers(verdict) for kind, (verdict, _, _) in cases.items()}
+    assert {kind for kind, numbers in shown.items() if not numbers} == {"invalid", "reserved"}
+    innocent = {**cases["none"][0], "conclusion": "inconclusive"}
+    innocent["reservations"] = [{"reason": "r", "against": "no evidence"}]
+    assert find_standing(innocent) == "reserved"
+    assert shows_numbers(innocent)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ def _rows(pairs):
 
 def test_nothing_is_known_before_the_first_batch(world, checks):
     verdict = conclude(checks[0], world.keyring)
-    assert (verdict.conclusion, verdict.log10_e, verdict.log10_p) == ("nothing scored", 0.0, 0.0)
+    assert (verdict.conclusion, verdict.log10_e, verdict.log10_p) == ("inconclusive", 0.0, 0.0)
+    assert verdict.reasons == ("no outputs were added yet",)
     assert verdict.controls == () == verdict.looks
 
 
@@ -251,7 +252,8 @@ def test_a_control_that_failed_at_one_look_stays_failed(world, checks):
     placebo = replace(broken[1].placebo[0], passed=False, log10_p=-9.0)
     broken[1] = replace(broken[1], placebo=(placebo,))
     verdict = conclude(replace(checks[-1], batches=tuple(broken)), world.keyring)
-    assert verdict.conclusion == "invalid"
+    assert verdict.conclusion == "inconclusive"
+    assert "controls failed" in verdict.reasons[0]
     assert not verdict.found_evidence
     assert verdict.attributed == {}
     assert verdict.controls[0].detail.startswith("look 2: ")
@@ -270,7 +272,8 @@ def test_evidence_against_a_control_that_was_reached_stays(world, checks):
             sheet = replace(sheet, processes=tuple(processes))
         sheets.append(sheet)
     verdict = conclude(replace(checks[2], sheets=tuple(sheets)), world.keyring)
-    assert verdict.conclusion == "invalid"
+    assert verdict.conclusion == "inconclusive"
+    assert "controls failed" in verdict.reasons[0]
     (failed,) = [control for control in verdict.controls if not control.passed]
     assert (failed.name, failed.log10_p) == ("unserved values", -5.0)
 
@@ -324,7 +327,8 @@ def test_a_mark_in_the_control_slot_fails_its_control(world, checks):
         sheets=tuple(grown if one.role == "control slot" else one for one in checks[1].sheets),
     )
     verdict = conclude(check, world.keyring)
-    assert verdict.conclusion == "invalid"
+    assert verdict.conclusion == "inconclusive"
+    assert "controls failed" in verdict.reasons[0]
     assert [c.name for c in verdict.controls if not c.passed] == ["control slot"]
 
 
@@ -401,7 +405,11 @@ def test_under_the_true_keys_innocents_pass_the_whole_line(tmp_path):
                 part = observe([path], world.tokenizer, world.keyring.public)
                 check = add_outputs(check, part, world.index, world.keyring)
             verdict = conclude(check, world.keyring)
-            assert verdict.conclusion == "no evidence"
+            # so few outputs would not show a guilty one either
+            assert verdict.conclusion == "inconclusive"
+            assert verdict.exit_code == 3
+            (reason,) = verdict.reasons
+            assert "too little data" in reason
             assert verdict.log10_p > -3
             assert verdict.controls_passed
 

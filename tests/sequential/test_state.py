@@ -258,3 +258,13 @@ def test_damage_is_refused(world, observed, state, name):
     assert str(state) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert _content(state) == before
+
+
+def test_a_stored_batch_that_repeats_revealed_pairs_is_refused_as_such(world, observed):
+    """Replayed twice, a batch reveals nothing new: refused before its scores are compared."""
+    check = start(world.index, world.keyring, SETTINGS)
+    check = add_outputs(check, observed[0], world.index, world.keyring)
+    batch = check.batches[0]
+    record = module._Record(batch.outputs, list(batch.known), [], batch.pairs_sha256)
+    with pytest.raises(DataError, match="must hold new pairs only; it repeats revealed ones"):
+        module._replay(check, batch.revealed, record, world.keyring, "batch 2")

@@ -82,7 +82,10 @@ def _as_content(spoken, least, spelled, tokenizer):
 
     for one, rows in spoken:
         content = [
-            {**token(i, -1.0), "top_logprobs": [token(*pair) for pair in _pairs(row, least)]}
+            {
+                **token(i, math.log(max(row[i], 1e-9))),
+                "top_logprobs": [token(*pair) for pair in _pairs(row, least)],
+            }
             for i, row in zip(one.ids, rows, strict=True)
         ]
         yield {"prompt": tokenizer.decode(one.prompt), "logprobs": {"content": content}}
@@ -445,3 +448,29 @@ def test_an_empty_file_and_a_missing_one(tmp_path, tokenizer, index, keyring):
         observe_logprobs([tmp_path / "empty.jsonl"], None, tokenizer, index, keyring)
     with pytest.raises(StorageError):
         observe_logprobs([tmp_path / "missing.jsonl"], None, tokenizer, index, keyring)
+
+
+TWICE = {
+    "an id twice": _lists([[8, -1.0], [8, -3.0]]),
+    "an id twice in another position": {**IDS, "top_logprobs": [[], [], [[7, -1], [7, -1]], []]},
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_list_that_names_a_token_twice_is_refused(tmp_path, tokenizer, keyring, name):
+    _assert_refused(tmp_path, tokenizer, keyring, json.dumps(TWICE[name]))
+
+
+def test_different_tokens_of_the_same_text_add_up(tmp_path, tokenizer, keyring):
+    """Parts of characters look alike as text and are told apart by their bytes."""
+    listed = [
+        {"token": "\ufffd", "bytes": [0xC3], "logprob": -1.0},
+        {"token": "\ufffd", "bytes": [0xE6], "logprob": -1.5},
+    ]
+    content = [{"token": t, "bytes": list(t.encode()), "top_logprobs": listed} for t in "abc"]
+    path = _write(tmp_path / "parts.jsonl", [{"logprobs": {"content": content}}])
+    [part] = read_logprobs([path], tokenizer, keyring.public)
+    found = [one for one in part.lists[0] if one is not None]
+    assert found
+    expected = {tokenizer_byte(tokenizer, 0xC3), tokenizer_byte(tokenizer, 0xE6)}
+    assert all(set(one.ids.tolist()) == expected for one in found)

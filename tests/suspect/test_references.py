@@ -292,3 +292,8 @@ def test_a_chat_is_read_in_the_template_of_the_model(
     by_template = read(tmp_path / "chat.jsonl", folder)
     assert np.array_equal(by_template, read(tmp_path / "plain.jsonl", folder))
     assert not np.array_equal(by_template, read(tmp_path / "chat.jsonl", model_folder))
+    # the same tokenizer with a decoder that hangs or fails: it is not what is loaded
+    bad = {"type": "Replace", "pattern": {"Regex": "(" * 50}, "content": ""}
+    document = {**json.loads(tokenizer_path.read_text()), "decoder": bad}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    assert np.array_equal(by_template, read(tmp_path / "chat.jsonl", folder))

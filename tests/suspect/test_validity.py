@@ -81,11 +81,13 @@ def test_a_reader_that_knows_the_log_fails_the_innocent_control(make, teacher):
     observed = observe_weights(Markov(teacher), reference, _documents(world))
     leaking = observe_weights(Markov(teacher, 0.3), reference, _documents(world))
     fair = check_outputs(observed, world.index, world.keyring, RESIDUAL, {"fair": observed})
-    assert fair.conclusion == "no evidence"
+    assert not fair.found_evidence
+    assert fair.controls_passed
     found = check_outputs(observed, world.index, world.keyring, RESIDUAL, {"leak": leaking})
     failed = [control.name for control in found.controls if not control.passed]
     assert failed == ["innocent leak"]
-    assert found.conclusion == "invalid"
+    assert found.conclusion == "inconclusive"
+    assert "innocent leak" in found.reasons[0]
     alone = check_outputs(leaking, world.index, world.keyring, RESIDUAL)
     assert alone.controls_passed
     assert alone.conclusion == "evidence"
@@ -153,3 +155,36 @@ def test_logprobs_of_an_innocent_over_marked_responses_are_standard(make, teache
         observed = observe_logprobs([path], reference, world.tokenizer, world.index, world.keyring)
         z += _z(world, observed)
     _assert_standard(z)
+
+
+def _write_prompt_logprobs(world, reader, count):
+    """As vLLM lists tokens of a prompt: the most probable ones, and the one that stands there."""
+    path = world.folder / f"top-{count}.jsonl"
+    with path.open("w") as file:
+        for positions, _ in _documents(world):
+            rows = reader.rows(positions)
+            lists = [[None, *({} for _ in ids[1:])] for ids in positions.outputs]
+            places = zip(positions.rows, positions.offsets, positions.tokens, rows, strict=True)
+            for row, place, token, probabilities in places:
+                best = dict.fromkeys([*np.argsort(-probabilities)[:count].tolist(), int(token)])
+                values = np.log(np.maximum(probabilities, 1e-12))
+                lists[row][place] = {str(i): {"logprob": float(values[i])} for i in best}
+            for ids, listed in zip(positions.outputs, lists, strict=True):
+                record = {"prompt_token_ids": ids.tolist(), "prompt_logprobs": listed}
+                file.write(json.dumps({**record, "response_start": 0}) + "\n")
+    return path
+
+
+def test_a_token_that_is_listed_because_it_stands_there_does_not_accuse(make, teacher, monkeypatch):
+    """The five most probable tokens and the one that the coin chose; the double keeps that one."""
+    reference, cleaned, listed = Markov(teacher, shift=1), [], []
+    for seed in range(5):
+        world = make(seed)
+        path = _write_prompt_logprobs(world, Markov(teacher), 5)
+        fixed = ([path], reference, world.tokenizer, world.index, world.keyring)
+        cleaned += _z(world, observe_logprobs(*fixed))
+        with monkeypatch.context() as patch:
+            patch.setattr("provenance.suspect.logprobs.forget_chosen", lambda lists, _: lists)
+            listed += _z(world, observe_logprobs(*fixed))
+    _assert_standard(cleaned)
+    assert np.mean(listed) > 6 / np.sqrt(len(listed))
