@@ -196,7 +196,7 @@ def test_quotations_are_matched_like_substrings_of_letters():
 def test_the_expansion_decides_only_where_it_agrees_with_the_exact_tail():
     rng = np.random.default_rng(1)
     compared = 0
-    for trial in range(40):
+    for trial in range(20):
         n = int(rng.integers(60, 3000))
         weights = rng.integers(1, 112, n) * (1 if trial % 2 else rng.choice([-1, 1], n))
         words = rng.integers(0, 2**32, n, dtype=np.uint64).astype(np.uint32)
@@ -210,7 +210,7 @@ def test_the_expansion_decides_only_where_it_agrees_with_the_exact_tail():
             if not gate.is_close(approximate, level):
                 assert (approximate <= np.log10(level)) == (exact <= np.log10(level))
                 compared += 1
-    assert compared > 100
+    assert compared > 50
 
 
 def test_the_controls_of_selection_weigh_what_they_say():
