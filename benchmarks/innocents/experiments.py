@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -127,7 +127,21 @@ def short() -> Experiment:
 
 def short_k1() -> Experiment:
     """Answers of 5 words, k = 1."""
-    return _short(1, 8000, 10_000, 2400, "short answers, k = 1")
+    return _short(1, 24_000, 30_000, 700, "short answers, k = 1")
+
+
+def few_coins() -> Experiment:
+    """The same with so few coins that another effect is seen beside none of selection.
+
+    z is S over a standard deviation that is itself a function of the log: where the coin of an end
+    is high, fewer contexts are reached after it, and the weights are smaller. That moves the mean
+    of z by the order of 1 / sqrt(coins) (docs/method.md, section 3), here by .01, which so many
+    keys show. Told, not judged: the two cells in which the end token weighs.
+    """
+    found = _short(1, 8000, 10_000, 2400, "short answers, k = 1, few coins")
+    ends = ("text, right model | residual | reached", "text, right model | ends | reached")
+    cells = [replace(c, kind="told") if c.name in ends else c for c in found.cells]
+    return replace(found, cells=cells)
 
 
 def long() -> Experiment:
@@ -153,7 +167,7 @@ def large() -> Experiment:
     cells = text_cells(references=("right model",))
     cells += text_cells("end dropped, then marked", "fault", ("right model",))
     return Experiment(
-        "50,000 coins", language, traffic, lambda: text_sources(language, traffic), cells, 670
+        "50,000 coins", language, traffic, lambda: text_sources(language, traffic), cells, 1010
     )
 
 
@@ -392,7 +406,7 @@ def guilty() -> Experiment:
 EXPERIMENTS: Mapping[str, Callable[[], Experiment]] = {
     function.__name__: cache(function)
     for function in (
-        short, large, retries, turns, quoted, retokenised, reading, short_k1, best_of_four, guilty,
-        retries_likely, recurring, long, pasted, reading_k1, listed,
+        short, large, short_k1, few_coins, long, retokenised, quoted, retries, retries_likely,
+        recurring, best_of_four, turns, pasted, reading, reading_k1, listed, guilty,
     )
 }  # fmt: skip

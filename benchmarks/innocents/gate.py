@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/innocents.json"))
     arguments = parser.parse_args()
-    parts: list[dict[str, Any]] = []
+    parts = read_others(arguments.output, arguments.only)
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         jobs = [
             pool.submit(run_experiment, name, arguments.scale, arguments.seed)
@@ -298,12 +298,20 @@ def main() -> None:
         ]
         for job in as_completed(jobs):
             parts.append(job.result())
-            parts.sort(key=lambda part: arguments.only.index(part["experiment"]))
+            parts.sort(key=lambda part: list(EXPERIMENTS).index(part["experiment"]))
             print_part(job.result())
             arguments.output.write_text(json.dumps(document(parts, arguments), indent=1) + "\n")
     failed = [cell for part in parts for cell in part["cells"] if not as_it_must(cell)]
     print(f"gate {'FAILED' if failed else 'passed'}: {len(failed)} cells are not as they must be")
     raise SystemExit(1 if failed else 0)
+
+
+def read_others(path: Path, run: Sequence[str]) -> list[dict[str, Any]]:
+    """What the results file holds of experiments that are not run now."""
+    if not path.exists():
+        return []
+    known = json.loads(path.read_text())["experiments"]
+    return [part for part in known if part["experiment"] not in run]
 
 
 def as_it_must(cell: dict[str, Any]) -> bool:
@@ -316,7 +324,7 @@ def document(parts: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> 
     sound = [c for part in parts for c in part["cells"] if c["kind"] == "sound"]
     return {
         "command": f"python -m benchmarks.innocents --scale {arguments.scale:g} "
-        f"--seed {arguments.seed} --only {' '.join(part['experiment'] for part in parts)}",
+        f"--seed {arguments.seed}",
         "versions": {name: version(name) for name in ("numpy", "numba", "scipy")}
         | {"python": platform.python_version()},
         "machine": f"{platform.machine()}, one core a worker",
