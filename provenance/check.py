@@ -57,6 +57,7 @@ __all__ = [
     "has_control_slot",
     "make_verdict",
     "run_placebos",
+    "say_caveat",
     "try_keys",
 ]
 
@@ -111,12 +112,16 @@ class Examination:
     def scores(self) -> Mapping[_KeyPair, NDArray[np.int64]]:
         """int64 [n] per (slot, value), in the order of `weighing.hypotheses[slot, value]`.
 
-        Empty for a mark in which several pairs share a coin: its coins are not those of pairs.
+        Where several pairs share a coin, each of them has its score.
         """
-        pairs = self.weighing.hypotheses
-        if any(found.weights is not pairs[key].weights for key, found in self.coins.items()):
-            return {}
-        return {key: found.scores for key, found in self.coins.items()}
+        return {key: found.scores_of_pairs for key, found in self.coins.items()}
+
+    @property
+    def units(self) -> Mapping[_KeyPair, NDArray[np.int64]]:
+        """Number of the coin of each pair, see `scoring.Coins`; only of marks that share coins."""
+        return {
+            key: found.numbers for key, found in self.coins.items() if found.numbers is not None
+        }
 
 
 def check_outputs(
@@ -207,7 +212,7 @@ def examine_outputs(
         twins=twins.judge(alpha.twins) if twins is not None else None,
         plan=plan,
         reservations=reservations,
-        caveat=_say_caveat(mark),
+        caveat=say_caveat(mark),
         versions=describe_versions(),
     )
     return Examination(verdict, weighing, coins)
@@ -329,8 +334,8 @@ def _control_keys(weighing: Weighing, mark: Mark) -> list[Control]:
     ]
 
 
-def _say_caveat(mark: Mark) -> str:
-    """The mark's own, and which controls there cannot be."""
+def say_caveat(mark: Mark) -> str:
+    """What makes the check weaker: the mark's own caveat, and which controls there cannot be."""
     said = [mark.caveat] if mark.caveat else []
     if not has_control_slot(mark.schedule):
         said.append("the mark has no control slot and no unserved values to control the check with")

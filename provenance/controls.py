@@ -66,7 +66,7 @@ def control_placebo(
     -----
     Cost: keys * pairs coins (400 keys on 100 k pairs: about 2 s on one core), and one null
     distribution. Where pairs share coins, every key has a null distribution of its own, of weights
-    in few levels if its coins are few (`placebo.coarsen`): up to .2 s a key.
+    in few levels if its coins are few (`placebo.coarsen`): about .2 s a key.
     """
     title = f"placebo keys ({name})"
     if not true_table.coins:

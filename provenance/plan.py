@@ -24,6 +24,7 @@ from provenance.keys.schedule import key_name
 __all__ = [
     "ACCESSES",
     "CONTROLS",
+    "FOREIGN_CONTROLS",
     "Plan",
     "describe_commitments",
     "fingerprint_reference",
@@ -32,6 +33,8 @@ __all__ = [
 
 ACCESSES: Final = ("outputs", "weights", "logprobs")
 CONTROLS: Final = ("placebo keys", "control slot", "unserved values", "innocent models")
+FOREIGN_CONTROLS: Final = ("placebo keys", "innocent models")
+"""Of another scheme's mark, which has one key for every context."""
 _FORMAT: Final = "provenance-plan"
 _VERSION: Final = 1
 _HEX_256: Final = re.compile(r"[0-9a-f]{64}")
@@ -59,6 +62,8 @@ _FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "created": str,
     "nonce": str,
 }
+_LATER_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {"tokenizer_sha256": str}
+"""Of plans that are written today; earlier ones lack them."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +177,12 @@ class Plan:
             "twins": twins,
             # values that were added to the keyring later were not promised and are not tested
             "commitments": {name: commitments.get(name) for name in document["commitments"]},
+            "tokenizer_sha256": keyring.tokenizer_sha256,
         }
         differences = [
             (name, document[name], value)
             for name, value in found.items()
-            if document[name] != value
+            if name in document and document[name] != value
         ]
         return differences + self._compare_stopping(
             int(observed["outputs"]), float(settings["alpha"]), sequential
@@ -213,9 +219,9 @@ def write_plan(document: Mapping[str, Any]) -> Plan:
     full = {"format": _FORMAT, "version": _VERSION, **document}
     try:
         _check(full)
+        return Plan(full, interchange_json(full))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"a plan must be complete: {error}. See docs/formats.md.") from error
-    return Plan(full, interchange_json(full))
 
 
 def describe_commitments(keyring: Keyring) -> dict[str, dict[str, str]]:
@@ -244,10 +250,11 @@ def fingerprint_reference(reference: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(document: Mapping[str, Any]) -> None:
     """Raise ValueError, KeyError or TypeError unless every field is there and in its domain."""
-    if set(document) != set(_FIELDS):
-        odd = sorted(set(document) ^ set(_FIELDS))
+    fields = {**_FIELDS, **{n: kind for n, kind in _LATER_FIELDS.items() if n in document}}
+    if set(document) != set(fields):
+        odd = sorted(set(document) ^ set(fields))
         raise ValueError(f"missing or unknown fields {', '.join(odd)}")
-    for name, kind in _FIELDS.items():
+    for name, kind in fields.items():
         value = document[name]
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise ValueError(f"{name} of another type")
@@ -259,13 +266,16 @@ def _check(document: Mapping[str, Any]) -> None:
         "keys": document["keys"] == sorted(set(map(str, document["keys"]))) != [],
         "alpha": 0 < document["alpha"] <= 0.05,
         "placebo_keys": 50 <= document["placebo_keys"] <= 100_000,
-        "controls": document["controls"] == list(CONTROLS),
+        "controls": document["controls"] in (list(CONTROLS), list(FOREIGN_CONTROLS)),
         "innocents": 0 <= document["innocents"] <= 1000,
         "created": bool(_TIME.fullmatch(document["created"])),
         "nonce": bool(_HEX_256.fullmatch(document["nonce"])),
         "stopping": _is_stopping_rule(document["stopping"]),
         "reference": set(document["reference"]) == {"kind", "sha256"},
         "commitments": set(document["keys"]) <= set(document["commitments"]),
+        "tokenizer_sha256": bool(
+            _HEX_256.fullmatch(document.get("tokenizer_sha256", document["index_sha256"]))
+        ),
     }
     for name, holds in rules.items():
         if not holds:

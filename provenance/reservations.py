@@ -4,8 +4,9 @@ A log whose windows were selected by what was drawn in them makes innocent model
 that lost the tokens which ended its responses, or one that was tokenised from text. The index and
 the reading of a log say how many of their responses may be so. Evidence against such an index needs
 an innocent model of at least the suspect's size beside it, under the same keys: the selection would
-show there too, at least as strongly, so the suspect must exceed it. Computes no p-value from coins;
-knows the inputs of a verdict.
+show there too, at least as strongly, so the suspect must exceed it. What could not be
+read of a suspect stands against a clean bill instead. Computes no p-value from coins; knows the
+inputs of a verdict.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from scipy import special
 
+from provenance.suspect.gaps import say_gaps
 from provenance.verdict import HypothesisResult, Reservation
 
 __all__ = ["list_reservations", "reserve_index"]
@@ -35,16 +37,18 @@ def list_reservations(
 
     Returns
     -------
-    Each against `evidence`. It is lifted by an innocent model that scored at least as many coins as
-    the suspect under the key with the smallest p, if (z - z of the innocent) / sqrt(2) is still
+    What could not be read of the suspect is against `no evidence`; what is known of the log is
+    against `evidence`. The latter is lifted by an innocent model that scored at least as many coins
+    as the suspect under the key with the smallest p, if (z - z of the innocent) / sqrt(2) is still
     beyond alpha: what selection does to the suspect it does to the innocent as well.
     """
+    gaps = [Reservation(gap, "no evidence") for gap in say_gaps(inputs["outputs"]["source"])]
     found = list(_list_reasons(inputs))
     if not found:
-        return []
+        return gaps
     headline = min(hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
     lifted = "" if headline is None else _find_innocent(inputs, headline, alpha)
-    return [Reservation(reason, "evidence", lifted) for reason in found]
+    return [*gaps, *(Reservation(reason, "evidence", lifted) for reason in found)]
 
 
 def reserve_index(index: Mapping[str, int]) -> list[Reservation]:
@@ -56,10 +60,15 @@ def _list_reasons(inputs: Mapping[str, Any]) -> Iterator[str]:
     yield from _say_index(inputs.get("index", {}))
     source = inputs["outputs"]["source"]
     if opened := int(source.get("open_documents", 0)):
+        advice = (
+            "let each record say how its text ended (finish), or that it was not served marked"
+            if source.get("access") == "logprobs"
+            else "read a log whose records say what was drawn, or unmarked responses"
+        )
         yield (
-            f"{opened:,} of the marked documents that were read may lack the token that ended "
-            "them, or were tokenised from text: which positions were read then hangs on what was "
-            "drawn there. Read a log with drawn and whole ids, or unmarked responses"
+            f"{opened:,} of the documents that were read may be marked and lack the token that "
+            "ended them, or were tokenised from text: which positions were read then hangs on "
+            f"what was drawn there; {advice}"
         )
 
 

@@ -17,6 +17,7 @@ from provenance.errors import UsageError
 from provenance.keys.keyring import Key
 from provenance.keys.schedule import CONTROL
 from provenance.marks import OpenKey, SchemeKey, Served
+from provenance.marks.units import quantise_weights, sum_weights
 from provenance.schemes import Scheme
 from provenance.served.index import Index
 from provenance.stats.laws import NullLaw
@@ -28,9 +29,11 @@ __all__ = [
     "Coins",
     "Weighing",
     "WeightedPairs",
+    "merge_weights",
     "open_coins",
     "score",
     "tabulate",
+    "weigh_coins",
     "weigh_observations",
 ]
 
@@ -113,18 +116,56 @@ def weigh_observations(
 
 @dataclass(frozen=True)
 class Coins:
-    """The coins of weighted pairs under one key, each once: int64 [m] weights and scores.
+    """The coins of weighted pairs under one key, each once.
 
-    For our own schemes the coins are the pairs, in their order; other schemes share coins.
+    Attributes
+    ----------
+    weights, scores : int64 [m]
+    numbers : int64 [n], the coin of each pair, -1 where it has none (`marks.units.Groups`); None
+        where the coins are the pairs, in their order, as with our own schemes
     """
 
     weights: NDArray[np.int64]
     scores: NDArray[np.int64]
+    numbers: NDArray[np.int64] | None = None
+
+    @property
+    def scores_of_pairs(self) -> NDArray[np.int64]:
+        """Score of the coin of each pair, int64 [n]; 0 where it has none."""
+        if self.numbers is None:
+            return self.scores
+        return np.append(self.scores, 0)[self.numbers]
 
 
 def open_coins(pairs: WeightedPairs, key: OpenKey) -> Coins:
-    """Open one key. Cost: one coin a pair."""
-    return Coins(*key.open(pairs.contexts, pairs.tokens, pairs.weights))
+    """Open one key: weights of pairs that share a coin are added up first. Cost: one coin a pair.
+
+    A coin whose pairs' weights cancel is among them, with weight 0: it counts for nothing.
+    """
+    groups = key.group(pairs.contexts, pairs.tokens)
+    if groups is None:
+        return Coins(pairs.weights, key.score(pairs.contexts, pairs.tokens))
+    weights = merge_weights(pairs.weights, groups.numbers, groups.first.shape[0])
+    scores = key.score(pairs.contexts[groups.first], pairs.tokens[groups.first])
+    return Coins(weights, scores, groups.numbers)
+
+
+def weigh_coins(pairs: WeightedPairs, key: OpenKey) -> NDArray[np.int64]:
+    """Weights of the coins that `open_coins` would open, int64 [m]; opens none of them.
+
+    Which pairs share a coin may depend on the key, but not on how its coins fall.
+    """
+    groups = key.group(pairs.contexts, pairs.tokens)
+    if groups is None:
+        return pairs.weights
+    return merge_weights(pairs.weights, groups.numbers, groups.first.shape[0])
+
+
+def merge_weights(
+    weights: NDArray[np.int64], numbers: NDArray[np.int64], coins: int
+) -> NDArray[np.int64]:
+    """Weight of each coin from those of its pairs: summed, and cut to 1,023 levels together."""
+    return quantise_weights(sum_weights(weights, numbers, coins))
 
 
 def tabulate(pairs: WeightedPairs, key: OpenKey, law: NullLaw) -> ClassTable:

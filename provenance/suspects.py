@@ -12,7 +12,8 @@ Two error rates, both valid under any dependence between suspects:
 
 Numbers are recomputed from the class tables. A sequential report gives e-values, and p <= 1 / e. A
 suspect whose controls failed, for whom nothing was scored, or against whose evidence something is
-held, counts but is never named.
+held, counts but is never named. Suspects under one mark of another scheme are judged together
+likewise; its id fixes the key, and the law of a score is that of the tables, where all must agree.
 
 The conclusion is evidence if somebody is accused; no evidence if nobody is and every check on its
 own found none, with power; otherwise inconclusive, and why.
@@ -25,23 +26,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from provenance.correlations import Correlation, correlate_bundles
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from provenance.families import family_weights
 from provenance.files import canonical_json, read_json
 from provenance.keys.keyring import SELECTOR
 from provenance.keys.schedule import CONTROL, key_name
-from provenance.schemes import make_scheme
+from provenance.marks.units import MAXIMUM_WEIGHT
+from provenance.schemes import SCHEMES, make_scheme
+from provenance.schemes.foreign import FOREIGN_SCHEMES
 from provenance.stats.evalues import average_e, e_bh
-from provenance.stats.families import correlate_z, weighted_holm
+from provenance.stats.families import weighted_holm
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
@@ -52,11 +52,7 @@ from provenance.weigh import MAXIMAL_WEIGHTS
 __all__ = ["Correlation", "Family", "Suspect", "SuspectResult", "judge_suspects", "read_suspect"]
 
 _FILES: Final = ("verdict.json", "sequential.json")
-_PAIRS_FOLDER: Final = "pairs"
-_NUMBERS: Final = frozenset({"token", "weight", "score"})
 _TOLERANCE: Final = 1e-6
-
-_Pairs = tuple[NDArray[np.uint32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,8 @@ class Suspect:
     ----------
     name : the folder as given
     sequential : whether it is a sequential report
-    keyring_id, scheme, commitments : of the keyring
+    keyring_id, scheme, commitments : of the keyring, or of another scheme's mark
+    law : of the score of one coin; None if another scheme's tables are all empty
     identity : what was checked: hashes of the outputs, rule and reference
     rule : weight rule
     usable : its p-values may accuse: controls passed, something was scored, nothing is held against
@@ -81,6 +78,7 @@ class Suspect:
     keyring_id: str
     scheme: Mapping[str, Any]
     commitments: Mapping[str, str]
+    law: NullLaw | None
     identity: bytes
     rule: str
     usable: bool
@@ -113,17 +111,6 @@ class SuspectResult:
     log10_e: float | None
     log10_level: float
     discovered: bool
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Correlation under H0 of two suspects' z under one key, from the pairs that both have."""
-
-    first: str
-    second: str
-    key: str
-    shared_pairs: int
-    correlation: float
 
 
 @dataclass(frozen=True)
@@ -212,7 +199,7 @@ def judge_suspects(
     ).reshape(log10_p.shape)
     averages = np.array([average_e(row, weights) for row in log10_e])
     levels = e_bh(averages)
-    correlations, without = _correlate(suspects)
+    correlations, without = correlate_bundles(suspects, _list_committed(suspects))
     accused = [bool(row.min() <= math.log10(alpha)) for row in adjusted]
     obstacles = [] if any(accused) else _list_obstacles(suspects)
     return Family(
@@ -249,10 +236,8 @@ def _list_obstacles(suspects: Sequence[Suspect]) -> list[str]:
     found = []
     for suspect in suspects:
         if suspect.conclusion == "evidence":
-            found.append(
-                f"{suspect.name}: its own check found evidence, which the keys of all "
-                f"{len(suspects)} suspects together do not bear out"
-            )
+            why = f"which the keys of all {len(suspects)} suspects together do not bear out"
+            found.append(f"{suspect.name}: its own check found evidence, {why}")
         elif suspect.conclusion != "no evidence":
             why = "; ".join(suspect.reasons) or suspect.conclusion
             found.append(f"{suspect.name}: its own check is inconclusive: {why}")
@@ -279,6 +264,12 @@ def _refuse_other(suspects: Sequence[Suspect], alpha: float, rate: float) -> Non
                 f"{suspect.name}: must be of keyring {first.keyring_id} and its scheme; it is of "
                 f"{suspect.keyring_id}. Judge the suspects of each keyring on their own."
             )
+        laws = {one.law for one in suspects if one.law is not None}
+        if len(laws) > 1:
+            raise DataError(
+                f"{suspect.name}: the suspects' tables must have one law of a score, as one mark "
+                "has; they have several. Run `provenance verify` on each."
+            )
         for name, commitment in suspect.commitments.items():
             if first.commitments.get(name, commitment) != commitment:
                 raise ConfigurationMismatchError(
@@ -301,10 +292,9 @@ def _split(name: str) -> tuple[str, str]:
 def _evidence(suspect: Suspect, key: tuple[str, str]) -> float:
     """log10 e of one key; 0 is what a key counts that was not tried, or failed its controls."""
     table = suspect.tables.get(key)
-    if table is None or not suspect.usable:
+    if table is None or not suspect.usable or suspect.law is None:
         return -math.inf
-    law = _law(suspect.scheme)
-    return log10_mixture(table, mixture_slopes(law, MAXIMAL_WEIGHTS[suspect.rule]))
+    return log10_mixture(table, mixture_slopes(suspect.law, MAXIMAL_WEIGHTS[suspect.rule]))
 
 
 def _tail(suspect: Suspect, key: tuple[str, str]) -> float:
@@ -315,19 +305,25 @@ def _tail(suspect: Suspect, key: tuple[str, str]) -> float:
     return 0.0 if table is None or not suspect.usable else log10_upper_tail(table)
 
 
-def _law(scheme: Mapping[str, Any]) -> NullLaw:
-    return make_scheme(scheme["name"], scheme["parameters"]).null_law
+def _find_law(scheme: Mapping[str, Any], tables: Mapping[Any, ClassTable]) -> NullLaw | None:
+    """The law of our own scheme; of another's, which may depend on its key, that of its tables."""
+    if scheme["name"] in SCHEMES:
+        return make_scheme(scheme["name"], scheme["parameters"]).null_law
+    laws = {one.law for table in tables.values() for one in table.classes}
+    if scheme["name"] not in FOREIGN_SCHEMES or len(laws) > 1 or any(not x.variance for x in laws):
+        raise DataError("it must be of a known scheme, with one law of a score; it is not.")
+    return next(iter(laws), None)
 
 
 def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
     if document["schema_version"] not in (1, 2) or document["weight_rule"] not in MAXIMAL_WEIGHTS:
         raise DataError("must have schema version 1 or 2 and a known weight rule; it has not.")
-    law = _law(document["scheme"])
+    own = document["scheme"]["name"] in SCHEMES
+    bound = MAXIMAL_WEIGHTS[document["weight_rule"]] if own or sequential else MAXIMUM_WEIGHT
     tables: dict[tuple[str, str], ClassTable] = {}
     for item in document["hypotheses"]:
         table = ClassTable.from_json(item["table"])
-        bound = MAXIMAL_WEIGHTS[document["weight_rule"]]
-        if any(one.law != law or abs(one.weight) > bound for one in table.classes):
+        if any(abs(one.weight) > bound for one in table.classes):
             raise DataError("its class tables must keep to its scheme and rule; they do not.")
         if not sequential and abs(item["log10_p"] - log10_upper_tail(table)) > _TOLERANCE:
             raise DataError(
@@ -335,6 +331,9 @@ def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
                 "not. Run `provenance verify`."
             )
         tables[item["slot"], item["value"]] = table
+    law = _find_law(document["scheme"], tables)
+    if any(one.law != law for table in tables.values() for one in table.classes):
+        raise DataError("its class tables must keep to its scheme and rule; they do not.")
     if not {key_name(*key) for key in tables} <= set(document["commitments"]):
         raise DataError("every key that was tried must have a commitment; one has none.")
     checked = (
@@ -350,6 +349,7 @@ def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
         keyring_id=str(document["keyring_id"]),
         scheme=dict(document["scheme"]),
         commitments=dict(document["commitments"]),
+        law=law,
         identity=canonical_json([identity, references, document["weight_rule"]]),
         rule=document["weight_rule"],
         usable=_is_usable(document, tables.values()),
@@ -366,38 +366,3 @@ def _is_usable(document: Mapping[str, Any], tables: Iterable[ClassTable]) -> boo
     reserved = any(one["against"] != "no evidence" for one in document.get("reservations", ()))
     scored = any(table.coins for table in tables)
     return bool(document["controls_passed"]) and scored and not reserved
-
-
-def _correlate(suspects: Sequence[Suspect]) -> tuple[tuple[Correlation, ...], tuple[str, ...]]:
-    """Per key, every two suspects whose bundles hold the pairs that were scored under it."""
-    holders = [one for one in suspects if (Path(one.name) / _PAIRS_FOLDER).is_dir()]
-    found: list[Correlation] = []
-    for key in _list_committed(suspects):
-        pairs = [(one.name, _read_pairs(one, key)) for one in holders if key in one.tables]
-        for (first, left), (second, right) in combinations(pairs, 2):
-            value, shared = correlate_z(left, right)
-            found.append(Correlation(first, second, key_name(*key), shared, value))
-    return tuple(found), tuple(one.name for one in suspects if one not in holders)
-
-
-def _read_pairs(suspect: Suspect, key: tuple[str, str]) -> _Pairs:
-    """Units and weights of one key; refused unless they add up to the verdict's class table."""
-    path = Path(suspect.name) / _PAIRS_FOLDER / f"{list(suspect.tables).index(key):03d}.parquet"
-    try:
-        table = pq.read_table(path)
-        contexts = sorted(name for name in table.column_names if name not in _NUMBERS)
-        units = np.column_stack([table[name].to_numpy() for name in (*contexts, "token")])
-        weights, scores = (table[name].to_numpy() for name in ("weight", "score"))
-        found = ClassTable.from_scores(weights, scores, _law(suspect.scheme))
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise DataError(
-            f"{path}: must hold the pairs of {key_name(*key)}; got: {reason}. "
-            "Run `provenance verify`."
-        ) from error
-    if found != suspect.tables[key]:
-        raise DataError(
-            f"{path}: must add up to the class table of {key_name(*key)}; it does not. "
-            "Run `provenance verify`."
-        )
-    return units.astype(np.uint32), weights.astype(np.int64)

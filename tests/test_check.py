@@ -159,7 +159,8 @@ def test_a_guilty_innocent_makes_the_check_invalid(world, guilty):
     """An `innocent` model that was trained on the log: a control fails, nothing is evidence."""
     found = check_outputs(guilty, world.index, world.keyring, FAST, {"not so innocent": guilty})
     assert found.conclusion == "inconclusive"
-    assert found.reasons == ("1 of 4 controls failed: innocent not so innocent",)
+    (reason,) = found.reasons
+    assert reason == f"1 of {len(found.controls)} controls failed: innocent not so innocent"
     assert not found.controls_passed
     assert found.attributed == {}
     assert found.log10_p < -30

@@ -45,6 +45,7 @@ ROWS = [
     "check",
     "trajectory",
     "sequential",
+    "correlations",
     "suspects",
     "evidence",
     "commands",

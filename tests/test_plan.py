@@ -300,7 +300,7 @@ def test_a_plan_survives_its_file(plan, suspect, alpha):
 def test_a_deviation_from_a_look_names_it(plan):
     looks = {"rule": "looks", "outputs": [10, 20], "shares": [0.25, 0.75]}
     planned = replace(plan, document={**plan.document, "stopping": looks, "twins": True})
-    assert planned.alpha_at(20) == pytest.approx(0.375e-4)
+    assert planned.alpha_at(20) == pytest.approx(0.75e-4)  # of keys and twins together
     with pytest.raises(ConfigurationMismatchError, match="found 15"):
         planned.alpha_at(15)
 
@@ -339,7 +339,7 @@ def test_a_bundle_that_cannot_be_written_is_refused_before_the_check(run, case, 
 def test_a_reference_model_is_planned_by_its_files(run, case):
     folder = case / "model"
     folder.mkdir()
-    names = ["a.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
+    names = ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
     for name in names:
         (folder / name).write_text(name)
     assert _new(run, case, "--reference", folder)[0] == 0
@@ -348,5 +348,17 @@ def test_a_reference_model_is_planned_by_its_files(run, case):
     assert document["reference"] == {"kind": "model", "sha256": hashes}
     assert document["weight_rule"] == "residual"
     (case / "plan.json").unlink()
+    # another file would not be loaded, so a plan must not seem to name it
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    assert _new(run, case, "--reference", folder)[0] == 74
+    (folder / "other.safetensors").rename(folder / "model.safetensors")
     (folder / "config.json").unlink()
     assert _new(run, case, "--reference", folder)[0] == 74
+
+
+def test_a_number_that_canonical_json_cannot_hold_is_one_line(plan):
+    """A parameter of another scheme may be a 64-bit seed."""
+    fields = {n: v for n, v in plan.document.items() if n not in ("format", "version")}
+    fields["scheme"] = {"name": "hf-synthid", "parameters": {"sampling_table_seed": 1 << 60}}
+    with pytest.raises(UsageError, match="a plan must be complete"):
+        write_plan(fields)

@@ -317,6 +317,7 @@ def write_logprobs(bench: Bench, folder: Path, documents: Documents, path: Path)
                 "prompt_token_ids": prompt.tolist(),
                 "output_token_ids": ids.tolist(),
                 "top_logprobs": [[[int(t), v] for t, v in entry] for entry in lists],
+                "finish": "length",
             }
             file.write(json.dumps(record) + "\n")
     return path

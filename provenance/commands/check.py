@@ -97,9 +97,7 @@ def check(
     from provenance.commands.sequential import refuse_with_sequential
 
     if sequential is not None:
-        refuse_with_sequential(
-            [weights, read, logprobs, twins, innocent, scheme, disclose, without_pairs]
-        )
+        refuse_with_sequential([weights, read, logprobs, twins, innocent, disclose, without_pairs])
     if sequential is not None and not outputs:
         access = Access("outputs", ())
     else:

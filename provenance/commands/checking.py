@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from provenance.commands.console import print_json, print_verdict, words
 from provenance.commands.observing import Access, Observer, Reference
 from provenance.commands.planning import choose_settings
-from provenance.errors import UsageError
 from provenance.files import name_files
 from provenance.weigh import choose_rule
 
@@ -135,8 +134,6 @@ class Bench:
         """One more batch of a sequential check (no outputs: only look). Returns the exit code."""
         from provenance.commands.sequential import continue_sequentially
 
-        if self._keyring is None:
-            raise UsageError("--sequential must come with --keys; it did not. Name the keyring.")
         settings = wanted.settings(None)
         # declared before any output is seen, so by what is asked for
         rule = choose_rule(sampled=True, has_reference=self._observer.has_reference)
@@ -144,7 +141,7 @@ class Bench:
             state,
             self._observer.observe(access) if access.paths else None,
             self._index,
-            self._keyring,
+            self._keyring or self._mark,
             replace(settings, rule=settings.rule or rule),
             wanted.contents.plan,
             output,
@@ -173,3 +170,11 @@ class Bench:
                 contents, disclosed=bundle.disclose, pairs=bundle.pairs, trajectory=trajectory
             )
             write_bundle(bundle.folder or Path(), examination, self._keyring or self._mark, whole)
+        if self._keyring is None and bundle.pairs:
+            words.print(
+                "The bundle's scored pairs are as confidential as the scheme's key: a short key "
+                "can be found from them by trying. To leave them out: --without-pairs.",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )

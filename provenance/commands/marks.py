@@ -13,7 +13,7 @@ from provenance.errors import UsageError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from provenance.keys.keyring import UnlockedKeyring
+    from provenance.keys.keyring import Keyring, UnlockedKeyring
     from provenance.marks import Mark
 
 __all__ = [
@@ -98,6 +98,14 @@ class MarkChoice:
 
         folder = self.keys or Path()
         return Keyring.load(folder).unlock(folder)
+
+    def describe(self, vocabulary_size: int | None = None) -> Keyring:
+        """The public half: of a keyring without its secret; of a scheme, its id fixes the key."""
+        if self.scheme is not None:
+            return self.open(vocabulary_size).public
+        from provenance.keys.keyring import Keyring
+
+        return Keyring.load(self.keys or Path())
 
     @property
     def tokenizer_path(self) -> Path:

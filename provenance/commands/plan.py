@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
+from provenance.commands.marks import MarkChoice
 from provenance.commands.plan_enough import enough
 from provenance.errors import MissingExtraError, StorageError, UsageError
 from provenance.weigh import choose_rule, refuse_retired
@@ -25,9 +27,15 @@ File = Annotated[Path, typer.Argument(metavar="PLAN.json", help="File of the pla
 @app.command("new")
 def new(
     file: File,
-    keys: Annotated[Path, typer.Option(help="Folder of the keyring.")],
     index: Annotated[Path, typer.Option(help="Folder of the index.")],
     suspect: Annotated[str, typer.Option(help="Which model will be tested, in words.")],
+    keys: marks.Keys = None,
+    scheme: marks.SchemeName = None,
+    config: marks.SchemeConfig = None,
+    key_file: marks.SchemeKeyFile = None,
+    key_command: marks.SchemeKeyCommand = None,
+    vocabulary_size: marks.VocabularySize = None,
+    tokenizer: marks.TokenizerFile = None,
     access: Annotated[str, typer.Option(help="outputs, weights or logprobs.")] = "outputs",
     outputs: Annotated[
         list[int] | None,
@@ -51,18 +59,18 @@ def new(
     twins: Annotated[bool, typer.Option("--twins", help="Twins take half of alpha.")] = False,
 ) -> None:
     """Write a plan. It names every key that may be opened; later values are not tested."""
-    from provenance.check import CheckSettings
+    from provenance.check import CheckSettings, has_control_slot
     from provenance.files import write_atomically
-    from provenance.keys.keyring import Keyring
     from provenance.keys.schedule import key_name
-    from provenance.plan import CONTROLS, describe_commitments, write_plan
-    from provenance.served.index import Index
+    from provenance.plan import CONTROLS, FOREIGN_CONTROLS, describe_commitments, write_plan
+    from provenance.served.index import Index, IndexManifest
 
     if file.exists():
         raise StorageError(f"{file}: must not exist yet; it does. A plan is never overwritten.")
     rule = rule or choose_rule(sampled=access == "outputs", has_reference=reference != "none")
     CheckSettings(alpha, refuse_retired(rule), placebo_keys)
-    public = Keyring.load(keys)
+    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
+    public = choice.describe(IndexManifest.load(index).vocabulary_size)
     with Index.open(index, public) as opened:
         names = sorted(key_name(*pair) for pair in opened.keys_served(public.schedule))
         content = opened.manifest.content_sha256
@@ -80,9 +88,10 @@ def new(
             "alpha": alpha,
             "twins": twins,
             "placebo_keys": placebo_keys,
-            "controls": list(CONTROLS),
+            "controls": list(CONTROLS if has_control_slot(public.schedule) else FOREIGN_CONTROLS),
             "innocents": innocents,
             "commitments": describe_commitments(public),
+            "tokenizer_sha256": public.tokenizer_sha256,
             "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "nonce": secrets.token_hex(32),
         }

@@ -23,6 +23,7 @@ from provenance.power import say_power
 if TYPE_CHECKING:
     from provenance.check import CheckSettings
     from provenance.keys.keyring import UnlockedKeyring
+    from provenance.marks import Mark
     from provenance.plan import Plan
     from provenance.sequential.verdict import SequentialVerdict
     from provenance.served.index import Index
@@ -37,8 +38,8 @@ def refuse_with_sequential(options: Sequence[object]) -> None:
     """UsageError if an option is set that opens coins early, or has nothing to do with batches."""
     if any(options):
         raise UsageError(
-            "--sequential must come with OUTPUTS and --keys only, without --weights, --read, "
-            "--logprobs, --twins, --innocent, --scheme, --disclose and --without-pairs; one is "
+            "--sequential must come with OUTPUTS and --keys or --scheme only, without --weights, "
+            "--read, --logprobs, --twins, --innocent, --disclose and --without-pairs; one is "
             "given. Do the other check on its own, when collecting has ended."
         )
 
@@ -47,7 +48,7 @@ def continue_sequentially(
     state: Path,
     observations: Observations | None,
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: UnlockedKeyring | Mark,
     settings: CheckSettings,
     plan: Plan | None,
     output: Path | None,
@@ -131,6 +132,8 @@ def _print(verdict: SequentialVerdict, sha256: str, plan: Plan | None) -> None:
     )
     results.print()
     print_controls(verdict.controls)
+    if verdict.caveat:
+        results.print(Text(f"Caveat of this mark: {verdict.caveat}."))
     results.print()
     if verdict.power is not None:
         results.print(Text(say_power(verdict.power), style="dim"))

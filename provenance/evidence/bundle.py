@@ -6,7 +6,8 @@
     keyring.json           public: schedule and commitments
     plan.json, .tsq, .tsr  the plan, the request and the answer of a time-stamp authority
     pairs/                 scored pairs of every key, and those of the controls; confidential
-    disclosed/             keys, if the user says so; whoever holds one can forge its mark
+    disclosed/             keys, if the user says so; whoever holds one can forge its mark; of
+                           another scheme its configuration with the key
     trajectory.json        evidence against tokens, for the report's picture; not checked
     report.html            the readable report
     manifest.json          every file with its SHA-256; written last
@@ -42,6 +43,8 @@ from provenance.keys.keyring import (
 )
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
 from provenance.marks import Mark
+from provenance.marks.disclosed import disclose_foreign
+from provenance.marks.foreign import ForeignMark
 from provenance.plan import Plan
 
 __all__ = [
@@ -135,8 +138,6 @@ def write_bundle(
 ) -> None:
     """Write a bundle into `folder`, in place of an earlier one.
 
-    Without pairs where several pairs share a coin (other people's schemes): see `Examination`.
-
     Raises
     ------
     StorageError if the folder holds anything but a bundle; UsageError for a key that the keyring
@@ -147,7 +148,6 @@ def write_bundle(
     Cost: one sort per key. A killed run leaves a folder without a manifest, which nothing accepts.
     """
     keys = choose_disclosed(contents.disclosed, examination, keyring)
-    with_pairs = contents.pairs and bool(examination.scores)
     with lock_folder(folder):
         for path in _list_own(folder):
             path.unlink()
@@ -164,12 +164,12 @@ def write_bundle(
         ):
             if content is not None:
                 write_atomically(folder / name, content)
-        if with_pairs:
+        if contents.pairs:
             _write_all_pairs(folder, examination, keyring.schedule)
         for number, key in enumerate(keys):
             write_json(folder / DISCLOSED_FOLDER / f"{number:03d}.json", key, mode=0o600)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        write_manifest(folder, now, pairs=with_pairs)
+        write_manifest(folder, now, pairs=contents.pairs)
 
 
 def check_request(folder: Path | None, names: Sequence[str], keyring: Keyring) -> None:
@@ -193,15 +193,18 @@ def choose_disclosed(
 ) -> list[dict[str, Any]]:
     """The named keys, disclosed: `global`, `week=2026-W17`, `selector`, or `all`.
 
-    `all` is the selector and every key that the check used. Raises UsageError, also for a key that
-    is not of our own keyring.
+    `all` is the selector and every key that the check used; another scheme has one key, `global`.
+    Raises UsageError.
     """
     if not names:
         return []
+    if isinstance(keyring, ForeignMark):
+        check_request(None, names, keyring.public)
+        return [disclose_foreign(keyring)]
     if not isinstance(keyring, UnlockedKeyring):
         raise UsageError(
-            "--disclose must come with a keyring's check; this scheme has a key of its own. "
-            "Hand that key over by hand."
+            "--disclose must come with a keyring or a scheme's configuration; it did not. "
+            "Hand the key over by hand."
         )
     served = list(examination.weighing.hypotheses)
     used = [(SELECTOR, SINGLE_VALUE), *served, *list_unserved(keyring.schedule, served)]
@@ -247,9 +250,9 @@ def make_report(folder: Path, plan: Plan | None) -> bytes:
 
 
 def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule) -> None:
-    weighing = examination.weighing
+    weighing, scores, units = examination.weighing, examination.scores, examination.units
     for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
-        write_pairs(folder, name_pairs(number), pairs, examination.scores[pair])
+        write_pairs(folder, name_pairs(number), pairs, scores[pair], units.get(pair))
     write_pairs(folder, CONTROL_PAIRS, weighing.control, None)
     for slot, number in pooled_slots(schedule, list(weighing.hypotheses)).items():
         write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)

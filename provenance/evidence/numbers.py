@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from provenance.check import try_keys
-from provenance.contexts import pack
+from provenance.check import say_caveat, try_keys
+from provenance.contexts import name_contexts
 from provenance.evidence.bundle import (
     CONTROL_PAIRS,
     DISCLOSED_FOLDER,
@@ -27,8 +27,14 @@ from provenance.evidence.bundle import (
     pooled_slots,
 )
 from provenance.evidence.editions import is_old, split_stated_alpha
+from provenance.evidence.foreign import (
+    add_up,
+    check_description,
+    check_one_slot,
+    read_foreign,
+)
 from provenance.evidence.manifest import describe_environment
-from provenance.evidence.pairs import CSV, PARQUET, read_pairs
+from provenance.evidence.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
 from provenance.evidence.rebuild import (
     ControlRecord,
     KeyPair,
@@ -41,7 +47,8 @@ from provenance.evidence.steps import NotPossibleError, StepFailedError
 from provenance.files import read_bytes, read_json
 from provenance.keys.keyring import KEYRING_FILE, SELECTOR, Key
 from provenance.keys.schedule import CONTROL, SINGLE_VALUE, key_name
-from provenance.scoring import Weighing, WeightedPairs
+from provenance.marks.foreign import is_foreign
+from provenance.scoring import Weighing, WeightedPairs, open_coins
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 
@@ -90,6 +97,8 @@ def check_keyring(state: State) -> str:
             raise StepFailedError(KEYRING_FILE, f"has no key for {key_name(*pair)}")
     if document["inputs"]["tokenizer_sha256"] != public.tokenizer_sha256:
         raise StepFailedError(KEYRING_FILE, "inputs.tokenizer_sha256: another tokenizer")
+    if is_foreign(public):
+        return check_description(public)
     return f"{public.id}, {len(public.commitments)} keys committed"
 
 
@@ -99,6 +108,9 @@ def check_disclosed(state: State) -> str:
     names = sorted(n for n in state.whole.names if n.startswith(f"{DISCLOSED_FOLDER}/"))
     if not names:
         raise NotPossibleError("no key is disclosed")
+    if is_foreign(public):
+        state.foreign = read_foreign(state.folder, names, public)
+        return f"{public.scheme.name}, by scrypt of its key"
     keys: dict[KeyPair, Key] = {}
     for name in names:
         shown = read_json(state.folder / name)
@@ -145,16 +157,20 @@ def check_pairs(state: State) -> str:
     if odd := sorted(found ^ due):
         raise StepFailedError(odd[0], "missing, or not a file of pairs of this verdict")
     hypotheses: dict[KeyPair, WeightedPairs] = {}
-    scores = {}
+    scores: dict[KeyPair, Any] = {}
+    units: dict[KeyPair, Any] = {}
     for number, pair in enumerate(tables):
-        read = read_pairs(state.folder, name_pairs(number), public.context_width, scored=True)
-        hypotheses[pair], scores[pair] = read
+        place = (state.folder, name_pairs(number), public.context_width)
+        if is_foreign(public):
+            hypotheses[pair], scores[pair], units[pair] = read_shared_pairs(*place)
+        else:
+            hypotheses[pair], scores[pair] = read_pairs(*place, scored=True)
     control, _ = _read_unscored(state, CONTROL_PAIRS)
     together = {slot: _read_unscored(state, name_pooled(n))[0] for slot, n in pooled.items()}
     weighing = Weighing(hypotheses, together, control)
     _check_disjoint(weighing)
     _check_vocabulary(weighing, public.vocabulary_size)
-    state.weighing, state.scores = weighing, scores
+    state.weighing, state.scores, state.units = weighing, scores, units
     return f"{sum(map(len, hypotheses.values()))} scored, {len(control)} of the control slot"
 
 
@@ -176,7 +192,7 @@ def _check_disjoint(weighing: Weighing) -> None:
     """A context belongs to one slot: raise if two slots share one."""
     owner: dict[str, list[Any]] = {}
     for slot, _, pairs in _list_slots(weighing):
-        owner.setdefault(slot, []).append(np.unique(pack(pairs.contexts)))
+        owner.setdefault(slot, []).append(np.unique(name_contexts(pairs.contexts)))
     sets = [np.unique(np.concatenate(parts)) for parts in owner.values()]
     together = np.concatenate([*sets, np.empty(0, dtype=np.int64)])
     if np.unique(together).size != together.size:
@@ -192,6 +208,8 @@ def _check_vocabulary(weighing: Weighing, size: int) -> None:
 def check_slots(state: State) -> str:
     """Every context lies in the slot whose key scores it, by the selector's coin."""
     weighing = state.need(state.weighing, "the pairs")
+    if is_foreign(state.public):
+        return check_one_slot(state.public, _list_slots(weighing))
     selector = state.keys.get(_SELECTOR_KEY)
     if selector is None:
         raise NotPossibleError("the selector is not disclosed")
@@ -206,16 +224,21 @@ def check_slots(state: State) -> str:
 def check_scores(state: State) -> str:
     """The scores in the pairs are those of the disclosed keys' coins."""
     weighing = state.need(state.weighing, "the pairs")
-    scheme = state.scheme
-    if scheme is None:
+    if state.placebos is None and not is_foreign(state.public):
         raise NotPossibleError(f"scheme {state.public.scheme.name} is not one of these keys' own")
-    done, missing = [], []
+    opened, done, missing = state.opened, [], []
     for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
-        if pair not in state.keys:
+        if pair not in opened:
             missing.append(key_name(*pair))
             continue
-        words = state.keys[pair].words(pairs.contexts, pairs.tokens)
-        wrong = np.flatnonzero(scheme.score(words) != state.scores[pair])
+        coins = open_coins(pairs, opened[pair])
+        units = coins.numbers
+        if units is not None and (odd := np.flatnonzero(units != state.units[pair])).size:
+            raise StepFailedError(
+                name_pairs(number) + CSV,
+                f"row {odd[0] + 1}: pairs must share a coin as under the key; they do not",
+            )
+        wrong = np.flatnonzero(coins.scores_of_pairs != state.scores[pair])
         if wrong.size:
             raise StepFailedError(
                 name_pairs(number) + CSV,
@@ -230,11 +253,14 @@ def check_scores(state: State) -> str:
 def check_tables(state: State) -> str:
     """Weights and scores of the pairs add up to the class tables of the verdict."""
     tables = state.need(state.tables, "the class tables")
-    weighing, scheme = state.need(state.weighing, "the pairs"), state.scheme
+    weighing = state.need(state.weighing, "the pairs")
     for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
         stated = tables[pair]
-        law = scheme.null_law if scheme is not None else _only_law(stated)
-        found = ClassTable.from_scores(pairs.weights, state.scores[pair], law)
+        law = state.law or _only_law(stated)
+        coins = (pairs.weights, state.scores[pair])
+        if pair in state.units:
+            coins = add_up(*coins, state.units[pair])
+        found = ClassTable.from_scores(*coins, law)
         if found != stated:
             raise StepFailedError(
                 name_pairs(number) + CSV,
@@ -254,11 +280,11 @@ def _only_law(table: ClassTable) -> NullLaw:
 
 def check_tails(state: State) -> str:
     """log10 p of every class table, and weighted Holm over them, are as stated."""
-    document, scheme = state.document, state.scheme
+    document, law = state.document, state.law
     tables = state.need(state.tables, "the class tables")
     for pair, table in tables.items():
         laws = {row.law for row in table.classes}
-        if scheme is not None and laws - {scheme.null_law}:
+        if law is not None and laws - {law}:
             raise StepFailedError(VERDICT_FILE, f"{key_name(*pair)}: another law than the scheme's")
     state.hypotheses = found = try_keys(tables, split_stated_alpha(document).keys)
     for row, one in zip(document["hypotheses"], found, strict=True):
@@ -266,14 +292,15 @@ def check_tails(state: State) -> str:
         follows = (one.tail.log10_p, one.log10_adjusted, one.family_weight, one.rejected)
         if difference := compare(list(stated), list(follows)):
             raise StepFailedError(VERDICT_FILE, f"{one.name}: {difference}")
-    return "; ".join(f"{h.name} {h.tail.log10_p:.2f}" for h in found)
+    said = "; ".join(f"{h.name} {h.tail.log10_p:.2f}" for h in found)
+    return said if law is not None else f"{said}; the law of a score is taken as stated"
 
 
 def check_controls(state: State) -> str:
     """Every due control is there; those that pairs and keys allow are repeated."""
     hypotheses = state.need(state.hypotheses, "the tails")
     records = rebuild_controls(
-        state.document, hypotheses, state.public, state.weighing, state.keys, state.scheme
+        state.document, hypotheses, state.public, state.weighing, state.opened, state.placebos
     )
     for record in records:
         if record.recomputed is not None:
@@ -301,6 +328,8 @@ def check_verdict(state: State) -> str:
     if state.document["plan"] is not None:
         plan = state.need(state.plan, "the plan")
     found = rebuild_verdict(state.document, state.public, hypotheses, controls, plan)
+    if state.foreign is not None:
+        found["caveat"] = say_caveat(state.foreign)
     if difference := compare(state.document, found):
         raise StepFailedError(VERDICT_FILE, difference)
     return f"{found['conclusion']}; log10 p {found['log10_p']:.2f}; " + (

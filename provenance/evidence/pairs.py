@@ -4,6 +4,10 @@ An expert should need no Parquet library to repeat the sum, and a lab's tools sh
 parse text, so there are both; verification holds them equal. Rows are sorted by context and token,
 each pair stands once, and a table has exactly one form, so that equal pairs have equal bytes. As
 confidential as the log: mode 0600. Knows no keys and computes no score.
+
+Where several pairs share a coin (other people's schemes), a column `unit` says which: 1, 2, ... in
+the order of first rows, 0 for a pair whose coin is the same under every key and which therefore
+counts for nothing. The score then is the unit's, repeated in each of its rows.
 """
 
 from __future__ import annotations
@@ -24,29 +28,41 @@ from provenance.contexts import MAXIMUM_VOCABULARY
 from provenance.evidence.steps import StepFailedError
 from provenance.files import read_bytes, write_atomically
 from provenance.lines import MAXIMUM_EXPANSION
+from provenance.marks.units import group_pairs
 from provenance.scoring import WeightedPairs
 
-__all__ = ["CSV", "PARQUET", "read_pairs", "write_pairs"]
+__all__ = ["CSV", "PARQUET", "read_pairs", "read_shared_pairs", "write_pairs"]
 
 PARQUET: Final = ".parquet"
 CSV: Final = ".csv.gz"
 _MAXIMUM_BYTES: Final = 1 << 32
 _FREE_EXPANSION: Final = 1 << 26
+_SCORED: Final = ("score",)
+_SHARED: Final = ("unit", "score")
 
 Scores = NDArray[np.int64]
 
 
-def write_pairs(folder: Path, name: str, pairs: WeightedPairs, scores: Scores | None) -> None:
+def write_pairs(
+    folder: Path,
+    name: str,
+    pairs: WeightedPairs,
+    scores: Scores | None,
+    units: Scores | None = None,
+) -> None:
     """Write NAME.parquet and NAME.csv.gz, sorted. Raises StorageError.
 
     Parameters: the bundle; a name below it; the pairs; int64 [n] in their order, or None if their
-    key was not opened. Cost: 2.4 s of one core and 15 bytes a pair in both files, for a million.
+    key was not opened; the number of each pair's coin from 0, int64 [n], -1 where it has none, or
+    None if every pair has a coin of its own. Cost: 2.4 s of one core and 15 bytes a pair in both
+    files, for a million.
     """
     columns = pairs.contexts.T.astype(np.uint32)
     order = np.lexsort((pairs.tokens, *columns[::-1]))
     table = _tabulate(
         WeightedPairs(pairs.contexts[order], pairs.tokens[order], pairs.weights[order]),
         None if scores is None else scores[order],
+        None if units is None else group_pairs(units[order], units[order] >= 0).numbers,
     )
     parquet = io.BytesIO()
     pq.write_table(table, parquet, compression="zstd", write_statistics=False)
@@ -63,9 +79,34 @@ def read_pairs(
     Raises StepFailedError naming the file. The CSV may not expand without end, and the Parquet file
     must have as many rows before one of them is read.
     """
+    pairs, rest = _read(folder, name, _schema(width, _SCORED if scored else ()))
+    return pairs, rest[0] if scored else None
+
+
+def read_shared_pairs(folder: Path, name: str, width: int) -> tuple[WeightedPairs, Scores, Scores]:
+    """Pairs that share coins, from both files: pairs, scores, and numbers as in `write_pairs`.
+
+    Raises StepFailedError as `read_pairs`; also unless units are numbered by their first rows and
+    every row of a unit has one score, 0 without one.
+    """
+    pairs, (units, scores) = _read(folder, name, _schema(width, _SHARED))
+    numbers = units.astype(np.int64) - 1
+    if not np.array_equal(group_pairs(numbers, numbers >= 0).numbers, numbers):
+        raise StepFailedError(
+            name + CSV, "units must be numbered 1, 2, ... by their first rows; they are not"
+        )
+    own = np.zeros(int(numbers.max(initial=-1)) + 2, dtype=np.int64)  # the last: of no unit
+    own[numbers[numbers >= 0]] = scores[numbers >= 0]
+    if not np.array_equal(own[numbers], scores):
+        raise StepFailedError(name + CSV, "all rows of a unit must have its score; one has not")
+    return pairs, scores, numbers
+
+
+def _read(folder: Path, name: str, schema: Any) -> tuple[WeightedPairs, list[Any]]:
+    """Pairs, and the columns behind the weight."""
     text = _expand(folder, name + CSV)
-    table = _read_csv(text, name + CSV, width, scored)
-    pairs, scores = _take(table, width, scored)
+    table = _read_csv(text, name + CSV, schema)
+    pairs, rest = _take(table, schema)
     _check_order(pairs, name + CSV)
     if table.num_rows and int(max(pairs.contexts.max(), pairs.tokens.max())) >= MAXIMUM_VOCABULARY:
         raise StepFailedError(name + CSV, f"ids must be below {MAXIMUM_VOCABULARY}; one is not")
@@ -74,29 +115,26 @@ def read_pairs(
     other = _read_parquet(folder, name + PARQUET, table)
     if not other.equals(table):
         raise StepFailedError(name + PARQUET, f"must hold the rows of {name}{CSV}; it does not")
-    return pairs, scores
+    return pairs, rest
 
 
-def _names(width: int, scored: bool) -> list[str]:
-    contexts = [f"c{i + 1}" for i in range(width)]
-    return [*contexts, "token", "weight", *(["score"] if scored else [])]
-
-
-def _schema(width: int, scored: bool) -> Any:
+def _schema(width: int, rest: tuple[str, ...]) -> Any:
+    """Context ids, token and weight, then the given columns."""
     wide = {"weight": pa.int64(), "score": pa.int64()}
+    names = [*(f"c{i + 1}" for i in range(width)), "token", "weight", *rest]
     return pa.schema(
-        [
-            pa.field(name, wide.get(name, pa.uint32()), nullable=False)
-            for name in _names(width, scored)
-        ]
+        [pa.field(name, wide.get(name, pa.uint32()), nullable=False) for name in names]
     )
 
 
-def _tabulate(pairs: WeightedPairs, scores: Scores | None) -> Any:
+def _tabulate(pairs: WeightedPairs, scores: Scores | None, numbers: Scores | None) -> Any:
     columns = [*pairs.contexts.T, pairs.tokens, pairs.weights]
+    if numbers is not None:
+        columns.append((numbers + 1).astype(np.uint32))
     if scores is not None:
         columns.append(scores)
-    schema = _schema(pairs.contexts.shape[1], scores is not None)
+    rest = () if scores is None else _SCORED if numbers is None else _SHARED
+    schema = _schema(pairs.contexts.shape[1], rest)
     arrays = [
         pa.array(np.ascontiguousarray(column), field.type)
         for column, field in zip(columns, schema, strict=True)
@@ -124,8 +162,7 @@ def _expand(folder: Path, name: str) -> bytes:
     return text
 
 
-def _read_csv(text: bytes, name: str, width: int, scored: bool) -> Any:
-    schema = _schema(width, scored)
+def _read_csv(text: bytes, name: str, schema: Any) -> Any:
     head = ",".join(schema.names) + "\n"
     if not text.startswith(head.encode("ascii")):
         raise StepFailedError(name, f"must begin with the line {head.strip()}; it does not")
@@ -159,11 +196,12 @@ def _read_parquet(folder: Path, name: str, expected: Any) -> Any:
         raise StepFailedError(name, f"must be a Parquet file; got: {reason}") from error
 
 
-def _take(table: Any, width: int, scored: bool) -> tuple[WeightedPairs, Scores | None]:
+def _take(table: Any, schema: Any) -> tuple[WeightedPairs, list[Any]]:
     columns = [table.column(i).to_numpy() for i in range(table.num_columns)]
+    width = schema.names.index("token")
     contexts = np.stack(columns[:width], axis=1).astype(np.uint32)
     pairs = WeightedPairs(contexts, columns[width].astype(np.uint32), columns[width + 1])
-    return pairs, columns[width + 2] if scored else None
+    return pairs, columns[width + 2 :]
 
 
 def _check_order(pairs: WeightedPairs, name: str) -> None:

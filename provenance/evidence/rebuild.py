@@ -24,11 +24,11 @@ from provenance.evidence.editions import (
 )
 from provenance.evidence.older import accept_older_wording, older_shares
 from provenance.files import canonical_json
-from provenance.keys.keyring import Key, Keyring
+from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
-from provenance.marks import SchemeKey, SchemePlacebos
+from provenance.marks import OpenKey, Placebos
 from provenance.plan import Plan
-from provenance.schemes import SCHEMES, Scheme
+from provenance.schemes import SCHEMES
 from provenance.scoring import Weighing
 from provenance.selection import name_selection
 from provenance.stats.tables import ClassTable
@@ -80,8 +80,8 @@ def rebuild_controls(
     hypotheses: Sequence[HypothesisResult],
     keyring: Keyring,
     weighing: Weighing | None,
-    keys: Mapping[KeyPair, Key],
-    scheme: Scheme | None,
+    opened: Mapping[KeyPair, OpenKey],
+    placebos: Placebos | None,
 ) -> list[ControlRecord]:
     """Every control that the verdict must state, recomputed where pairs and keys allow it.
 
@@ -91,8 +91,8 @@ def rebuild_controls(
     hypotheses : of the verdict, recomputed
     keyring : public half
     weighing : pairs of the bundle, or None if they were left out
-    keys : disclosed
-    scheme : None if its scores cannot be computed here
+    opened : disclosed keys
+    placebos : draws placebo keys; None if scores cannot be computed here
 
     Raises
     ------
@@ -104,14 +104,13 @@ def rebuild_controls(
     served = [(h.slot, h.value) for h in hypotheses]
     found: list[Control | None] = []
     names = _name_placebos(hypotheses)
-    if weighing is not None and scheme is not None:
-        mark = SchemePlacebos(scheme)
-        found += run_placebos(weighing, hypotheses, mark, document["inputs"], keyring.id)
+    if weighing is not None and placebos is not None:
+        found += run_placebos(weighing, hypotheses, placebos, document["inputs"], keyring.id)
     else:
         found += [None] * len(names)
     if has_control_slot(keyring.schedule):
         names += ["control slot", "unserved values"]
-        found += _rebuild_keyed(served, keyring, weighing, keys, scheme)
+        found += _rebuild_keyed(served, keyring, weighing, opened, placebos)
     if not is_old(document):
         # their pairs are not in the bundle, so these controls are taken as stated
         inputs = document["inputs"]
@@ -142,19 +141,18 @@ def _rebuild_keyed(
     served: Sequence[KeyPair],
     keyring: Keyring,
     weighing: Weighing | None,
-    keys: Mapping[KeyPair, Key],
-    scheme: Scheme | None,
+    opened: Mapping[KeyPair, OpenKey],
+    placebos: Placebos | None,
 ) -> list[Control | None]:
     """The control slot and the unserved values; each None unless all its keys are disclosed."""
-    if weighing is None or scheme is None:
+    if weighing is None or placebos is None:
         return [None, None]
     unserved = list_unserved(keyring.schedule, served)
-    has_served = len(weighing.control) == 0 or set(served) <= set(keys)
-    has_unserved = set(unserved) <= set(keys)
-    law = scheme.null_law
-    opened = {pair: SchemeKey(key, scheme) for pair, key in keys.items()}
+    has_served = len(weighing.control) == 0 or set(served) <= set(opened)
+    has_unserved = set(unserved) <= set(opened)
+    law = placebos.null_law
     return [
-        control_slot(weighing.control, [opened[pair] for pair in served if pair in keys], law)
+        control_slot(weighing.control, [opened[pair] for pair in served if pair in opened], law)
         if has_served
         else None,
         control_unserved(weighing.pooled, [opened[pair] for pair in unserved], law)

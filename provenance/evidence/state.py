@@ -15,9 +15,12 @@ from provenance.evidence.manifest import Manifest
 from provenance.evidence.rebuild import KeyPair
 from provenance.evidence.steps import NotPossibleError
 from provenance.keys.keyring import Key, Keyring
+from provenance.marks import OpenKey, Placebos, SchemeKey, SchemePlacebos
+from provenance.marks.foreign import ForeignMark, is_foreign
 from provenance.plan import Plan
 from provenance.schemes import Scheme, make_scheme
 from provenance.scoring import Weighing
+from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.verdict import Control, HypothesisResult
 
@@ -56,6 +59,8 @@ class State:
     keys: dict[KeyPair, Key] = field(default_factory=dict)
     weighing: Weighing | None = None
     scores: Mapping[KeyPair, Any] = field(default_factory=dict)
+    units: Mapping[KeyPair, Any] = field(default_factory=dict)
+    foreign: ForeignMark | None = None
     hypotheses: Sequence[HypothesisResult] | None = None
     controls: Sequence[Control] | None = None
 
@@ -79,6 +84,30 @@ class State:
     def whole(self) -> Manifest:
         """The manifest, all its files in place."""
         return self.need(self.manifest, "the manifest")
+
+    @property
+    def placebos(self) -> Placebos | None:
+        """What draws placebo keys and knows the law of a score.
+
+        None if this version cannot score the scheme's coins. Another's mark must be disclosed:
+        its placebo keys must not correlate with its own key, and its law may depend on it.
+        """
+        if is_foreign(self.public):
+            return self.foreign
+        return None if self.scheme is None else SchemePlacebos(self.scheme)
+
+    @property
+    def opened(self) -> dict[KeyPair, OpenKey]:
+        """The disclosed keys that can score coins."""
+        if self.foreign is not None:
+            return {pair: self.foreign.open(*pair) for pair in self.foreign.public.commitments}
+        scheme = self.scheme
+        return {} if scheme is None else {p: SchemeKey(k, scheme) for p, k in self.keys.items()}
+
+    @property
+    def law(self) -> NullLaw | None:
+        """Of the score of one coin, if it is known without the class tables."""
+        return None if self.placebos is None else self.placebos.null_law
 
     @property
     def scheme(self) -> Scheme | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import Schedule
+from provenance.marks.units import Groups
 from provenance.stats.laws import NullLaw
 
 __all__ = ["Mark", "OpenKey", "Placebos", "Served", "TextCoins"]
@@ -55,6 +56,15 @@ class OpenKey(Protocol):
     @property
     def value(self) -> str:
         """Name of the value."""
+
+    def group(self, contexts: Tokens, tokens: Tokens) -> Groups | None:
+        """Which pairs are one coin under this key; None if every pair has a coin of its own.
+
+        Looks at no coin. Parameters: distinct pairs, uint32 [n, k] and uint32 [n].
+        """
+
+    def score(self, contexts: Tokens, tokens: Tokens) -> Integers:
+        """Score of the coin of each pair: uint32 [n, k] and uint32 [n] -> int64 [n]."""
 
     def open(
         self, contexts: Tokens, tokens: Tokens, weights: Integers

@@ -14,7 +14,7 @@ from typing import Any, Final
 from provenance.errors import DataError, UsageError
 from provenance.files import parse_json, read_json, sha256_of_file
 from provenance.keys.secrets import read_private_file, run_key_command
-from provenance.marks.foreign import ForeignMark
+from provenance.marks.foreign import ForeignMark, Original
 from provenance.schemes.foreign import FOREIGN_SCHEMES, make_foreign
 from provenance.schemes.foreign.base import Secret
 from provenance.tokenizer import read_tokenizer
@@ -61,7 +61,9 @@ def read_foreign_mark(
     own = (
         vocabulary_size or document.get("vocab_size") or read_tokenizer(tokenizer).get_vocab_size()
     )
-    mark = ForeignMark(scheme, own, sha256_of_file(tokenizer))
+    whole = document if secret is None else {**document, scheme.key_field: secret}
+    original = Original(whole, vocabulary_size)
+    mark = ForeignMark(scheme, own, sha256_of_file(tokenizer), original)
     mark.public = replace(mark.public, tokenizer_copy=Path(tokenizer))
     return mark
 

@@ -2,8 +2,8 @@
 
 Everything of a check and a detection works as for our own keyring, with three differences. Pairs of
 one effective unit are one coin: their weights are added up and cut to 1,023 levels before any coin
-is looked at. There is no control slot and no attribute: one key marks every context. Placebo keys
-come from the scheme's own key space.
+is looked at (`marks.units`). There is no control slot and no attribute: one key marks every
+context. Placebo keys come from the scheme's own key space.
 
 The id of such a mark fixes scheme, parameters, tokenizer and key. It is a slow hash (scrypt), since
 foreign keys can be short: trying one key costs some 30 ms, more than trying it on marked text.
@@ -12,8 +12,8 @@ foreign keys can be short: trying one key costs some 30 ms, more than trying it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -23,17 +23,31 @@ from numpy.typing import NDArray
 from provenance.contexts import MAXIMUM_VOCABULARY, first_occurrences
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.files import canonical_json
-from provenance.keys.keyring import Commitment, Keyring, SchemeSpecification
+from provenance.keys.keyring import SELECTOR, Commitment, Keyring, SchemeSpecification
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule
 from provenance.marks.base import TextCoins
+from provenance.marks.units import (
+    MAXIMUM_WEIGHT,
+    Groups,
+    group_pairs,
+    quantise_weights,
+    sum_weights,
+)
 from provenance.schemes.foreign.base import ForeignScheme, Tokens
 from provenance.stats.laws import NullLaw
 
-__all__ = ["ForeignKey", "ForeignMark"]
+__all__ = [
+    "MAXIMUM_WEIGHT",
+    "ForeignKey",
+    "ForeignMark",
+    "Original",
+    "derive_id",
+    "derive_salt",
+    "is_foreign",
+]
 
 Integers = NDArray[np.int64]
 
-MAXIMUM_WEIGHT: Final = 1023
 _PROBES: Final = 4096
 _FEWEST_UNITS: Final = 0.9
 
@@ -46,25 +60,41 @@ class ForeignKey:
     slot: str = GLOBAL
     value: str = SINGLE_VALUE
 
-    def open(
-        self, contexts: Tokens, tokens: Tokens, weights: Integers
-    ) -> tuple[Integers, Integers]:
+    def group(self, contexts: Tokens, tokens: Tokens) -> Groups:
         """See `provenance.marks.OpenKey`; contexts may have more columns than the scheme's width.
 
         Which pairs are one coin may depend on the key, but not on how its coins fall. Cost: one
-        sort and one score a coin.
+        sort.
         """
         contexts = cut_contexts(contexts, self.scheme)
         usable = self.scheme.usable(contexts, tokens)
-        contexts, tokens, weights = contexts[usable], tokens[usable], weights[usable]
-        _, first, unit = np.unique(
-            self.scheme.units(contexts, tokens), return_index=True, return_inverse=True
-        )
-        sums = np.bincount(unit, weights=weights, minlength=first.shape[0])
-        merged = quantise_weights(np.rint(sums).astype(np.int64))
+        return group_pairs(self.scheme.units(contexts, tokens), usable)
+
+    def score(self, contexts: Tokens, tokens: Tokens) -> Integers:
+        """See `provenance.marks.OpenKey`."""
+        return self.scheme.score(cut_contexts(contexts, self.scheme), tokens)
+
+    def open(
+        self, contexts: Tokens, tokens: Tokens, weights: Integers
+    ) -> tuple[Integers, Integers]:
+        """See `provenance.marks.OpenKey`. Cost: one sort and one score a coin."""
+        groups = self.group(contexts, tokens)
+        sums = sum_weights(weights, groups.numbers, groups.first.shape[0])
+        merged = quantise_weights(sums)
         some = merged != 0
-        first = first[some]
-        return merged[some], self.scheme.score(contexts[first], tokens[first])
+        first = groups.first[some]
+        return merged[some], self.score(contexts[first], tokens[first])
+
+
+@dataclass(frozen=True)
+class Original:
+    """The original's own object, its key in it, and the vocabulary size given beside it.
+
+    With the scheme's name all that fixes the scheme: what is disclosed, if the user says so.
+    """
+
+    configuration: Mapping[str, Any] = field(repr=False)
+    vocabulary_size: int | None = None
 
 
 class ForeignMark:
@@ -75,11 +105,18 @@ class ForeignMark:
     scheme : holds the key
     vocabulary_size : ids must be below it
     tokenizer_sha256 : hex digest of the served model's tokenizer.json
+    original : what the scheme was read from; only needed if its key is to be disclosed
 
     Raises ConfigurationMismatchError (78) where no valid test of the scheme exists.
     """
 
-    def __init__(self, scheme: ForeignScheme, vocabulary_size: int, tokenizer_sha256: str) -> None:
+    def __init__(
+        self,
+        scheme: ForeignScheme,
+        vocabulary_size: int,
+        tokenizer_sha256: str,
+        original: Original | None = None,
+    ) -> None:
         if not 2 <= vocabulary_size <= MAXIMUM_VOCABULARY:
             raise UsageError(
                 f"vocabulary size must be 2 .. {MAXIMUM_VOCABULARY}; got {vocabulary_size}."
@@ -90,6 +127,7 @@ class ForeignMark:
                 "Nothing to do."
             )
         self.scheme = scheme
+        self.original = original
         self.public = _describe(scheme, vocabulary_size, tokenizer_sha256)
 
     def __repr__(self) -> str:
@@ -176,37 +214,41 @@ def cut_contexts(contexts: Tokens, scheme: ForeignScheme) -> Tokens:
     return np.ascontiguousarray(contexts[:, contexts.shape[1] - scheme.width :])
 
 
-def quantise_weights(weights: Integers) -> Integers:
-    """The same weights, scaled to at most 1,023 if any is larger, so that a table stays small.
+def is_foreign(public: Keyring) -> bool:
+    """Whether this is the description of such a mark, and not the public half of a keyring."""
+    return (SELECTOR, SINGLE_VALUE) not in public.commitments
 
-    >>> quantise_weights(np.array([1, -2046, 1000])).tolist()
-    [0, -1023, 500]
-    """
-    largest = int(np.abs(weights).max(initial=0))
-    if largest <= MAXIMUM_WEIGHT:
-        return weights
-    scaled: Integers = np.rint(weights * (MAXIMUM_WEIGHT / largest)).astype(np.int64)
-    return scaled
+
+def derive_salt(public: Keyring) -> bytes:
+    """What the id of such a mark fixes beside its key: scheme, vocabulary size and tokenizer."""
+    fixed: dict[str, Any] = {
+        "scheme": public.scheme.to_json(),
+        "vocabulary_size": public.vocabulary_size,
+        "tokenizer_sha256": public.tokenizer_sha256,
+    }
+    return hashlib.sha256(b"provenance-foreign-v1" + canonical_json(fixed)).digest()
+
+
+def derive_id(commitment: Commitment) -> str:
+    """The id of such a mark: a hash of its commitment."""
+    return hashlib.sha256(commitment.sha256.encode()).hexdigest()[:16]
 
 
 def _describe(scheme: ForeignScheme, vocabulary_size: int, tokenizer_sha256: str) -> Keyring:
     """The public half: what a keyring.json would say, but for an id that is a function of it."""
-    specification = SchemeSpecification(scheme.name, dict(scheme.parameters))
-    fixed: dict[str, Any] = {
-        "scheme": specification.to_json(),
-        "vocabulary_size": vocabulary_size,
-        "tokenizer_sha256": tokenizer_sha256,
-    }
-    salt = hashlib.sha256(b"provenance-foreign-v1" + canonical_json(fixed)).digest()
-    key = getattr(scheme, "keys", None) or scheme.key  # type: ignore[attr-defined]
-    stretched = hashlib.scrypt(canonical_json(key), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
-    commitment = Commitment(salt.hex(), hashlib.sha256(salt + stretched).hexdigest())
-    return Keyring(
-        id=hashlib.sha256(commitment.sha256.encode()).hexdigest()[:16],
-        scheme=specification,
+    described = Keyring(
+        id="",
+        scheme=SchemeSpecification(scheme.name, dict(scheme.parameters)),
         context_width=max(scheme.width, 1),
         vocabulary_size=vocabulary_size,
         tokenizer_sha256=tokenizer_sha256,
         schedule=Schedule.from_shares({GLOBAL: 1.0}),
-        commitments={(GLOBAL, SINGLE_VALUE): commitment},
+        commitments={},
+    )
+    salt = derive_salt(described)
+    key = getattr(scheme, "keys", None) or scheme.key  # type: ignore[attr-defined]
+    stretched = hashlib.scrypt(canonical_json(key), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
+    commitment = Commitment(salt.hex(), hashlib.sha256(salt + stretched).hexdigest())
+    return replace(
+        described, id=derive_id(commitment), commitments={(GLOBAL, SINGLE_VALUE): commitment}
     )

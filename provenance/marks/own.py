@@ -39,11 +39,18 @@ class SchemeKey:
         """Name of the value."""
         return self.key.value
 
+    def group(self, contexts: Tokens, tokens: Tokens) -> None:
+        """Every pair has a coin of its own."""
+
+    def score(self, contexts: Tokens, tokens: Tokens) -> Integers:
+        """Of each pair's word. Cost: one coin a pair."""
+        return self.scheme.score(self.key.words(contexts, tokens))
+
     def open(
         self, contexts: Tokens, tokens: Tokens, weights: Integers
     ) -> tuple[Integers, Integers]:
         """Every pair has a coin of its own. Cost: one coin a pair."""
-        return weights, self.scheme.score(self.key.words(contexts, tokens))
+        return weights, self.score(contexts, tokens)
 
 
 class SchemePlacebos:

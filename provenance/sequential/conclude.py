@@ -8,12 +8,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.check import say_caveat
 from provenance.conclusion import LEFT_OUT, Ruling, say_failed_controls, say_positions
 from provenance.families import family_weights
 from provenance.inputs import describe_versions
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.marks import Mark, as_mark
 from provenance.power import Power, Setting, find_shortfall
+from provenance.reservations import reserve_index
 from provenance.sequential.controls import collect_controls
 from provenance.sequential.power import state_sequential_power
 from provenance.sequential.sheets import SequentialCheck
@@ -23,6 +26,7 @@ from provenance.sequential.verdict import (
     SequentialVerdict,
 )
 from provenance.stats.evalues import adjust_e, average_e
+from provenance.verdict import Conclusion
 from provenance.weigh import MAXIMAL_WEIGHTS
 
 __all__ = ["conclude"]
@@ -31,7 +35,7 @@ _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _NOTHING_SEEN: Final[dict[str, Any]] = {"source": {}, "reference": {}}
 
 
-def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerdict:
+def conclude(check: SequentialCheck, keyring: UnlockedKeyring | Mark) -> SequentialVerdict:
     """What the check says now. Reveals nothing."""
     tested = check.tested
     keys = [sheet.keys[0] for sheet in tested]
@@ -64,7 +68,9 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerd
         setting = Setting.of(keyring.public, str(check.settings.rule), outputs)
         power = _find_power(check, weights, setting)
         obstacles = _say_lack(check, power, setting)
-    ruling = Ruling.of("evidence" if found else "no evidence", obstacles)
+    tentative: Conclusion = "evidence" if found else "no evidence"
+    obstacles += [one.reason for one in reserve_index(check.log) if one.forbids(tentative)]
+    ruling = Ruling.of(tentative, obstacles)
     return SequentialVerdict(
         conclusion=ruling.conclusion,
         reasons=ruling.reasons,
@@ -91,6 +97,7 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring) -> SequentialVerd
             "placebo_keys": check.settings.placebo_keys,
         },
         versions=describe_versions(),
+        caveat=say_caveat(as_mark(keyring)),
     )
 
 
@@ -99,7 +106,7 @@ def _describe_look(check: SequentialCheck, number: int, log10_e: float) -> Seque
     own = range(len(check.tested))
     return SequentialLook(
         outputs=batch.outputs,
-        coins=sum(len(batch.revealed[i].pairs) for i in own),
+        coins=sum(batch.revealed[i].coins for i in own),
         known=sum(batch.known[i] for i in own),
         log10_e=log10_e,
     )

@@ -6,6 +6,8 @@
    context, so nothing is opened early. An e-process per key, their average against 1 / level.
 3. *unserved values*: keys that are not tested, on the pairs of their slot; likewise.
 
+Another scheme's mark has the first only: one key marks every context.
+
 There are no innocent suspects here: their outputs share pairs with batches to come, and scoring
 them opens those coins. Scoring only their pairs that are revealed already is no way out: a guilty
 suspect revealed them, by preferring pairs with high coins, so an innocent would look guilty. Check
@@ -27,8 +29,7 @@ import numpy as np
 from provenance.controls import LEVEL, control_placebo
 from provenance.files import canonical_json
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
-from provenance.marks import SchemePlacebos
-from provenance.schemes import Scheme
+from provenance.marks import Placebos
 from provenance.scoring import WeightedPairs
 from provenance.sequential.sheets import SequentialCheck
 from provenance.stats.evalues import average_e
@@ -40,7 +41,7 @@ __all__ = ["collect_controls", "control_placebos"]
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 
 
-def control_placebos(check: SequentialCheck, scheme: Scheme) -> tuple[Control, ...]:
+def control_placebos(check: SequentialCheck, mark: Placebos) -> tuple[Control, ...]:
     """Random keys on the pairs of the global key and of the key with the most evidence."""
     look = len(check.batches)
     seed = hashlib.sha256(
@@ -56,7 +57,7 @@ def control_placebos(check: SequentialCheck, scheme: Scheme) -> tuple[Control, .
             _join([batch.revealed[i].pairs for batch in check.batches]),
             key_name(*check.tested[i].keys[0]),
             check.tested[i].processes[0].table,
-            SchemePlacebos(scheme),
+            mark,
             check.settings.placebo_keys,
             seed,
             share=1.0 / (look * (look + 1)),

@@ -5,6 +5,8 @@ its own counts (never by a coin), and reveals only the coins that no earlier bat
 the weights fixed by then (`provenance.stats.sequential`). Each key has an e-process of its own. The
 family's e-value is their weighted average; a key's adjusted one comes from closed testing. There is
 no function that weighs a revealed coin again, and none that takes a batch under other terms.
+
+Another scheme's mark has one key, and its coins may belong to several pairs: `sheets`.
 """
 
 from __future__ import annotations
@@ -16,45 +18,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.check import CheckSettings
+from provenance.check import CheckSettings, has_control_slot
 from provenance.controls import list_unserved
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.files import canonical_json
-from provenance.inputs import describe_observations
-from provenance.keys.keyring import Key, UnlockedKeyring
+from provenance.inputs import describe_log, describe_observations
+from provenance.keys.keyring import Keyring, UnlockedKeyring
 from provenance.keys.schedule import CONTROL
-from provenance.schemes import Scheme, make_scheme
+from provenance.marks import Mark, OpenKey, as_mark
+from provenance.marks.foreign import is_foreign
 from provenance.scoring import WeightedPairs, weigh_observations
 from provenance.sequential.controls import control_placebos
-from provenance.sequential.sheets import Batch, Role, SequentialCheck, Sheet, extend_sheet
+from provenance.sequential.sheets import (
+    UNIT_NAME_WIDTH,
+    Batch,
+    Revealed,
+    Role,
+    SequentialCheck,
+    Sheet,
+    Units,
+    extend_sheet,
+)
 from provenance.served.index import Index
 from provenance.stats.sequential import Reveal
 from provenance.stats.sequential import start as start_process
 from provenance.suspect.observations import Observations
 from provenance.weigh import MAXIMAL_WEIGHTS
 
-__all__ = ["add_outputs", "list_reveals", "start"]
+__all__ = ["add_outputs", "reveal_pairs", "start"]
+
+Tokens = NDArray[np.uint32]
 
 
-def start(index: Index, keyring: UnlockedKeyring, settings: CheckSettings) -> SequentialCheck:
+def start(
+    index: Index, keyring: UnlockedKeyring | Mark, settings: CheckSettings
+) -> SequentialCheck:
     """Declare a sequential check before any output is seen: E = 1.
 
     Parameters
     ----------
     index : the marked responses; its values are the keys of the check
-    keyring : unlocked
+    keyring : unlocked, or another mark (`provenance.marks.foreign`)
     settings : alpha of all keys and all looks together, weight rule, number of placebo keys
 
     Raises DataError for an index without marked responses; UsageError without a weight rule.
     """
-    public = keyring.public
     if settings.rule is None:
         raise UsageError(
             "a sequential check must declare its weight rule before any output is seen; it has "
             "none. Use log-sqrt, or residual with a reference."
         )
-    law = make_scheme(public.scheme.name, public.scheme.parameters).null_law
-    process = start_process(law, MAXIMAL_WEIGHTS[settings.rule], keyring.context_width + 1)
+    mark = as_mark(keyring)
+    public, shared = mark.public, is_foreign(mark.public)
+    width = UNIT_NAME_WIDTH if shared else public.context_width + 1
+    process = start_process(mark.null_law, MAXIMAL_WEIGHTS[settings.rule], width)
     tested = index.keys_served(keyring.schedule)
     if not tested:
         raise DataError(
@@ -64,7 +81,7 @@ def start(index: Index, keyring: UnlockedKeyring, settings: CheckSettings) -> Se
     unserved = list_unserved(keyring.schedule, tested)
     groups: list[tuple[Role, str, list[tuple[str, str]]]] = [
         *(("tested", key[0], [key]) for key in tested),
-        ("control slot", CONTROL, tested),
+        ("control slot", CONTROL, tested if has_control_slot(keyring.schedule) else []),
         *(
             ("unserved values", slot.name, [key for key in unserved if key[0] == slot.name])
             for slot in keyring.schedule.slots[2:]
@@ -75,17 +92,22 @@ def start(index: Index, keyring: UnlockedKeyring, settings: CheckSettings) -> Se
         index_sha256=index.manifest.content_sha256,
         scheme=public.scheme.to_json(),
         settings=settings,
-        width=keyring.context_width,
+        width=public.context_width,
+        shared=shared,
         sheets=tuple(
             Sheet(role, slot, tuple(keys), (process,) * len(keys))
             for role, slot, keys in groups
             if keys
         ),
+        log=describe_log(index.manifest),
     )
 
 
 def add_outputs(
-    check: SequentialCheck, observations: Observations, index: Index, keyring: UnlockedKeyring
+    check: SequentialCheck,
+    observations: Observations,
+    index: Index,
+    keyring: UnlockedKeyring | Mark,
 ) -> SequentialCheck:
     """Weigh one batch of outputs and reveal its new coins.
 
@@ -105,38 +127,45 @@ def add_outputs(
     Valid if the batch was cut without looking at its own coins. Cost: as `check_outputs` for the
     batch, and the placebo keys on the pairs of all batches.
     """
-    _refuse_other(check, observations, index, keyring)
-    weighing = weigh_observations(observations, index, keyring, str(check.settings.rule))
-    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
+    mark = as_mark(keyring)
+    _refuse_other(check, observations, index, mark.public)
+    if mark.shares_coins:  # no count of the log may weigh anything
+        index = index.evened()
+    weighing = weigh_observations(observations, index, mark, str(check.settings.rule))
     sheets, revealed, known = [], [], []
     for sheet in check.sheets:
         pairs = sheet.pick(weighing)
         # only here are keys opened, on the new pairs, when add_batch has their weights
-        extended, own, ignored = extend_sheet(sheet, pairs, list_reveals(sheet, pairs, keyring))
+        extended, own, ignored = reveal_pairs(sheet, pairs, mark)
         sheets.append(extended)
         revealed.append(own)
         known.append(ignored)
     batch = Batch(describe_observations(observations), tuple(revealed), tuple(known), ())
     grown = replace(check, sheets=tuple(sheets), batches=(*check.batches, batch))
-    batch = replace(batch, placebo=control_placebos(grown, scheme))
+    batch = replace(batch, placebo=control_placebos(grown, mark))
     return replace(grown, batches=(*check.batches, batch))
 
 
-def list_reveals(sheet: Sheet, pairs: WeightedPairs, keyring: UnlockedKeyring) -> list[Reveal]:
-    """Callbacks that open coins of these pairs, one per key of the sheet; none is opened here."""
-    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
-    return [_opener(pairs, keyring.key(*key), scheme) for key in sheet.keys]
+def reveal_pairs(sheet: Sheet, pairs: WeightedPairs, mark: Mark) -> tuple[Sheet, Revealed, int]:
+    """`extend_sheet` under the keys of a mark: opens the coins of these pairs that are new."""
+    keys = [mark.open(*key) for key in sheet.keys]
+    groups = keys[0].group(pairs.contexts, pairs.tokens)
+    bound = sheet.processes[0].maximal_weight
+    units = Units.of_pairs(pairs) if groups is None else Units.of_groups(pairs, groups, bound)
+    first = units.first
+    part = (pairs.contexts[first], pairs.tokens[first])
+    return extend_sheet(sheet, pairs, [_opener(*part, key) for key in keys], units)
 
 
-def _opener(pairs: WeightedPairs, key: Key, scheme: Scheme) -> Reveal:
+def _opener(contexts: Tokens, tokens: Tokens, key: OpenKey) -> Reveal:
     def reveal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return scheme.score(key.words(pairs.contexts[rows], pairs.tokens[rows]))
+        return key.score(contexts[rows], tokens[rows])
 
     return reveal
 
 
 def _refuse_other(
-    check: SequentialCheck, observations: Observations, index: Index, keyring: UnlockedKeyring
+    check: SequentialCheck, observations: Observations, index: Index, public: Keyring
 ) -> None:
     """A batch under other terms, or one that was here before."""
     if not observations.sampled:
@@ -145,9 +174,9 @@ def _refuse_other(
             "Read weights or logprobs at once, with a plain check."
         )
     expected = {
-        "keyring": (check.keyring_id, keyring.public.id),
+        "keyring": (check.keyring_id, public.id),
         "index": (check.index_sha256, index.manifest.content_sha256),
-        "scheme": (canonical_json(check.scheme), canonical_json(keyring.public.scheme.to_json())),
+        "scheme": (canonical_json(check.scheme), canonical_json(public.scheme.to_json())),
     }
     if check.batches:
         first = check.batches[0].outputs["reference"]

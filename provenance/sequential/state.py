@@ -7,6 +7,9 @@
         0001.parquet     what batch 1 revealed: sheet, context, token, weight, one score per key
         0002.parquet     ...
 
+Where several pairs share a coin (other people's schemes), a column `unit` numbers it, and `weight`
+is that of the pair: the coin's weight is their sum, cut to `maximal_weight`.
+
 state.json holds what the check is bound to, a checksum of itself and, per batch, the hashes of its
 outputs and of its Parquet file. E-processes are not stored: loading replays every batch through the
 rules of `provenance.stats.sequential` and compares slots and scores with those of the keyring, so a
@@ -31,8 +34,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from provenance.check import CheckSettings
+from provenance.contexts import name_contexts
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.files import (
     canonical_json,
@@ -42,9 +47,10 @@ from provenance.files import (
     write_atomically,
 )
 from provenance.keys.keyring import UnlockedKeyring
+from provenance.marks import Mark, as_mark
 from provenance.scoring import WeightedPairs
-from provenance.sequential.process import add_outputs, list_reveals, start
-from provenance.sequential.sheets import Batch, Revealed, SequentialCheck, extend_sheet
+from provenance.sequential.process import add_outputs, reveal_pairs, start
+from provenance.sequential.sheets import Batch, Revealed, SequentialCheck
 from provenance.served.index import Index
 from provenance.suspect.observations import Observations
 from provenance.verdict import Control
@@ -73,7 +79,7 @@ def continue_check(
     folder: Path,
     observations: Observations | None,
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: UnlockedKeyring | Mark,
     settings: CheckSettings,
 ) -> tuple[SequentialCheck, str]:
     """Add one batch to the check in a folder (a new one if there is none), under its lock.
@@ -104,17 +110,16 @@ def continue_check(
         has_reference = observations is not None and bool(observations.reference)
         rule = choose_rule(sampled=True, has_reference=has_reference)
         settings = replace(settings, rule=rule)
+    mark = as_mark(keyring)
     with lock_folder(folder):
-        check, sha256 = _load(folder, start(index, keyring, settings), keyring)
+        check, sha256 = _load(folder, start(index, mark, settings), mark)
         if observations is None:
             return check, sha256
-        check = add_outputs(check, observations, index, keyring)
+        check = add_outputs(check, observations, index, mark)
         return check, _save(folder, check)
 
 
-def _load(
-    folder: Path, check: SequentialCheck, keyring: UnlockedKeyring
-) -> tuple[SequentialCheck, str]:
+def _load(folder: Path, check: SequentialCheck, mark: Mark) -> tuple[SequentialCheck, str]:
     """Replay what the folder holds onto a new check."""
     path = folder / STATE_FILE
     if not path.exists():
@@ -124,7 +129,7 @@ def _load(
     for number, record in enumerate(_read_records(content, check, str(path)), start=1):
         file = folder / _pairs_file(number)
         revealed = _read_pairs(file, record.pairs_sha256, check)
-        check = _replay(check, revealed, record, keyring, str(file))
+        check = _replay(check, revealed, record, mark, str(file))
     return check, hashlib.sha256(content).hexdigest()
 
 
@@ -245,15 +250,14 @@ def _replay(
     check: SequentialCheck,
     revealed: tuple[Revealed, ...],
     record: _Record,
-    keyring: UnlockedKeyring,
+    mark: Mark,
     origin: str,
 ) -> SequentialCheck:
     """Run one stored batch through the rules that it went through when it was added."""
     sheets = []
     for sheet, own in zip(check.sheets, revealed, strict=True):
         try:
-            reveals = list_reveals(sheet, own.pairs, keyring)
-            grown, again, known = extend_sheet(sheet, own.pairs, reveals)
+            grown, again, known = reveal_pairs(sheet, own.pairs, mark)
         except (UsageError, DataError) as error:
             raise DataError(f"{origin}: breaks a rule of sequential checks: {error}") from error
         if known or len(again.pairs) != len(own.pairs):
@@ -261,10 +265,13 @@ def _replay(
                 f"{origin}: must hold new pairs only; it repeats revealed ones. "
                 "Restore the file as it was written."
             )
-        slots = np.array(keyring.schedule.names)[keyring.slots_of(own.pairs.contexts)]
-        if not np.array_equal(again.scores, own.scores) or (slots != sheet.slot).any():
+        names = name_contexts(own.pairs.contexts)
+        slots = np.array(mark.schedule.names)[mark.slots_of_names(names)]
+        same = np.array_equal(again.scores, own.scores) and _equal(again.units, own.units)
+        if not same or (slots != sheet.slot).any():
             raise DataError(
-                f"{origin}: its slots and scores must be those that the keyring gives; they are "
+                f"{origin}: its slots, units and scores must be those that the keyring gives; they "
+                "are "
                 "not. Restore the file as it was written."
             )
         sheets.append(grown)
@@ -278,6 +285,10 @@ def _replay(
     return replace(check, sheets=tuple(sheets), batches=(*check.batches, batch))
 
 
+def _equal(one: NDArray[np.int64] | None, other: NDArray[np.int64] | None) -> bool:
+    return np.array_equal(one, other) if one is not None and other is not None else one is other
+
+
 def _write_pairs(batch: Batch, check: SequentialCheck) -> bytes:
     """One row per pair and sheet; `scores` has one entry per key of the sheet."""
     pairs = [own.pairs for own in batch.revealed]
@@ -289,13 +300,19 @@ def _write_pairs(batch: Batch, check: SequentialCheck) -> bytes:
         **{f"c{i + 1}": contexts[:, i].astype(np.uint32) for i in range(check.width)},
         "token": np.concatenate([own.tokens for own in pairs]).astype(np.uint32),
         "weight": np.concatenate([own.weights for own in pairs]).astype(np.int64),
+        **({"unit": _number_units(batch).astype(np.uint32)} if check.shared else {}),
         "scores": pa.LargeListArray.from_arrays(
             np.concatenate([[0], np.cumsum(widths)]).astype(np.int64), scores.astype(np.int32)
         ),
     }
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, _schema(check.width)), sink, compression="zstd")
+    pq.write_table(pa.table(columns, _schema(check)), sink, compression="zstd")
     return sink.getvalue()
+
+
+def _number_units(batch: Batch) -> NDArray[np.int64]:
+    """The coin of each row, from 0 in every sheet."""
+    return np.concatenate([own.units for own in batch.revealed if own.units is not None])
 
 
 def _read_pairs(path: Path, sha256: str, check: SequentialCheck) -> tuple[Revealed, ...]:
@@ -305,7 +322,7 @@ def _read_pairs(path: Path, sha256: str, check: SequentialCheck) -> tuple[Reveal
             f"{path}: must have the hash that {STATE_FILE} names; it has another. "
             "Restore the file as it was written."
         )
-    schema = _schema(check.width)
+    schema = _schema(check)
     try:
         table = pq.read_table(io.BytesIO(content)).combine_chunks()
         if not table.schema.equals(schema) or any(column.null_count for column in table.columns):
@@ -320,8 +337,10 @@ def _read_pairs(path: Path, sha256: str, check: SequentialCheck) -> tuple[Reveal
         raise DataError(
             f"{path}: must hold the pairs of a batch; got: {reason}. Restore the file."
         ) from error
-    contexts = np.column_stack([table[name].to_numpy() for name in schema.names[1:-3]])
+    places = [f"c{i + 1}" for i in range(check.width)]
+    contexts = np.column_stack([table[name].to_numpy() for name in places])
     tokens, weights = table["token"].to_numpy(), table["weight"].to_numpy()
+    units = table["unit"].to_numpy().astype(np.int64) if check.shared else None
     flat, owner = scores.flatten().to_numpy().astype(np.int64), np.repeat(sheet, widths[sheet])
     return tuple(
         Revealed(
@@ -329,19 +348,21 @@ def _read_pairs(path: Path, sha256: str, check: SequentialCheck) -> tuple[Reveal
                 contexts[sheet == number], tokens[sheet == number], weights[sheet == number]
             ),
             flat[owner == number].reshape(-1, widths[number]),
+            None if units is None else units[sheet == number],
         )
         for number in range(len(check.sheets))
     )
 
 
-def _schema(width: int) -> Any:
+def _schema(check: SequentialCheck) -> Any:
     """Columns of a pairs file."""
     return pa.schema(
         [
             ("sheet", pa.uint16()),
-            *((f"c{i + 1}", pa.uint32()) for i in range(width)),
+            *((f"c{i + 1}", pa.uint32()) for i in range(check.width)),
             ("token", pa.uint32()),
             ("weight", pa.int64()),
+            *([("unit", pa.uint32())] if check.shared else []),
             ("scores", pa.large_list(pa.int32())),
         ]
     )

@@ -36,7 +36,7 @@ class SequentialLook:
     ----------
     outputs : hashes and counts of the batch
     coins : coins that it revealed, over all keys of the check
-    known : pairs of it whose coins were known from earlier batches, over all keys; ignored
+    known : coins of it that were known from earlier batches, over all keys; ignored
     log10_e : e-value of the whole check after it
     """
 
@@ -98,6 +98,7 @@ class SequentialVerdict:
     versions: Mapping[str, str]
     reasons: tuple[str, ...] = ()
     power: Power | None = None
+    caveat: str = ""
 
     @property
     def found_evidence(self) -> bool:
@@ -154,4 +155,5 @@ class SequentialVerdict:
             "commitments": dict(self.commitments),
             "inputs": dict(self.inputs),
             "versions": dict(self.versions),
+            "caveat": self.caveat,
         }

@@ -9,13 +9,18 @@ Three shapes of a record, one per line (JSONL, also .gz and .zst):
 - OpenAI chat: `logprobs.content`, for each token `bytes` (or `token`) and `top_logprobs` of the
   same kind; optionally `prompt` or `messages`. The API's tokens may be those of any tokenizer.
 
+In the first two the text may have been given to the API, and then perhaps a served response: which
+of its positions there are hangs on what was drawn, unless it is whole, with the token that ended
+it. So a record may say how the text ended (`finish`, as in a served log), that it was not served
+marked (`marked`: false), or that the API drew it (`generated`: true). The others are counted.
+
 Knows the served tokenizer; knows no key, no index and no scheme.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +33,7 @@ from provenance.contexts import check_token_ids
 from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
 from provenance.lines import LineReader, check_distinct, read_json_lines
+from provenance.served.records import WHOLE_FINISHES
 from provenance.suspect.alignment import align
 from provenance.suspect.api_tokens import Spelled, Speller, fit_text, is_logprob
 from provenance.suspect.listed import Listed, forget_chosen
@@ -111,6 +117,7 @@ class _Record:
     aligned: NDArray[np.bool_]
     generated: bool = False
     silent: bool = False
+    may_be_cut: bool = False
 
     @classmethod
     def given(
@@ -118,9 +125,21 @@ class _Record:
         ids: NDArray[np.uint32],
         prompt: Sequence[NDArray[np.uint32]],
         lists: Sequence[Listed | None],
+        record: Mapping[str, Any],
     ) -> _Record:
         """Of a text that may have been given to the API; every token has its place."""
-        return cls(ids, prompt, forget_chosen(lists, ids), np.ones(ids.shape[0], dtype=np.bool_))
+        says_enough = (
+            record.get("finish") in WHOLE_FINISHES
+            or record.get("marked") is False
+            or record.get("generated") is True
+        )
+        return cls(
+            ids,
+            prompt,
+            forget_chosen(lists, ids),
+            np.ones(ids.shape[0], dtype=np.bool_),
+            may_be_cut=not says_enough,
+        )
 
 
 def read_logprobs(
@@ -154,8 +173,9 @@ def read_logprobs(
                 keyring.context_width,
                 {},
             )
+            unknown = sum(record.may_be_cut for record in part)
             yield LogprobsPart(
-                positions,
+                replace(positions, open_documents=unknown),
                 [record.lists for record in part],
                 [record.aligned for record in part],
                 all(record.generated for record in part),
@@ -199,7 +219,7 @@ class _Shapes:
                 f"{ids.shape[0]} output tokens; it is not. Repair the record."
             )
         found = [self._some(entries, origin) for entries in lists]
-        return _Record.given(ids, [prompt], found)
+        return _Record.given(ids, [prompt], found, record)
 
     def _read_vllm(self, record: Mapping[str, Any], origin: str) -> _Record:
         ids = check_token_ids(record.get("prompt_token_ids", []), self._size, origin)
@@ -217,7 +237,7 @@ class _Shapes:
                 "Repair the record."
             )
         found = [self._some(_vllm_pairs(entry, origin), origin) for entry in lists[start:]]
-        return _Record.given(ids[start:], [ids[:start]], found)
+        return _Record.given(ids[start:], [ids[:start]], found, record)
 
     def _read_content(self, record: Mapping[str, Any], origin: str) -> _Record:
         content = record["logprobs"].get("content")

@@ -76,7 +76,11 @@ def _write_logprobs(path, model, served):
                 [[i, min(v, 0.0)] for i, v in zip(own.tolist(), values.tolist(), strict=True)]
                 for own, values in zip(top.indices[row], top.values[row], strict=True)
             ]
-            record = {"output_token_ids": ids, "top_logprobs": [[], *lists[:-1]]}
+            record = {
+                "output_token_ids": ids,
+                "top_logprobs": [[], *lists[:-1]],
+                "finish": "length",
+            }
             file.write(json.dumps(record) + "\n")
 
 

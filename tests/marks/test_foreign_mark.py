@@ -19,6 +19,7 @@ from provenance.marks import Mark
 from provenance.marks.foreign import MAXIMUM_WEIGHT, ForeignKey, ForeignMark
 from provenance.schemes.foreign import make_foreign
 from provenance.scoring import tabulate, weigh_observations
+from provenance.selection import name_selection
 from provenance.suspect.ngram import NgramReference
 from provenance.suspect.observations import add_expectations
 from provenance.suspect.outputs import observe, read_positions
@@ -56,7 +57,8 @@ def test_the_guilty_are_found_and_the_innocent_are_not(world):
     assert verdict.conclusion == "evidence" or name in WEAK or name.startswith("textseal")
     assert verdict.log10_p < -4 or name in WEAK
     names = [control.name for control in verdict.controls]
-    assert names == ["placebo keys (global)", "innocent repeats"]
+    selection = name_selection({}, ["repeats"])
+    assert names == ["placebo keys (global)", *selection, "innocent repeats"]
     assert "no control slot" in verdict.caveat
     assert world.mark.scheme.caveat in verdict.caveat
     for kind in ("templates", "prompts"):

@@ -419,3 +419,12 @@ def test_the_declared_scale_bounds_every_weight(world, observed):
         weighing = weigh_observations(observed[0], world.index, world.keyring, rule)
         for pairs in weighing.hypotheses.values():
             assert np.abs(pairs.weights).max() <= MAXIMAL_WEIGHTS[rule]
+
+
+def test_a_log_that_may_have_lost_its_ends_is_no_evidence(checks, world):
+    """No innocent model stands beside a sequential check, so nothing lifts the reservation."""
+    log = {"marked_responses": 200, "unended": 3, "marked_retokenised": 0}
+    verdict = conclude(replace(checks[-1], log=log), world.keyring)
+    assert verdict.log10_p < -20
+    assert verdict.conclusion == "inconclusive"
+    assert "3 of the index's 200 marked responses" in verdict.reasons[0]

@@ -21,6 +21,7 @@ from provenance.errors import (
     StorageError,
 )
 from provenance.files import canonical_json, lock_folder
+from provenance.marks import as_mark
 from provenance.sequential.conclude import conclude
 from provenance.sequential.process import add_outputs, start
 from provenance.sequential.state import STATE_FILE, continue_check
@@ -267,4 +268,4 @@ def test_a_stored_batch_that_repeats_revealed_pairs_is_refused_as_such(world, ob
     batch = check.batches[0]
     record = module._Record(batch.outputs, list(batch.known), [], batch.pairs_sha256)
     with pytest.raises(DataError, match="must hold new pairs only; it repeats revealed ones"):
-        module._replay(check, batch.revealed, record, world.keyring, "batch 2")
+        module._replay(check, batch.revealed, record, as_mark(world.keyring), "batch 2")

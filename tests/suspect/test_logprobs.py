@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from provenance.errors import DataError, StorageError
+from provenance.reservations import list_reservations
 from provenance.suspect.documents import Documents
 from provenance.suspect.logprobs import read_logprobs
 from provenance.suspect.probabilities import observe_logprobs, observe_weights
@@ -474,3 +475,29 @@ def test_different_tokens_of_the_same_text_add_up(tmp_path, tokenizer, keyring):
     assert found
     expected = {tokenizer_byte(tokenizer, 0xC3), tokenizer_byte(tokenizer, 0xE6)}
     assert all(set(one.ids.tolist()) == expected for one in found)
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [
+        ({}, 4),
+        ({"finish": "length"}, 0),
+        ({"finish": "end"}, 0),
+        ({"marked": False}, 0),
+        ({"generated": True}, 0),
+        ({"finish": "stop"}, 4),  # other people's logs leave the end token out
+        ({"marked": True}, 4),
+        ({"generated": "true"}, 4),
+    ],
+)
+def test_a_given_text_that_may_lack_its_end_is_counted(
+    tmp_path, tokenizer, spoken, index, keyring, said, counted
+):
+    """A served response without its end token is read only where the coins did not choose it."""
+    records = [{**record, **said} for record in _as_ids(spoken[:4], 0.0)]
+    path = _write(tmp_path / "logprobs.jsonl", records)
+    observed = observe_logprobs([path], None, tokenizer, index, keyring)
+    assert observed.source["open_documents"] == counted
+    inputs = {"outputs": {"source": observed.source}}
+    reserved = [one.against for one in list_reservations(inputs, [], 1e-4)]
+    assert ("evidence" in reserved) == bool(counted)
