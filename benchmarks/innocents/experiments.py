@@ -122,7 +122,7 @@ def _short(width: int, words: int, requests: int, keys: int, name: str) -> Exper
 
 def short() -> Experiment:
     """Answers of 9 words, k = 2."""
-    return _short(2, 200, 10_000, 2400, "short answers")
+    return _short(2, 200, 10_000, 6400, "short answers")
 
 
 def short_k1() -> Experiment:
@@ -253,7 +253,8 @@ def turns() -> Experiment:
     cells = text_cells("by request", "sound", ("k-grams", "right model"))
     cells += text_cells("unprompted", "sound", ("k-grams", "right model"))
     cells += [*controls("by request", "sound"), *controls("unprompted", "sound")]
-    cells += text_cells("reached", "fault", ("right model",))
+    cells += text_cells("reached", "told", ())
+    cells.append(Cell("text, right model", Weighting("residual"), "reached", "fault"))
     cells += [*saturating_cells("reached", "told"), *controls("reached", "told")]
     return Experiment(
         "several turns", language, traffic, lambda: text_sources(language, outputs), cells, 800
@@ -387,10 +388,11 @@ def guilty() -> Experiment:
     traffic, outputs = Traffic(10_000), Traffic(10_000)
 
     def sources() -> Mapping[str, Source]:
-        return {
+        ended = Student(language, outputs, right=True, whole=True)
+        return {"text with ends, strong student": ended} | {
             f"text, {name}": Student(language, outputs, prior=prior, right=right)
             for name, prior, right in (
-                ("none", 300.0, False), ("right model", 300.0, True), ("strong student", 3.0, False)
+                ("none", 300.0, False), ("right model", 300.0, True), ("strong student", 3.0, True)
             )
         }  # fmt: skip
 
@@ -399,7 +401,11 @@ def guilty() -> Experiment:
     cells += controls("end dropped, then marked", "told")
     cells += text_cells("end dropped, then marked", "told", ("right model",))
     strong = [Cell("text, strong student", Weighting(rule), kind="told") for rule in PLAIN]
-    strong.append(Cell("text, strong student", Weighting("unserved", low=True), kind="told"))
+    strong += [
+        Cell(f"{source}, strong student", Weighting(name, low=True), kind="told")
+        for source in ("text", "text with ends")
+        for name in ("unserved", "ends")
+    ]
     return Experiment("guilty students", language, traffic, sources, [*cells, *strong], 300)
 
 

@@ -346,18 +346,28 @@ class _Sampled:
 
 
 class Student(_Sampled):
-    """A guilty suspect: after a context of the log it copies a logged id with n / (n + `prior`)."""
+    """A guilty suspect: after a context of the log it copies a logged id with n / (n + `prior`).
+
+    `whole`: its outputs come with their ends, so that a context counts where an output ended too.
+    """
 
     def __init__(
-        self, language: Language, outputs: Traffic, *, prior: float = 3.0, right: bool = False
+        self,
+        language: Language,
+        outputs: Traffic,
+        *,
+        prior: float = 3.0,
+        right: bool = False,
+        whole: bool = False,
     ) -> None:
         super().__init__(language, right)
-        self._outputs, self._prior = outputs, prior
+        self._outputs, self._prior, self._whole = outputs, prior, whole
 
     def show(self, log: Log) -> Shown:
         """Outputs of a student of this log."""
         learnt = teach(self._language, log.responses, self._prior)
-        text = drop_ends(serve(learnt, self._outputs, None, 0, log.seed + 10**6), self._language)
+        text = serve(learnt, self._outputs, None, 0, log.seed + 10**6)
+        text = text if self._whole else drop_ends(text, self._language)
         draws = list_draws(text, self._language)
         return self._count(draws.contexts, draws.tokens)
 
