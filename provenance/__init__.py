@@ -28,6 +28,7 @@ _HOMES = {
     "check_outputs": "provenance.check",
     "create_keyring": "provenance.keys.keyring",
     "detect_mark": "provenance.detect",
+    "detect_pooled": "provenance.detect",
     "load_tokenizer": "provenance.tokenizer",
     "make_scheme": "provenance.schemes",
     "observe": "provenance.suspect.outputs",

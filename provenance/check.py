@@ -18,6 +18,7 @@ from provenance.conclusion import attribute_shares, conclude, find_power, make_v
 from provenance.controls import (
     control_innocents,
     control_placebo,
+    control_prompts,
     control_slot,
     control_unserved,
     list_unserved,
@@ -44,7 +45,7 @@ from provenance.verdict import (
     Reservation,
     Verdict,
 )
-from provenance.weigh import RETIRED, RULES, choose_rule, refuse_retired
+from provenance.weigh import DEFAULT_RULE, RETIRED, RULES, choose_rule, refuse_retired
 
 __all__ = [
     "CheckSettings",
@@ -200,6 +201,10 @@ def examine_outputs(
     controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
     controls += _control_keys(weighing, mark)
     controls += control_selection(selection, mark, observations.reference, beside)
+    if observations.asked is not None:
+        plain = replace(settings, rule=DEFAULT_RULE)  # no reference said what was expected of them
+        found = _smallest_adjusted(_try_innocent(observations.asked, index, mark, plain))
+        controls.append(control_prompts(inputs["outputs"]["asked"], found))
     controls += control_innocents(
         list(innocents), lambda i: _smallest_adjusted(list(tested.values())[i])
     )

@@ -36,12 +36,12 @@ __all__ = [
     "Ruling",
     "attribute_shares",
     "conclude",
+    "explain_positions",
     "find_power",
     "find_reference",
     "make_verdict",
     "say_failed_controls",
     "say_nothing_scored",
-    "say_positions",
 ]
 
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
@@ -50,6 +50,7 @@ _MOST_NAMES: Final = 5
 LEFT_OUT: Final[Mapping[str, str]] = {
     "repeated": "because their context stood in the same output before",
     "prompted": "because they stand in the prompt",
+    "quoted": "because they quote the prompt in another form",
 }
 """Why positions are left out: a field of `inputs.outputs` each, and what it means."""
 
@@ -115,7 +116,7 @@ def say_failed_controls(controls: Sequence[Control]) -> list[str]:
 def say_nothing_scored(inputs: Mapping[str, Any], keys: int) -> str:
     """Why there is nothing to test: where the positions went, and what was served."""
     observed = inputs["outputs"]
-    said = f"nothing was scored under {keys} keys: {say_positions(observed)}"
+    said = f"nothing was scored under {keys} keys: {explain_positions(observed)}"
     if not observed["positions"]:
         return said
     if "contexts_met" not in inputs:  # verdicts of version 1
@@ -127,7 +128,7 @@ def say_nothing_scored(inputs: Mapping[str, Any], keys: int) -> str:
     return f"{said}; they have {met} {served}, and no choice after these carries weight"
 
 
-def say_positions(observed: Mapping[str, Any]) -> str:
+def explain_positions(observed: Mapping[str, Any]) -> str:
     """How many positions there were, how many count, and why the others do not."""
     left = {name: int(observed.get(name, 0)) for name in LEFT_OUT}
     counted = int(observed["positions"])

@@ -230,7 +230,8 @@ def pack_windows(
 def select_first_unprompted(
     rows: NDArray[np.int64],
     packed: NDArray[np.int64],
-    prompt_rows: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    prompt_groups: NDArray[np.int64],
     prompt_packed: NDArray[np.int64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which positions count: the first of each context in its response, and not in its prompt.
@@ -238,7 +239,8 @@ def select_first_unprompted(
     Parameters
     ----------
     rows, packed : int64 [m], response number and context of each position, in order of position
-    prompt_rows, prompt_packed : int64 [p], the windows of the prompts, by response number
+    groups : int64 [m], number of the prompt of each position's response
+    prompt_groups, prompt_packed : int64 [p], the windows of the prompts, by the prompt's number
 
     Returns
     -------
@@ -246,6 +248,7 @@ def select_first_unprompted(
     """
     both = np.concatenate([packed, prompt_packed])
     distinct, names = np.unique(both, return_inverse=True)
-    pair = np.concatenate([rows, prompt_rows]) * max(distinct.shape[0], 1) + names
-    own, prompted = pair[: rows.shape[0]], pair[rows.shape[0] :]
-    return first_occurrences(own), ~np.isin(own, prompted)
+    own, prompted = names[: rows.shape[0]], names[rows.shape[0] :]
+    size = max(distinct.shape[0], 1)
+    unprompted = ~np.isin(groups * size + own, prompt_groups * size + prompted)
+    return first_occurrences(rows * size + own), unprompted

@@ -7,7 +7,9 @@ Four controls, each at level 1e-3 after correction for the looks inside it:
 2. *control slot*: contexts that are never marked, under every true key. Sees marks where there
    should be none, and a suspect whose text depends on the keys in another way.
 3. *unserved values*: keys of values that are in the keyring but in no response of the index.
-4. *innocent models*: outputs of models that cannot have been trained on the log, under the true
+4. *prompts*: what the suspect was shown, under the true keys. Marked prompts say nothing of the
+   suspect: it reports, it cannot fail. Quotations of prompts are left out of the test.
+5. *innocent models*: outputs of models that cannot have been trained on the log, under the true
    keys. The only control that sees a leak from the index to the true key.
 
 Other people's schemes mark every context under one key: they have the first and the last.
@@ -36,6 +38,7 @@ __all__ = [
     "LEVEL",
     "control_innocents",
     "control_placebo",
+    "control_prompts",
     "control_slot",
     "control_unserved",
 ]
@@ -147,6 +150,32 @@ def list_unserved(schedule: Schedule, served: Collection[tuple[str, str]]) -> li
         for value in slot.values
         if (slot.name, value) not in served
     ]
+
+
+def control_prompts(asked: Mapping[str, int], log10_p: float) -> Control:
+    """Do the prompts themselves carry the mark: reported, and passed whatever is found.
+
+    Parameters
+    ----------
+    asked : `texts` and `pairs`: how many distinct texts of prompts, and pairs in them
+    log10_p : smallest adjusted p of the same check on those texts, under the true keys
+
+    Notes
+    -----
+    Anybody may be asked about marked text, so this is no statement about the suspect. It says that
+    its outputs have something to repeat: whoever doubts that all repetitions were left out asks
+    again, with prompts that carry no mark.
+    """
+    many = f"{asked['texts']:,} texts, {asked['pairs']:,} pairs: "
+    if log10_p > math.log10(LEVEL):
+        return Control("prompts", True, None, f"{many}no mark found, log10 p {log10_p:.2f}")
+    return Control(
+        "prompts",
+        True,
+        None,
+        f"{many}the prompts carry your mark: log10 p {log10_p:.2f}; outputs may repeat them, and "
+        "what repeats them is left out",
+    )
 
 
 def control_innocents(names: Sequence[str], log10_p: Callable[[int], float]) -> list[Control]:

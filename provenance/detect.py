@@ -6,7 +6,8 @@ windows, so that a marked passage inside unmarked text is found; every look is p
 
     p(key) = min(2 p(whole), 2 W min over W windows of p(window)),   then weighted Holm over keys.
 
-Each coin is scored once, at its first occurrence: a repeated passage adds no evidence.
+Each coin is scored once, at its first occurrence: a repeated passage adds no evidence. Several
+texts of one source can be pooled into one test, where a coin of any of them counts once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.errors import UsageError
 from provenance.families import family_weights
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import key_name
@@ -27,7 +29,7 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_gamma_tail, log10_upper_tail
 
-__all__ = ["Detection", "KeyDetection", "detect_mark"]
+__all__ = ["Detection", "KeyDetection", "detect_mark", "detect_pooled"]
 
 _SHORTEST: Final = 64
 _STRIDES: Final = 4
@@ -41,7 +43,10 @@ class KeyDetection:
     Attributes
     ----------
     slot, value : which key
-    coins : scored pairs of the whole text
+    coins : scored pairs of the whole text, n
+    score : sum of their scores, S
+    original_score : S as the mark's original adds it up (a Gumbel scheme's -ln(1 - u), unrounded);
+        None where that is `score`
     log10_p : of this key, corrected for its windows; exact upper bound
     log10_adjusted : corrected for all keys tried (weighted Holm)
     start, end : tokens of the strongest span, [start, end); the whole text if that is strongest
@@ -54,24 +59,46 @@ class KeyDetection:
     log10_adjusted: float
     start: int
     end: int
+    score: int = 0
+    original_score: float | None = None
 
     @property
     def name(self) -> str:
         """`global` or `week=2026-W17`."""
         return key_name(self.slot, self.value)
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {
+            "slot": self.slot,
+            "value": self.value,
+            "coins": self.coins,
+            "score": self.score,
+            "original_score": self.original_score,
+            "log10_p": self.log10_p,
+            "log10_adjusted": self.log10_adjusted,
+            "token_span": [self.start, self.end],
+        }
+
 
 @dataclass(frozen=True)
 class Detection:
     """All keys on one text; `log10_p` is that of "no key of this keyring marked this text".
 
-    `caveat` says what makes the test weaker than its law says; "" if nothing does.
+    Attributes
+    ----------
+    tokens : of the text, or of all pooled ones
+    keys : all keys tried
+    alpha : level of `marked`
+    caveat : what makes the test weaker than its law says; "" if nothing does
+    smallest_log10_p : what the p of a text with so many coins could be at the very least
     """
 
     tokens: int
     keys: tuple[KeyDetection, ...]
     alpha: float
     caveat: str = ""
+    smallest_log10_p: float = 0.0
 
     @property
     def log10_p(self) -> float:
@@ -88,25 +115,31 @@ class Detection:
         """True if the adjusted p is at most alpha."""
         return bool(self.log10_p <= np.log10(self.alpha))
 
+    @property
+    def too_short(self) -> bool:
+        """True if no text with so few coins could be called marked, whatever it said."""
+        return bool(self.smallest_log10_p > np.log10(self.alpha))
+
+    @property
+    def strongest(self) -> KeyDetection | None:
+        """The key with the smallest adjusted p, of equal ones that with the most coins."""
+        return min(self.keys, key=lambda found: (found.log10_adjusted, -found.coins), default=None)
+
     def to_json(self) -> dict[str, Any]:
-        """JSON-able form: the text's p and every key whose adjusted p is at most alpha."""
+        """JSON-able form: the text's p, its strongest key and all with an adjusted p <= alpha."""
+        strongest = self.strongest
         return {
             "tokens": self.tokens,
             "marked": self.marked,
             "tested": self.tested,
+            "too_short": self.too_short,
             "log10_p": self.log10_p,
             "alpha": self.alpha,
             "caveat": self.caveat,
             "keys_tried": len(self.keys),
+            "strongest": None if strongest is None else strongest.to_json(),
             "keys": [
-                {
-                    "slot": found.slot,
-                    "value": found.value,
-                    "coins": found.coins,
-                    "log10_p": found.log10_p,
-                    "log10_adjusted": found.log10_adjusted,
-                    "token_span": [found.start, found.end],
-                }
+                found.to_json()
                 for found in self.keys
                 if found.log10_adjusted <= np.log10(self.alpha)
             ],
@@ -133,9 +166,37 @@ def detect_mark(
     Cost: one coin a token and key of its slot; about 10 exact tails a key.
     """
     mark = as_mark(keyring)
-    windows = _make_windows(token_ids.shape[0])
-    found = [_try_key(coins, windows, mark.null_law) for coins in mark.read(token_ids)]
-    return Detection(int(token_ids.shape[0]), _adjust(found), alpha, mark.caveat)
+    tokens = int(token_ids.shape[0])
+    return _detect(mark, list(mark.read(token_ids)), _make_windows(tokens), tokens, alpha)
+
+
+def detect_pooled(
+    texts: Sequence[NDArray[np.uint32]],
+    keyring: UnlockedKeyring | Mark,
+    alpha: float = 1e-4,
+) -> Detection:
+    """Test several texts together: one test of all their coins, each once; no windows.
+
+    Many short texts of one source say together what none says alone. H0: *none* of the texts
+    depends on the keys' coins. Parameters as for `detect_mark`; spans count through all texts.
+    """
+    mark = as_mark(keyring)
+    if not texts:
+        raise UsageError("at least one text must be given; got none. Nothing to pool.")
+    tokens = sum(int(ids.shape[0]) for ids in texts)
+    return _detect(mark, list(mark.read_pooled(texts)), _make_windows(0), tokens, alpha)
+
+
+def _detect(
+    mark: Mark, read: list[TextCoins], windows: NDArray[np.int64], tokens: int, alpha: float
+) -> Detection:
+    law = mark.null_law
+    found = _adjust([_try_key(coins, windows, law) for coins in read])
+    # every coin at the highest score that the law allows: no text of these lengths says more
+    highest = np.log10(law.masses[law.support[-1]] / law.total)
+    best = _adjust([replace(key, log10_p=float(key.coins * highest)) for key in found])
+    smallest = min((key.log10_adjusted for key in best), default=0.0)
+    return Detection(tokens, found, alpha, mark.caveat, smallest)
 
 
 def _make_windows(tokens: int) -> NDArray[np.int64]:
@@ -169,7 +230,15 @@ def _try_key(coins: TextCoins, windows: NDArray[np.int64], law: NullLaw) -> KeyD
             if paid < best:
                 best, span = paid, (int(windows[i, 0]), int(windows[i, 1]))
     return KeyDetection(
-        coins.slot, coins.value, int(scores.size), float(min(best, 0.0)), 0.0, *span
+        slot=coins.slot,
+        value=coins.value,
+        coins=int(scores.size),
+        log10_p=float(min(best, 0.0)),
+        log10_adjusted=0.0,
+        start=span[0],
+        end=span[1],
+        score=int(scores.sum()),
+        original_score=coins.original,
     )
 
 

@@ -10,7 +10,13 @@ from typing import Any
 from provenance.served.index import Index, IndexManifest
 from provenance.suspect.observations import Observations
 
-__all__ = ["describe_inputs", "describe_log", "describe_observations", "describe_versions"]
+__all__ = [
+    "describe_inputs",
+    "describe_log",
+    "describe_observations",
+    "describe_versions",
+    "say_positions",
+]
 
 
 def describe_inputs(
@@ -61,9 +67,41 @@ def describe_observations(observations: Observations) -> dict[str, Any]:
         "pairs": int(observations.masses.shape[0]),
         "repeated": observations.repeated,
         "prompted": observations.prompted,
+        "quoted": observations.quoted,
+        "with_prompt": observations.with_prompt,
+        "asked": _describe_asked(observations.asked),
         "source": dict(observations.source),
         "reference": dict(observations.reference),
     }
+
+
+def say_positions(described: Mapping[str, Any]) -> str:
+    """One sentence on what `describe_observations` says was counted and left out, and why.
+
+    >>> say_positions({"source": {"access": "outputs"}, "outputs": 9, "with_prompt": 7,
+    ...     "positions": 800, "repeated": 50, "prompted": 20, "quoted": 5, "short_outputs": 1})
+    ... # doctest: +NORMALIZE_WHITESPACE
+    '9 outputs, 7 of them with a prompt: 800 positions counted; left out: 50 repeated in their
+    output, 20 token for token in the prompt, 5 quoted from it in another form; 1 too short.'
+    """
+    kind = "outputs" if described["source"].get("access") == "outputs" else "documents"
+    prompts = described.get("with_prompt")  # bundles of earlier releases do not say
+    shown = "" if prompts is None else f", {prompts:,} of them with a prompt"
+    quoted = described.get("quoted")
+    also = "" if quoted is None else f", {quoted:,} quoted from it in another form"
+    return (
+        f"{described['outputs']:,} {kind}{shown}: {described['positions']:,} positions counted; "
+        f"left out: {described['repeated']:,} repeated in their {kind[:-1]}, "
+        f"{described['prompted']:,} token for token in the prompt{also}; "
+        f"{described['short_outputs']:,} too short."
+    )
+
+
+def _describe_asked(asked: Observations | None) -> dict[str, int] | None:
+    """How many distinct texts of prompts there are, and pairs in them; None if nobody looks."""
+    if asked is None:
+        return None
+    return {"texts": asked.outputs, "pairs": int(asked.masses.shape[0])}
 
 
 def describe_versions() -> dict[str, str]:

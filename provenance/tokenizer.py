@@ -21,7 +21,13 @@ from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.files import read_bytes
 from provenance.keys.keyring import Keyring
 
-__all__ = ["load_tokenizer", "prepare_tokenizer", "read_tokenizer", "tokenise"]
+__all__ = [
+    "load_tokenizer",
+    "prepare_tokenizer",
+    "read_tokenizer",
+    "tokenise",
+    "tokenise_placed",
+]
 
 _Result = TypeVar("_Result")
 
@@ -47,8 +53,9 @@ def load_tokenizer(path: Path | str, keyring: Keyring) -> Tokenizer:
     tokenizer = prepare_tokenizer(_guard(lambda: Tokenizer.from_buffer(content), f"{path}"))
     if tokenizer.get_vocab_size() > keyring.vocabulary_size:
         raise ConfigurationMismatchError(
-            f"{path}: must have at most {keyring.vocabulary_size} tokens, as the keyring says; got "
-            f"{tokenizer.get_vocab_size()}. Pass the served model's tokenizer.json."
+            f"{path}: must have at most {keyring.vocabulary_size} tokens, the vocabulary size of "
+            f"the mark; got {tokenizer.get_vocab_size()}. Pass the served model's tokenizer.json, "
+            "or the vocab_size of its config.json."
         )
     return tokenizer
 
@@ -72,6 +79,25 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str], origin: str) -> list[ND
         lambda: tokenizer.encode_batch_fast(list(texts), add_special_tokens=False), origin
     )
     return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+
+def tokenise_placed(
+    tokenizer: Tokenizer, texts: Sequence[str], origin: str
+) -> list[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
+    """As `tokenise`, with the characters of each token: uint32 [n] and int64 [n, 2] per text.
+
+    A token of a part of a character has the whole of it. Cost: twice that of `tokenise`.
+    """
+    encodings = _guard(
+        lambda: tokenizer.encode_batch(list(texts), add_special_tokens=False), origin
+    )
+    return [
+        (
+            np.array(encoding.ids, dtype=np.uint32),
+            np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+        )
+        for encoding in encodings
+    ]
 
 
 def _guard(action: Callable[[], _Result], origin: str) -> _Result:

@@ -140,7 +140,8 @@ def merge_observations(parts: Sequence[Observations]) -> Observations:
         visits.append((distinct, part.totals[first]))
     visited, names = np.unique(np.concatenate([v[0] for v in visits]), return_inverse=True)
     counts = np.bincount(names, weights=np.concatenate([v[1] for v in visits]))
-    summed = ("positions", "outputs", "tokens_read", "short_outputs", "repeated", "prompted")
+    read = ("positions", "outputs", "tokens_read", "short_outputs", "with_prompt")
+    summed = (*read, "repeated", "prompted", "quoted")
     return replace(
         parts[0],
         contexts=contexts,

@@ -24,6 +24,7 @@ PUBLIC = [
     "check_outputs",
     "create_keyring",
     "detect_mark",
+    "detect_pooled",
     "load_tokenizer",
     "make_scheme",
     "observe",

@@ -22,9 +22,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,15 +61,18 @@ Ids = NDArray[np.uint32]
 def original_log10_p(scheme: ForeignScheme, ids: Ids) -> float:
     """log10 p by the original's own counting and its own, or the obvious, tail."""
     contexts, tokens = windows(scheme, ids)
-    if scheme.name.startswith("textseal") or scheme.name.startswith("vllm"):
-        # each window (vLLM: each context) once
-        rows = contexts if scheme.name.startswith("vllm") else np.c_[contexts, tokens]
+    if scheme.name.startswith(("textseal", "vllm", "sglang")):
+        # each window (vLLM and SGLang: each context) once
+        rows = np.c_[contexts, tokens] if scheme.name.startswith("textseal") else contexts
         first = first_occurrences(name_contexts(rows))
         contexts, tokens = contexts[first], tokens[first]
     scores, law = scheme.score(contexts, tokens).astype(float), scheme.null_law
     n = scores.size
     mean, variance = law.mean, law.variance
-    if scheme.name == "hf-synthid":  # repeated contexts are masked, bits are called fair
+    if scheme.name in (
+        "hf-synthid",
+        "synthid-text-2025",
+    ):  # repeated contexts are masked, bits are called fair
         first = recent_first(contexts, 1024)
         depth = len(law.masses) - 1
         scores, n = scores[first], int(first.sum())
@@ -204,6 +210,10 @@ def measure(name: str, ids: Ids, vocabulary: int, keys: int, worlds: int) -> dic
         "z_of_suspects": {"mean": float(checked.mean()), "sd": float(checked.std())}
         if checked.size
         else {},
+        "seeds": "texts [key, 4], worlds [world, 2] and [world, 5], teacher 0",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
+        "versions": {name: version(name) for name in ("numpy", "numba", "scipy")}
+        | {"python": platform.python_version()},
         "seconds": round(time.perf_counter() - started, 1),
     }
 

@@ -28,7 +28,7 @@ CONFIGURATIONS: Final[dict[str, dict[str, Any]]] = {
         "seeding_scheme": "selfhash",
         "context_width": 4,
     },
-    "hf-synthid": {"ngram_len": 5, "keys": [0] * 30},
+    "hf-synthid": {"ngram_len": 5, "keys": [0] * 30, "sampling_table_size": 65536},
     "lm-watermarking": {"seeding_scheme": "minhash", "hash_key": 0},
     "markllm-exp": {"hash_key": 0, "prefix_length": 4},
     "markllm-kgw": {"hash_key": 0, "gamma": 0.5, "prefix_length": 1, "f_scheme": "time"},
@@ -40,6 +40,14 @@ CONFIGURATIONS: Final[dict[str, dict[str, Any]]] = {
     "textseal-synthid": {"secret_key": 0, "ngram": 1, "watermark_type": "synthid", "depth": 30},
     "vllm-gumbel": {"key": 0, "context_width": 4},
     "vllm-dual-key-gumbel": {"key": 0, "context_width": 4, "algorithm": "dual_key_gumbel"},
+    "synthid-text-2025": {"ngram_len": 5, "keys": [0] * 30},
+    "textseal-dual-key": {"secret_key": 0, "ngram": 1, "watermark_type": "textseal"},
+    "vllm-sbw": {"key": 0, "algorithm": "sbw", "sbw_scheme": "selfhash", "context_width": 4},
+    "sglang-gumbel": {"key": 0, "context_window": 4},
+    "markllm-ewd": {"hash_key": 0, "gamma": 0.5, "prefix_length": 1},
+    "markllm-pf": {"seed": 0, "ngram": 2},
+    "markllm-exp-gumbel": {"seed": 0, "prefix_length": 2},
+    "unigram": {"watermark_key": 0, "fraction": 0.5},
 }
 """The originals' defaults where they have any; the key 0 stands for a random one."""
 
@@ -54,6 +62,8 @@ def random_scheme(name: str, rng: np.random.Generator, vocabulary: int = WORDS) 
         config[field] = [int(key) for key in rng.integers(0, 1 << 31, 30)]
     else:
         config[field] = int(rng.integers(1 << 20, 1 << 31)) | 1
+    if name == "sglang-gumbel":
+        config[field] = f"{config[field]:016x}"
     return make_foreign(name, config, None, vocabulary)
 
 

@@ -43,6 +43,8 @@ _NUMBERS = {
     "shared pairs",
     "tokens",
     "windows",
+    "n",
+    "S",
     "z",
 }
 
@@ -97,6 +99,8 @@ def print_table(
 
 def print_verdict(verdict: Verdict) -> None:
     """The readable report of a check, for 80 columns."""
+    from provenance.inputs import say_positions
+
     headline = verdict.headline
     results.print(Text(_say(verdict), style="bold"))
     print_reasons(verdict.reasons)
@@ -108,6 +112,7 @@ def print_verdict(verdict: Verdict) -> None:
         Text(f"p of the whole check <= 10^{verdict.log10_p:.2f} (family-wise, all keys); ")
         + Text(f"alpha {verdict.alpha:g}" + (f"; smallest: {headline.name}" if headline else ""))
     )
+    results.print(Text(say_positions(verdict.inputs["outputs"])))
     results.print()
     print_table(
         ["key", "coins", "effective", "z", "log10 p", "adjusted", "rejected"],

@@ -88,6 +88,8 @@ def continue_sequentially(
 
 
 def _print(verdict: SequentialVerdict, sha256: str, plan: Plan | None) -> None:
+    from provenance.inputs import say_positions
+
     results.print(Text(_say(verdict), style="bold"))
     print_reasons(verdict.reasons)
     results.print(
@@ -115,6 +117,8 @@ def _print(verdict: SequentialVerdict, sha256: str, plan: Plan | None) -> None:
         ],
         "Batches (coins: newly revealed, all keys; known: revealed before, ignored)",
     )
+    for number, look in enumerate(verdict.looks, start=1):
+        results.print(Text(f"Batch {number}: {say_positions(look.outputs)}", style="dim"))
     results.print()
     print_table(
         ["key", "coins", "log10 e", "log10 p", "rejected"],

@@ -117,6 +117,9 @@ def rebuild_controls(
         selection = name_selection(inputs["outputs"]["reference"], list(inputs["innocents"]))
         names += selection
         found += [None] * len(selection)
+    if document["inputs"]["outputs"].get("asked"):  # the prompts are not in the bundle
+        names.append("prompts")
+        found.append(None)
     innocents = [f"innocent {name}" for name in document["inputs"]["innocents"]]
     given = [control.name for control in stated]
     # innocents stand in the order of the command line, which sorted JSON does not keep

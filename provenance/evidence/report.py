@@ -30,6 +30,7 @@ from provenance.evidence.wording import (
     show_name,
     shows_numbers,
 )
+from provenance.inputs import say_positions
 from provenance.keys.schedule import key_name
 from provenance.power import say_power_json
 from provenance.printable import clean, shorten
@@ -131,6 +132,7 @@ def render_report(
         not_shown=NOT_SHOWN,
         files=_list_files(verdict["inputs"]),
         observed=verdict["inputs"]["outputs"],
+        counted=say_positions(verdict["inputs"]["outputs"]),
     )
 
 

@@ -9,7 +9,7 @@ Knows keys and schemes; knows no files, no log, no suspect and no verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from provenance.keys.schedule import Schedule
 from provenance.marks.units import Groups
 from provenance.stats.laws import NullLaw
 
-__all__ = ["Mark", "OpenKey", "Placebos", "Served", "TextCoins"]
+__all__ = ["Mark", "OpenKey", "Placebos", "Served", "TextCoins", "scored_positions"]
 
 Integers = NDArray[np.int64]
 Tokens = NDArray[np.uint32]
@@ -78,17 +78,34 @@ class OpenKey(Protocol):
 
 @dataclass(frozen=True)
 class TextCoins:
-    """The coins of one text under one key.
+    """The coins of one text, or of several together, under one key.
 
     slot, value : which key
-    positions : int64 [m], ascending: the token at which each coin stands for the first time
+    positions : int64 [m], ascending: the token at which each coin stands for the first time,
+        counted through all texts
     scores : int64 [m]
+    original : sum of the scores as the mark's original adds them up; None if that is the same
     """
 
     slot: str
     value: str
     positions: Integers
     scores: Integers
+    original: float | None = None
+
+
+def scored_positions(lengths: Sequence[int], skipped: int) -> Integers:
+    """Positions in the texts put end to end, without the first `skipped` of each: int64.
+
+    >>> scored_positions([3, 1, 4], 2).tolist()
+    [2, 6, 7]
+    """
+    starts = np.cumsum([0, *lengths])
+    parts = [
+        np.arange(start + skipped, start + length, dtype=np.int64)
+        for start, length in zip(starts[:-1], lengths, strict=True)
+    ]
+    return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
 
 class Placebos(Protocol):
@@ -126,3 +143,6 @@ class Mark(Served, Placebos, Protocol):
 
     def read(self, token_ids: Tokens) -> Iterator[TextCoins]:
         """The coins of one text under every key, in the order of the schedule."""
+
+    def read_pooled(self, texts: Sequence[Tokens]) -> Iterator[TextCoins]:
+        """The same of several texts: no window crosses into the next, no coin counts twice."""

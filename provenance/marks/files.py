@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from provenance.errors import DataError, UsageError
-from provenance.files import parse_json, read_json, sha256_of_file
+from provenance.files import parse_json, read_bytes, sha256_of_file
 from provenance.keys.secrets import read_private_file, run_key_command
+from provenance.marks.comments import blank_comments
 from provenance.marks.foreign import ForeignMark, Original
 from provenance.schemes.foreign import FOREIGN_SCHEMES, make_foreign
 from provenance.schemes.foreign.base import Secret
 from provenance.tokenizer import read_tokenizer
 
-__all__ = ["holds_key", "read_foreign_mark"]
+__all__ = ["holds_key", "read_configuration", "read_foreign_mark"]
 
 _MAXIMUM_BYTES: Final = 1 << 20
+_MAXIMUM_CONFIGURATION: Final = 1 << 23
+"""Enough for a table of SynthID's written as a list."""
 
 
 def read_foreign_mark(
@@ -38,7 +41,7 @@ def read_foreign_mark(
     Parameters
     ----------
     name : of `FOREIGN_SCHEMES`
-    config : JSON file with the original's configuration object
+    config : JSON file with the original's configuration object; comments are allowed
     tokenizer : tokenizer.json of the marked model; it is trusted, since nothing else names it
     key_file, key_command : where the key is if it was taken out of the configuration: a file of
         mode 0600, or a command that prints it; a whole number or a JSON list of them
@@ -51,11 +54,9 @@ def read_foreign_mark(
     ConfigurationMismatchError (78) where the coins cannot be recomputed or two keys differ;
     UsageError, DataError, StorageError.
     """
-    document = read_json(config)
-    if not isinstance(document, dict):
-        raise DataError(f"{config}: must be a JSON object; got {type(document).__name__}.")
+    document = read_configuration(config)
     if name in FOREIGN_SCHEMES and holds_key(name, document):
-        read_private_file(config, _MAXIMUM_BYTES)
+        read_private_file(config, _MAXIMUM_CONFIGURATION)
     secret = _read_secret(key_file, key_command)
     scheme = make_foreign(name, document, secret, vocabulary_size)
     own = (
@@ -68,9 +69,32 @@ def read_foreign_mark(
     return mark
 
 
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The original's object: strict JSON but for comments. Raises StorageError, DataError."""
+    try:
+        text = read_bytes(path, _MAXIMUM_CONFIGURATION).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: must be JSON in UTF-8; it is not. Convert it first.") from error
+    document = parse_json(blank_comments(text), str(path))
+    if not isinstance(document, dict):
+        raise DataError(
+            f"{path}: must be a JSON object; got {_kind(document)}. "
+            "Pass the original's own configuration object."
+        )
+    return document
+
+
+def _kind(value: object) -> str:
+    """What a JSON value is called in JSON."""
+    names = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
 def holds_key(name: str, config: Mapping[str, Any]) -> bool:
     """Whether a configuration of this scheme holds a key: in its field, or in a seeding's name."""
-    if config.get(FOREIGN_SCHEMES[name].key_field) is not None:
+    scheme = FOREIGN_SCHEMES[name]
+    fields = (scheme.key_field, *getattr(scheme, "more_key_fields", ()))
+    if any(config.get(field) is not None for field in fields):
         return True
     seeding = config.get("seeding_scheme")
     return isinstance(seeding, str) and seeding.startswith("ff-") and seeding.count("-") == 4

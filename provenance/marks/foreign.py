@@ -12,7 +12,7 @@ foreign keys can be short: trying one key costs some 30 ms, more than trying it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
@@ -25,7 +25,7 @@ from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.files import canonical_json
 from provenance.keys.keyring import SELECTOR, Commitment, Keyring, SchemeSpecification
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule
-from provenance.marks.base import TextCoins
+from provenance.marks.base import TextCoins, scored_positions
 from provenance.marks.units import (
     MAXIMUM_WEIGHT,
     Groups,
@@ -33,7 +33,7 @@ from provenance.marks.units import (
     quantise_weights,
     sum_weights,
 )
-from provenance.schemes.foreign.base import ForeignScheme, Tokens
+from provenance.schemes.foreign.base import ForeignScheme, ScoredOtherwise, Tokens
 from provenance.stats.laws import NullLaw
 
 __all__ = [
@@ -194,19 +194,39 @@ class ForeignMark:
         Where the original seeds the first tokens from its padding, they are scored too: a text that
         is no whole response only adds independent coins. Cost: one score a unit and one sort.
         """
+        return self.read_pooled([token_ids])
+
+    def read_pooled(self, texts: Sequence[Tokens]) -> Iterator[TextCoins]:
+        """One key, which yields also where no text is long enough for a coin."""
         width, padding = self.scheme.width, self.scheme.padding
         before = 0 if padding is None else width
-        ids = np.concatenate([np.full(before, padding or 0, dtype=np.uint32), token_ids])
-        if ids.shape[0] <= width:
-            return
-        windows = np.lib.stride_tricks.sliding_window_view(ids, width + 1)
-        contexts, tokens = np.ascontiguousarray(windows[:, :width]), ids[width:]
+        pairs = [cut_windows(ids, width, padding) for ids in texts]
+        contexts = np.concatenate([contexts for contexts, _ in pairs])
+        tokens = np.concatenate([tokens for _, tokens in pairs])
+        positions = scored_positions([ids.shape[0] for ids in texts], width - before)
         usable = self.scheme.usable(contexts, tokens)
         first = first_occurrences(self.scheme.units(contexts, tokens))
         # a unit that holds an unusable pair is one coin under every key, whichever pair comes first
         kept = np.flatnonzero(first & usable)
-        scores = self.scheme.score(contexts.take(kept, axis=0), tokens.take(kept))
-        yield TextCoins(GLOBAL, SINGLE_VALUE, kept + width - before, scores)
+        contexts, tokens = contexts.take(kept, axis=0), tokens.take(kept)
+        scores = self.scheme.score(contexts, tokens)
+        original = None
+        if isinstance(self.scheme, ScoredOtherwise):
+            original = float(self.scheme.original_scores(contexts, tokens).sum())
+        yield TextCoins(GLOBAL, SINGLE_VALUE, positions[kept], scores, original)
+
+
+def cut_windows(ids: Tokens, width: int, padding: int | None) -> tuple[Tokens, Tokens]:
+    """Every (context, token) of one text: contexts uint32 [n, width] and tokens uint32 [n].
+
+    With padding, one for every token of the text; else the first `width` tokens have none.
+    """
+    before = 0 if padding is None else width
+    ids = np.concatenate([np.full(before, padding or 0, dtype=np.uint32), ids])
+    if ids.shape[0] <= width:
+        return np.empty((0, width), dtype=np.uint32), np.empty(0, dtype=np.uint32)
+    windows = np.lib.stride_tricks.sliding_window_view(ids, width + 1)
+    return np.ascontiguousarray(windows[:, :width]), ids[width:]
 
 
 def cut_contexts(contexts: Tokens, scheme: ForeignScheme) -> Tokens:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from provenance.contexts import first_pairs, response_contexts
 from provenance.keys.keyring import Key, Keyring, UnlockedKeyring
 from provenance.keys.schedule import Schedule
-from provenance.marks.base import Mark, OpenKey, TextCoins
+from provenance.marks.base import Mark, OpenKey, TextCoins, scored_positions
 from provenance.schemes import Scheme, make_scheme
 from provenance.stats.laws import NullLaw
 
@@ -109,9 +109,15 @@ class KeyringMark(SchemePlacebos):
 
         Cost: one coin of the selector a pair, and one a key of its slot.
         """
-        contexts, tokens = response_contexts(token_ids, self.context_width)
-        if not tokens.size:
-            return
+        return self.read_pooled([token_ids])
+
+    def read_pooled(self, texts: Sequence[Tokens]) -> Iterator[TextCoins]:
+        """Every key yields, also where a text is too short for any coin."""
+        width = self.context_width
+        pairs = [response_contexts(ids, width) for ids in texts]
+        contexts = np.concatenate([contexts for contexts, _ in pairs])
+        tokens = np.concatenate([tokens for _, tokens in pairs])
+        positions = scored_positions([ids.shape[0] for ids in texts], width)
         kept = first_pairs(contexts, tokens)
         slots = self._keyring.slots_of(contexts[kept])
         for number, slot in enumerate(self.schedule.slots[1:], start=1):
@@ -120,7 +126,7 @@ class KeyringMark(SchemePlacebos):
                 scores = self.scheme.score(
                     self._keyring.key(slot.name, value).words(contexts[own], tokens[own])
                 )
-                yield TextCoins(slot.name, value, own + self.context_width, scores)
+                yield TextCoins(slot.name, value, positions[own], scores)
 
 
 def as_mark(keyring: UnlockedKeyring | Mark) -> Mark:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.check import say_caveat
-from provenance.conclusion import LEFT_OUT, Ruling, say_failed_controls, say_positions
+from provenance.conclusion import LEFT_OUT, Ruling, explain_positions, say_failed_controls
 from provenance.families import family_weights
 from provenance.inputs import describe_versions
 from provenance.keys.keyring import UnlockedKeyring
@@ -144,7 +144,7 @@ def _say_lack(check: SequentialCheck, power: Power | None, setting: Setting) -> 
             name: sum(int(one.get(name, 0)) for one in observed)
             for name in ("outputs", "positions", "short_outputs", *LEFT_OUT)
         }
-        said = say_positions({**summed, "source": observed[0]["source"]})
+        said = explain_positions({**summed, "source": observed[0]["source"]})
         return [f"nothing was scored under {len(check.tested)} keys: {said}"]
     table = next(s.processes[0].table for s in check.tested if key_name(*s.keys[0]) == power.key)
     shortfall = find_shortfall(power, table, setting)

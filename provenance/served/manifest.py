@@ -16,6 +16,7 @@ from typing import Any
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.files import canonical_json, read_json, write_json
 from provenance.keys.keyring import Keyring
+from provenance.schemes import SCHEMES
 from provenance.served.log import LogFile
 
 __all__ = ["MANIFEST_FILE", "IndexManifest", "ServedSlot", "ServedValue", "keep_ends"]
@@ -25,6 +26,7 @@ _FORMAT = "provenance-index"
 _VERSION = 2
 _MOST_ENDS = 64
 _LEAST_END = 0.01
+_SHOWN = 80
 _TABLE_NAME = re.compile(r"windows-[0-9a-f]{16}\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -125,21 +127,30 @@ class IndexManifest:
         write_json(folder / MANIFEST_FILE, document, mode=0o600)
 
     def check_keyring(self, public: Keyring, origin: str) -> None:
-        """Raise ConfigurationMismatchError (78) unless the index was built under this keyring.
+        """Raise ConfigurationMismatchError (78) unless the index was built under this mark.
 
-        The keyring may have gained values since; a value never changes its position.
+        `public` is the public half of a keyring or of another mark. What differs is named, the most
+        telling first; where all else agrees it is the key. The keyring may have gained values
+        since; a value never changes its position.
         """
+        given = public.scheme.to_json()
+        served = dict(self.scheme)
+        parameters = served.get("parameters", {}), given["parameters"]
         pairs = [
-            ("keyring", self.keyring_id, public.id),
-            ("scheme", dict(self.scheme), public.scheme.to_json()),
+            ("scheme", served.get("name"), given["name"]),
+            *(
+                (f"parameter {name}", *(side.get(name) for side in parameters))
+                for name in sorted({*parameters[0], *parameters[1]})
+            ),
             ("context width", self.context_width, public.context_width),
-            ("tokenizer sha256", self.tokenizer_sha256, public.tokenizer_sha256),
+            ("tokenizer's sha256", self.tokenizer_sha256, public.tokenizer_sha256),
             ("vocabulary size", self.vocabulary_size, public.vocabulary_size),
             (
                 "slots",
                 [(slot.name, slot.share_words) for slot in self.slots],
                 [(slot.name, slot.share_words) for slot in public.schedule.slots],
             ),
+            ("keyring" if given["name"] in SCHEMES else "key", self.keyring_id, public.id),
         ]
         for own, slot in zip(self.slots, public.schedule.slots, strict=False):
             names = tuple(value.name for value in own.values)
@@ -147,9 +158,17 @@ class IndexManifest:
         for what, found, wanted in pairs:
             if found != wanted:
                 raise ConfigurationMismatchError(
-                    f"{origin}: must be an index of keyring {public.id}; its {what} is {found}, "
-                    f"the keyring's is {wanted}. Pass the keyring that the log was served under."
+                    f"{origin}: must be an index of the mark that was given; its {what} is "
+                    f"{_shorten(found)}, that of the mark is {_shorten(wanted)}. Give the "
+                    "keyring, or the scheme with its configuration, tokenizer and key, that the "
+                    "log was served under."
                 )
+
+
+def _shorten(value: object) -> str:
+    """The value for a message: a table of 8 KiB has no place in one line."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _own_hash(document: Mapping[str, Any]) -> str:

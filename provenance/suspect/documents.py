@@ -24,6 +24,7 @@ from provenance.served.index import Index
 from provenance.served.log import read_log
 from provenance.suspect.passes import PART_DOCUMENTS
 from provenance.suspect.positions import Positions, find_positions
+from provenance.suspect.quotations import Speller, find_quotations
 
 __all__ = ["Documents", "find_served"]
 
@@ -57,6 +58,7 @@ class Documents:
         """
         left, some = self.limit, False
         width = self.keyring.context_width
+        speller = Speller(self.tokenizer, self.keyring.public.vocabulary_size)
         for batch in self._read():
             if left is not None:
                 batch = batch.slice(0, left)
@@ -66,7 +68,14 @@ class Documents:
                 outputs = _lists(batch.column("token_ids"))
                 rows = list(range(len(outputs)))
                 prompts = _lists(batch.column("prompt_token_ids"))
-                positions = find_positions(outputs, prompts, rows, width, {})
+                # the model reads what stands before: it copies from there in any other form, too
+                quoted = find_quotations(
+                    [speller.spell(ids) for ids in outputs],
+                    [(speller.spell(ids).text,) if ids.size else () for ids in prompts],
+                    width,
+                    drawn_by_suspect=False,
+                )
+                positions = find_positions(outputs, prompts, rows, width, {}, quoted)
                 unknown = pc.and_(batch.column("marked"), pc.invert(batch.column("whole")))
                 positions = replace(positions, open_documents=unknown.true_count)
                 yield positions, find_served(positions.contexts, self.index, self.keyring)

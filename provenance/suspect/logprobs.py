@@ -7,7 +7,10 @@ Three shapes of a record, one per line (JSONL, also .gz and .zst):
 - vLLM: `prompt_token_ids` and `prompt_logprobs` (null, then {id: {"logprob": ...}}), and
   `response_start`, where in them the response that was read begins;
 - OpenAI chat: `logprobs.content`, for each token `bytes` (or `token`) and `top_logprobs` of the
-  same kind; optionally `prompt` or `messages`. The API's tokens may be those of any tokenizer.
+  same kind. The API's tokens may be those of any tokenizer.
+
+What the model was shown before (`prompt`, `messages` and all others that `shown` knows) may stand
+beside each of them.
 
 In the first two the text may have been given to the API, and then perhaps a served response: which
 of its positions there are hangs on what was drawn, unless it is whole, with the token that ended
@@ -35,11 +38,13 @@ from provenance.keys.keyring import Keyring
 from provenance.lines import LineReader, check_distinct, read_json_lines
 from provenance.served.records import WHOLE_FINISHES
 from provenance.suspect.alignment import align
-from provenance.suspect.api_tokens import Spelled, Speller, fit_text, is_logprob
+from provenance.suspect.api_tokens import Spelled, fit_text, is_logprob
+from provenance.suspect.api_tokens import Speller as TokenSpeller
 from provenance.suspect.listed import Listed, forget_chosen
-from provenance.suspect.outputs import read_prompt
 from provenance.suspect.passes import PART_DOCUMENTS, Reading
 from provenance.suspect.positions import Positions, find_positions
+from provenance.suspect.quotations import Speller, find_quotations
+from provenance.suspect.shown import read_shown
 from provenance.suspect.vocabularies import TokenTable, token_bytes
 from provenance.tokenizer import tokenise
 
@@ -47,6 +52,15 @@ __all__ = ["LogprobsPart", "read_logprobs"]
 
 _MOST_LISTED: Final = 1 << 12
 _ROUNDING: Final = 1e-3
+_FIELDS: Final = frozenset(
+    {
+        *("output_token_ids", "top_logprobs", "prompt_logprobs", "response_start", "logprobs"),
+        *("finish", "marked", "generated"),
+    }
+)
+_MOST_SHOWN: Final = 1 << 40
+_ANSWERS: Final = frozenset({"output", "text", "message", "response", "completion"})
+"""Fields of an API's answer that hold its text once more."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +123,11 @@ class LogprobsPart:
 
 @dataclass(frozen=True)
 class _Record:
-    """Served ids of one record, the parts of its prompt, and the list of every served token."""
+    """Served ids of one record, its prompt's parts and texts, and the list of every token."""
 
     ids: NDArray[np.uint32]
     prompt: Sequence[NDArray[np.uint32]]
+    shown: tuple[str, ...]
     lists: Sequence[Listed | None]
     aligned: NDArray[np.bool_]
     generated: bool = False
@@ -124,6 +139,7 @@ class _Record:
         cls,
         ids: NDArray[np.uint32],
         prompt: Sequence[NDArray[np.uint32]],
+        shown: tuple[str, ...],
         lists: Sequence[Listed | None],
         record: Mapping[str, Any],
     ) -> _Record:
@@ -136,6 +152,7 @@ class _Record:
         return cls(
             ids,
             prompt,
+            shown,
             forget_chosen(lists, ids),
             np.ones(ids.shape[0], dtype=np.bool_),
             may_be_cut=not says_enough,
@@ -172,6 +189,7 @@ def read_logprobs(
                 [row for row, _ in prompts],
                 keyring.context_width,
                 {},
+                shapes.find_quotations(part, keyring.context_width),
             )
             unknown = sum(record.may_be_cut for record in part)
             yield LogprobsPart(
@@ -190,11 +208,40 @@ class _Shapes:
         self._tokenizer, self._size = tokenizer, size
         self._table: TokenTable | None = None
         self._ids: dict[bytes, int] = {}
-        self._speller = Speller()
+        self._spelling = TokenSpeller()
+        self._speller = Speller(tokenizer, size)
 
     def begin_file(self) -> None:
         """Forget how the tokens of the file before were spelt."""
-        self._speller = Speller()
+        self._spelling = TokenSpeller()
+
+    def find_quotations(self, records: Sequence[_Record], width: int) -> list[NDArray[np.bool_]]:
+        """Tokens that may be quoted: two rules, for texts that the API drew and for given ones."""
+        spelled = [self._speller.spell(record.ids) for record in records]
+        drawn, given = (
+            find_quotations(
+                spelled,
+                [record.shown if record.generated is generated else () for record in records],
+                width,
+                drawn_by_suspect=generated,
+                read_as_distribution=True,
+            )
+            for generated in (True, False)
+        )
+        return [one | other for one, other in zip(drawn, given, strict=True)]
+
+    def _read_shown(
+        self, record: Mapping[str, Any], ids: NDArray[np.uint32], start: int, origin: str
+    ) -> tuple[list[NDArray[np.uint32]], tuple[str, ...]]:
+        """Parts and texts of what stands before these ids; `start`: ids of `prompt_token_ids`."""
+        shown = read_shown(record, origin, _FIELDS, _ANSWERS)
+        texts, _ = shown.before([self._speller.spell(ids).text])
+        parts = tokenise(self._tokenizer, list(texts), origin)
+        if shown.token_ids is not None:
+            asked = check_token_ids(shown.token_ids, self._size, origin)[:start]
+            parts.append(asked)
+            texts += (self._speller.spell(asked).text,)
+        return parts, tuple(text for text in texts if text)
 
     def read(self, record: Any, origin: str) -> _Record:
         if isinstance(record, dict):
@@ -211,15 +258,15 @@ class _Shapes:
 
     def _read_ids(self, record: Mapping[str, Any], origin: str) -> _Record:
         ids = check_token_ids(record["output_token_ids"], self._size, origin)
-        prompt = check_token_ids(record.get("prompt_token_ids", []), self._size, origin)
         lists = record["top_logprobs"]
         if not isinstance(lists, list) or len(lists) != ids.shape[0]:
             raise DataError(
                 f"{origin}: top_logprobs must be a list with an entry for each of the "
                 f"{ids.shape[0]} output tokens; it is not. Repair the record."
             )
+        prompt, shown = self._read_shown(record, ids, _MOST_SHOWN, origin)
         found = [self._some(entries, origin) for entries in lists]
-        return _Record.given(ids, [prompt], found, record)
+        return _Record.given(ids, prompt, shown, found, record)
 
     def _read_vllm(self, record: Mapping[str, Any], origin: str) -> _Record:
         ids = check_token_ids(record.get("prompt_token_ids", []), self._size, origin)
@@ -237,22 +284,24 @@ class _Shapes:
                 "Repair the record."
             )
         found = [self._some(_vllm_pairs(entry, origin), origin) for entry in lists[start:]]
-        return _Record.given(ids[start:], [ids[:start]], found, record)
+        prompt, shown = self._read_shown(record, ids[start:], start, origin)
+        return _Record.given(ids[start:], prompt, shown, found, record)
 
     def _read_content(self, record: Mapping[str, Any], origin: str) -> _Record:
         content = record["logprobs"].get("content")
-        prompt = tokenise(self._tokenizer, list(read_prompt(dict(record), origin)), origin)
         if content is None and _says_nothing(record):
             none = np.empty(0, dtype=np.uint32)
-            return _Record(none, prompt, [], none.astype(np.bool_), generated=True, silent=True)
+            prompt, shown = self._read_shown(record, none, _MOST_SHOWN, origin)
+            unread = none.astype(np.bool_)
+            return _Record(none, prompt, shown, [], unread, generated=True, silent=True)
         if not isinstance(content, list):
             raise DataError(
                 f"{origin}: logprobs.content must be a list of tokens; it is not. "
                 "Ask the API for logprobs."
             )
-        spelled = self._speller.spell(content, record, origin)
+        spelled = self._spelling.spell(content, record, origin)
         if spelled.numbered:
-            return self._read_numbers(content, spelled, record, prompt, origin)
+            return self._read_numbers(content, spelled, record, origin)
         text = spelled.text or ""
         ids = tokenise(self._tokenizer, [text], origin)[0]
         theirs = TokenTable.build([_as_bytes(token) for token in spelled.tokens])
@@ -263,14 +312,14 @@ class _Shapes:
             else None
             for row in rows.tolist()
         ]
-        return _Record(ids, prompt, lists, rows >= 0, generated=True)
+        prompt, shown = self._read_shown(record, ids, _MOST_SHOWN, origin)
+        return _Record(ids, prompt, shown, lists, rows >= 0, generated=True)
 
     def _read_numbers(
         self,
         content: Sequence[Mapping[str, Any]],
         spelled: Spelled,
         record: Mapping[str, Any],
-        prompt: Sequence[NDArray[np.uint32]],
         origin: str,
     ) -> _Record:
         """Ids of the API's own vocabulary, if the record shows that it is the served one."""
@@ -293,8 +342,9 @@ class _Shapes:
         for token, own in zip(content, spelled.listed, strict=True):
             values = [one.get("logprob") for one in token["top_logprobs"]]
             lists.append(self._some([list(pair) for pair in zip(own, values, strict=True)], origin))
+        prompt, shown = self._read_shown(record, ids, _MOST_SHOWN, origin)
         aligned = np.ones(ids.shape[0], dtype=np.bool_)
-        return _Record(ids, prompt, lists, aligned, generated=True)
+        return _Record(ids, prompt, shown, lists, aligned, generated=True)
 
     @property
     def _served(self) -> TokenTable:

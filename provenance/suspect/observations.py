@@ -41,10 +41,14 @@ class Observations:
     positions : positions counted, over all contexts
     outputs, tokens_read : how many outputs (or documents) and tokens were read
     short_outputs : outputs of at most k tokens, which have no context
-    repeated, prompted : positions left out because the context repeats or stands in the prompt
+    repeated, prompted, quoted : positions left out because the context repeats, because it stands
+        in the prompt token for token, or because they quote the prompt in another form; each is
+        counted under the first reason that holds
+    with_prompt : outputs that came with a prompt
     sha256 : hex digest of each file read, by the file's name (`files.name_files`)
     reference, source : what the reference was and how the suspect was read, for the verdict
     wide : ids of the contexts, where these are longer than a packed name can hold
+    asked : the distinct texts of the prompts, counted as if they were outputs, or None
     """
 
     contexts: NDArray[np.int64]
@@ -63,6 +67,9 @@ class Observations:
     reference: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=lambda: {"access": "outputs"})
     wide: ContextIds | None = None
+    quoted: int = 0
+    with_prompt: int = 0
+    asked: Observations | None = None
 
     def context_ids(self, pairs: NDArray[np.int64], width: int) -> NDArray[np.uint32]:
         """Ids of the contexts of these pairs (positions in the columns): uint32 [n, width]."""

@@ -5,10 +5,11 @@ Knows the served tokenizer and the format of outputs; knows no key, no index and
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,29 +21,33 @@ from provenance.keys.keyring import Keyring
 from provenance.lines import LineReader, check_distinct, hashes_of, read_json_lines
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
 from provenance.suspect.positions import Chat, Positions, find_positions
-from provenance.tokenizer import tokenise
+from provenance.suspect.quotations import RULE, Spelled, Speller, find_quotations
+from provenance.suspect.shown import Shown, read_shown
+from provenance.tokenizer import tokenise, tokenise_placed
 
-__all__ = ["Output", "count_positions", "observe", "read_outputs", "read_positions", "read_prompt"]
+__all__ = ["Output", "count_positions", "observe", "read_outputs", "read_positions"]
 
-_BATCH = 4096
+_BATCH: Final = 4096
+_BATCH_CHARACTERS: Final = 1 << 22
+_OUTPUT_FIELDS: Final = frozenset({"output", "outputs", "output_token_ids"})
+_Ids = NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
 class Output:
-    """One output and the texts of its prompt; `token_ids` wins over `text` if both are given.
+    """One output and what was shown before it; `token_ids` wins over `text` if both are given.
 
-    `chat` holds the roles of the texts, if the prompt was a chat.
+    `shown.last_turns` are those that may be an output of `token_ids`; of texts, this is settled.
     """
 
     origin: str
-    prompt: tuple[str, ...]
+    shown: Shown
     text: str | None
     token_ids: Sequence[int] | None
-    chat: Chat | None = None
 
 
 def read_outputs(lines: LineReader) -> Iterator[Output]:
-    """Outputs of a JSONL file: `prompt` or `messages`, and `output` or `outputs`.
+    """Outputs of a JSONL file, and what the suspect was shown (`shown.read_shown`).
 
     `output` is a string, `outputs` a list of strings; `output_token_ids` (a list of ids of the
     served tokenizer) may stand instead. Raises DataError with file and line, StorageError.
@@ -50,10 +55,9 @@ def read_outputs(lines: LineReader) -> Iterator[Output]:
     for origin, record in read_json_lines(lines):
         if not isinstance(record, dict):
             raise DataError(f"{origin}: must be a JSON object; got {type(record).__name__}.")
-        prompt = read_prompt(record, origin)
-        chat = _read_chat(record, prompt)
         if "output_token_ids" in record:
-            yield Output(origin, prompt, None, record["output_token_ids"], chat)
+            shown = read_shown(record, origin, _OUTPUT_FIELDS)
+            yield Output(origin, shown, None, record["output_token_ids"])
             continue
         texts = [record["output"]] if "output" in record else record.get("outputs")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -61,29 +65,11 @@ def read_outputs(lines: LineReader) -> Iterator[Output]:
                 f"{origin}: must have output (a string) or outputs (a list of strings); got "
                 f"{sorted(record)}. See the README for the format."
             )
+        if "output" in record and record.get("outputs") is not None:
+            raise DataError(f"{origin}: must have output or outputs; got both. Keep one of them.")
+        shown = _settle(read_shown(record, origin, _OUTPUT_FIELDS), texts)
         for text in texts:
-            yield Output(origin, prompt, text, None, chat)
-
-
-def read_prompt(record: dict[str, Any], origin: str) -> tuple[str, ...]:
-    """Texts of `prompt` or `messages`; none if there is neither. Raises DataError."""
-    if "prompt" in record:
-        if not isinstance(record["prompt"], str):
-            raise DataError(
-                f"{origin}: prompt must be a string; it is not. Use messages for chats."
-            )
-        return (record["prompt"],)
-    messages = record.get("messages", [])
-    contents = [
-        message.get("content") if isinstance(message, dict) else None
-        for message in (messages if isinstance(messages, list) else [None])
-    ]
-    if not all(isinstance(content, str) for content in contents):
-        raise DataError(
-            f"{origin}: messages must be a list of objects with a string content; they are not. "
-            "Repair the record."
-        )
-    return tuple(content for content in contents if isinstance(content, str))
+            yield Output(origin, shown, text, None)
 
 
 def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring) -> Observations:
@@ -110,8 +96,12 @@ def count_positions(positions: Positions) -> Observations:
         short_outputs=positions.short_outputs,
         repeated=positions.repeated,
         prompted=positions.prompted,
+        quoted=positions.quoted,
+        with_prompt=positions.with_prompt,
         sha256=positions.sha256,
+        source={"access": "outputs", "left_out": RULE},
         wide=positions.wide,
+        asked=count_positions(positions.asked) if positions.asked else None,
     )
 
 
@@ -132,69 +122,123 @@ def read_positions(
 
     Notes
     -----
-    Cost: tokenising (about 1 M tokens per second and core) and sorting; memory about 100 bytes a
-    token.
+    Cost: tokenising (about 1 M tokens per second and core), comparing with the prompts
+    (`find_quotations`) and sorting; memory about 100 bytes a token.
     """
     check_distinct(paths)
     readers = [LineReader(path) for path in paths]
-    read = _tokenise(readers, tokenizer, keyring.vocabulary_size)
     width = keyring.context_width
-    if all(ids.shape[0] <= width for ids in read.outputs):
+    desk = _Desk(tokenizer, keyring.vocabulary_size, width)
+    for reader in readers:
+        for output in read_outputs(reader):
+            desk.take(output)
+    desk.finish()
+    if all(ids.shape[0] <= width for ids in desk.outputs):
         raise DataError(
             f"{', '.join(map(str, paths))}: at least one output must have more than {width} "
-            f"tokens; got {len(read.outputs)} outputs without one. Collect longer outputs."
+            f"tokens; got {len(desk.outputs)} outputs without one. Collect longer outputs."
         )
     sha256 = hashes_of(readers)
-    found = find_positions(read.outputs, read.prompts, read.prompt_rows, width, sha256)
-    return replace(found, chats=read.chats if any(read.chats) else ())
+    found = find_positions(desk.outputs, desk.prompts, desk.prompt_rows, width, sha256, desk.quoted)
+    asked = find_positions(desk.asked, [], [], width, {})
+    return replace(
+        found,
+        chats=desk.chats if any(desk.chats) else (),
+        asked=asked if asked.contexts.size else None,
+    )
 
 
-def _read_chat(record: dict[str, Any], contents: tuple[str, ...]) -> Chat | None:
-    """(role, content) of the messages, a user's where no role is given; None for a plain prompt."""
-    if "prompt" in record or not contents:
-        return None
-    roles = [str(message.get("role", "user")) for message in record["messages"]]
-    return tuple(zip(roles, contents, strict=True))
+def _settle(shown: Shown, outputs: Sequence[str]) -> Shown:
+    """The same with its last turns told apart from these outputs; shared by all of them."""
+    texts, chat = shown.before(outputs)
+    return Shown(texts, shown.token_ids, chat)
 
 
 @dataclass
-class _Read:
-    """Ids and chat of every output; ids of every part of a prompt with the number of its output."""
+class _Desk:
+    """Tokenises outputs and prompts batch by batch, and compares them as texts.
 
-    outputs: list[NDArray[np.uint32]]
-    prompts: list[NDArray[np.uint32]]
-    prompt_rows: list[int]
-    chats: list[Chat | None]
+    outputs, chats, quoted : one per output; prompts, prompt_rows : ids of every part of a prompt
+    with the number of its output; asked : ids of every distinct text of a prompt
+    """
 
+    tokenizer: Tokenizer
+    vocabulary_size: int
+    width: int
+    outputs: list[_Ids] = field(default_factory=list)
+    chats: list[Chat | None] = field(default_factory=list)
+    quoted: list[NDArray[np.bool_]] = field(default_factory=list)
+    prompts: list[_Ids] = field(default_factory=list)
+    prompt_rows: list[int] = field(default_factory=list)
+    asked: list[_Ids] = field(default_factory=list)
 
-def _tokenise(readers: Sequence[LineReader], tokenizer: Tokenizer, vocabulary_size: int) -> _Read:
-    read = _Read([], [], [], [])
-    batch: list[Output] = []
-    for reader in readers:
-        for output in read_outputs(reader):
-            batch.append(output)
-            if len(batch) == _BATCH:
-                _tokenise_batch(batch, tokenizer, vocabulary_size, read)
-                batch = []
-    if batch:
-        _tokenise_batch(batch, tokenizer, vocabulary_size, read)
-    return read
+    def __post_init__(self) -> None:
+        self._speller = Speller(self.tokenizer, self.vocabulary_size)
+        self._batch: list[Output] = []
+        self._characters = 0
+        self._seen: set[bytes] = set()
 
+    def take(self, output: Output) -> None:
+        """One more output."""
+        before = self._batch[-1].shown if self._batch else None
+        self._batch.append(output)
+        self._characters += len(output.text or output.token_ids or "")
+        if output.shown is not before:
+            self._characters += sum(map(len, output.shown.texts))
+        if len(self._batch) == _BATCH or self._characters > _BATCH_CHARACTERS:
+            self.finish()
 
-def _tokenise_batch(
-    batch: Sequence[Output], tokenizer: Tokenizer, vocabulary_size: int, read: _Read
-) -> None:
-    origin = batch[0].origin
-    encoded = tokenise(tokenizer, [output.text or "" for output in batch], origin)
-    parts = [
-        (len(read.outputs) + i, part) for i, output in enumerate(batch) for part in output.prompt
-    ]
-    read.prompts += tokenise(tokenizer, [part for _, part in parts], origin)
-    read.prompt_rows += [row for row, _ in parts]
-    read.chats += [output.chat for output in batch]
-    read.outputs += [
-        ids
-        if output.token_ids is None
-        else check_token_ids(output.token_ids, vocabulary_size, output.origin)
-        for output, ids in zip(batch, encoded, strict=True)
-    ]
+    def finish(self) -> None:
+        """Work through what is left."""
+        batch, self._batch, self._characters = self._batch, [], 0
+        if not batch:
+            return
+        origin = batch[0].origin
+        ids, spelled = self._spell(batch, origin)
+        settled = [
+            output.shown if output.token_ids is None else _settle(output.shown, [one.text])
+            for output, one in zip(batch, spelled, strict=True)
+        ]
+        parts = self._tokenise_prompts(settled, origin)
+        shown = []
+        for row, (output, one) in enumerate(zip(batch, settled, strict=True)):
+            own = [parts[text] for text in one.texts]
+            texts = one.texts
+            if one.token_ids is not None:
+                own.append(check_token_ids(one.token_ids, self.vocabulary_size, output.origin))
+                texts += (self._speller.spell(own[-1]).text,)
+            self.prompts += own
+            self.prompt_rows += [len(self.outputs) + row] * len(own)
+            self._ask(texts, own)
+            shown.append(texts)
+        self.chats += [one.chat for one in settled]
+        self.quoted += find_quotations(spelled, shown, self.width, drawn_by_suspect=True)
+        self.outputs += ids
+
+    def _spell(self, batch: Sequence[Output], origin: str) -> tuple[list[_Ids], list[Spelled]]:
+        """Ids and text of each output, whichever it was given as."""
+        placed = tokenise_placed(self.tokenizer, [output.text or "" for output in batch], origin)
+        ids: list[_Ids] = []
+        spelled: list[Spelled] = []
+        for output, (own, offsets) in zip(batch, placed, strict=True):
+            if output.token_ids is None:
+                ids.append(own)
+                spelled.append(Spelled.of_offsets(output.text or "", offsets))
+            else:
+                size, where = self.vocabulary_size, output.origin
+                ids.append(check_token_ids(output.token_ids, size, where))
+                spelled.append(self._speller.spell(ids[-1]))
+        return ids, spelled
+
+    def _tokenise_prompts(self, settled: Sequence[Shown], origin: str) -> dict[str, _Ids]:
+        """Ids of every text of a prompt, each once."""
+        texts = list(dict.fromkeys(text for one in settled for text in one.texts))
+        return dict(zip(texts, tokenise(self.tokenizer, texts, origin), strict=True))
+
+    def _ask(self, texts: Sequence[str], parts: Sequence[_Ids]) -> None:
+        """Keep the texts that no earlier output was shown."""
+        for text, part in zip(texts, parts, strict=True):
+            name = hashlib.blake2b(text.encode("utf-8", "surrogatepass")).digest()
+            if name not in self._seen:
+                self._seen.add(name)
+                self.asked.append(part)

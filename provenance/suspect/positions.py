@@ -1,8 +1,9 @@
 """Which positions of a text count: the first occurrence of a context that is not in the prompt.
 
 A position counts if its context stands there for the first time in this output or document (the
-generator draws repeats unmarked) and does not stand in the prompt (who quotes the prompt has not
-learnt it). Knows token ids; knows no key, no index and no file.
+generator draws repeats unmarked), does not stand in the prompt, and is no quotation of the prompt
+in another form (`quotations`): who quotes the prompt has not learnt it. Knows token ids; knows no
+key, no index and no file.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ class Positions:
     outputs, prompts : uint32 [.] per output: ids of the output, and of its prompt (parts joined)
     rows, offsets : int64 [m], output number of each position, and its place in that output
     contexts, tokens : int64 [m] and uint32 [m], context and choice at each position
-    short_outputs, repeated, prompted, sha256 : see `Observations`
+    short_outputs, repeated, prompted, quoted, with_prompt, sha256 : see `Observations`
     chats : per output its (role, content) messages, or None for a plain prompt; empty without chats
     wide : ids of the contexts, where these are longer than a packed name can hold
     open_documents : of documents of a log, how many marked ones are not known to be whole: which
         positions they have may hang on what was drawn there
+    asked : the distinct texts of the prompts, read as if they were outputs; None if nobody asked
     """
 
     outputs: Sequence[NDArray[np.uint32]]
@@ -57,6 +59,9 @@ class Positions:
     chats: Sequence[Chat | None] = ()
     wide: ContextIds | None = None
     open_documents: int = 0
+    quoted: int = 0
+    with_prompt: int = 0
+    asked: Positions | None = None
 
     @property
     def tokens_read(self) -> int:
@@ -70,6 +75,7 @@ def find_positions(
     prompt_rows: Sequence[int],
     width: int,
     sha256: Mapping[str, str],
+    quoted: Sequence[NDArray[np.bool_]] | None = None,
 ) -> Positions:
     """The positions of these outputs that count.
 
@@ -79,6 +85,8 @@ def find_positions(
     prompt_parts, prompt_rows : ids of every part of a prompt, and the number of its output; no
         window reaches from one part into the next
     width : k
+    quoted : per output, the tokens that are left out with their contexts (`find_quotations`): bool
+        [tokens]; None if no prompt was compared as text
 
     Notes
     -----
@@ -87,22 +95,21 @@ def find_positions(
     ids, lengths = join_ids(outputs)
     rows, starts = list_windows(ids, lengths, width, followed=True)
     packed = pack_windows(ids, starts, width)
-    asked, asked_lengths = join_ids(prompt_parts)
+    groups, distinct = _group_prompts(len(outputs), prompt_parts, prompt_rows)
+    asked, asked_lengths = join_ids([part for own in distinct for part in own])
     parts, asked_starts = list_windows(asked, asked_lengths, width, followed=False)
+    owners = np.repeat(np.arange(len(distinct)), [len(own) for own in distinct])
     first, unprompted = select_first_unprompted(
-        rows,
-        packed,
-        np.asarray(prompt_rows, dtype=np.int64)[parts],
-        pack_windows(asked, asked_starts, width),
+        rows, packed, groups[rows], owners[parts], pack_windows(asked, asked_starts, width)
     )
-    chosen = first & unprompted
-    prompts: list[list[NDArray[np.uint32]]] = [[] for _ in outputs]
-    for row, part in zip(prompt_rows, prompt_parts, strict=True):
-        prompts[row].append(part)
+    marks = np.concatenate([*(quoted or ()), np.empty(0, dtype=np.bool_)])
+    own = ~marks[starts + width] if quoted is not None else np.ones_like(first)
+    chosen = first & unprompted & own
+    prompts = [join_ids(own)[0] for own in distinct]
     begins = np.cumsum(lengths) - lengths
     return Positions(
         outputs=outputs,
-        prompts=[join_ids(own)[0] for own in prompts],
+        prompts=[prompts[group] for group in groups],
         rows=rows[chosen],
         offsets=(starts + width - begins[rows])[chosen],
         contexts=packed[chosen],
@@ -110,9 +117,30 @@ def find_positions(
         short_outputs=int((lengths <= width).sum()),
         repeated=int((~first).sum()),
         prompted=int((first & ~unprompted).sum()),
+        quoted=int((first & unprompted & ~own).sum()),
+        with_prompt=sum(prompts[group].size > 0 for group in groups),
         sha256=dict(sha256),
         wide=_collect_wide(ids, starts[chosen], width),
     )
+
+
+def _group_prompts(
+    outputs: int, parts: Sequence[NDArray[np.uint32]], rows: Sequence[int]
+) -> tuple[NDArray[np.int64], list[list[NDArray[np.uint32]]]]:
+    """Number of each output's prompt, int64 [outputs], and the parts of each: one if shared."""
+    prompts: list[list[NDArray[np.uint32]]] = [[] for _ in range(outputs)]
+    for row, part in zip(rows, parts, strict=True):
+        prompts[row].append(part)
+    numbers: dict[tuple[int, ...], int] = {}
+    groups = np.zeros(outputs, dtype=np.int64)
+    distinct: list[list[NDArray[np.uint32]]] = []
+    for row, own in enumerate(prompts):
+        name = tuple(map(id, own))
+        if name not in numbers:
+            numbers[name] = len(distinct)
+            distinct.append(own)
+        groups[row] = numbers[name]
+    return groups, distinct
 
 
 def _collect_wide(
@@ -155,6 +183,9 @@ def split_positions(positions: Positions, outputs: int) -> Iterator[Positions]:
             short_outputs=0 if start else positions.short_outputs,
             repeated=0 if start else positions.repeated,
             prompted=0 if start else positions.prompted,
+            quoted=0 if start else positions.quoted,
+            with_prompt=0 if start else positions.with_prompt,
+            asked=None,
         )
 
 

@@ -34,6 +34,7 @@ from provenance.suspect.passes import (
     sum_passes,
 )
 from provenance.suspect.positions import Positions, collect_wide, split_positions
+from provenance.suspect.quotations import RULE
 
 __all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
 
@@ -231,6 +232,8 @@ def _count(positions: Positions, reading: Reading) -> Reading:
         "repeated": float(positions.repeated),
         "prompted": float(positions.prompted),
         "open_documents": float(positions.open_documents),
+        "quoted": float(positions.quoted),
+        "with_prompt": float(positions.with_prompt),
     }
     return replace(reading, tally={**seen, **reading.tally})
 
@@ -260,10 +263,13 @@ def _observe(
         short_outputs=int(read["short_outputs"]),
         repeated=int(read["repeated"]),
         prompted=int(read["prompted"]),
+        quoted=int(read["quoted"]),
+        with_prompt=int(read["with_prompt"]),
         sha256=sha256,
         reference=described[1] if len(described) > 1 else {},
         source={
             "access": access,
+            "left_out": RULE,
             **described[0],
             "open_documents": int(read.get("open_documents", 0)),
             **_facts_of_api(read),

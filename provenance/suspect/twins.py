@@ -20,6 +20,7 @@ from provenance.contexts import check_token_ids
 from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
 from provenance.lines import LineReader, check_distinct, hashes_of, read_json_lines
+from provenance.suspect.shown import read_shown
 from provenance.tokenizer import tokenise
 
 __all__ = ["LikelihoodReader", "Twins", "compare_twins", "read_twins"]
@@ -62,7 +63,9 @@ class Twins:
 def read_twins(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring) -> Twins:
     """Pairs of JSONL files: `prompt`, `served` and `unserved`.
 
-    Each is a string, or a list of ids of the served tokenizer; the prompt may be missing. Raises
+    Each is a string, or a list of ids of the served tokenizer; the prompt may be missing, or stand
+    under any name of `shown.SHOWN`. Both responses follow the same prompt, so a quotation of it
+    favours neither: nothing needs to be left out. Raises
     DataError naming file and line, or if no pair is left; StorageError. Memory: all ids.
     """
     pairs: list[tuple[Ids, Ids, Ids]] = []
@@ -115,16 +118,34 @@ def _read(record: Any, tokenizer: Tokenizer, size: int, origin: str) -> tuple[Id
             f"{origin}: must have served and unserved, and may have prompt; it has not. "
             "See docs/formats.md."
         )
-    found = []
-    for name in ("prompt", "served", "unserved"):
-        value = record.get(name, "")
+    found = [_read_prompt(record, tokenizer, size, origin)]
+    for name in ("served", "unserved"):
+        value = record[name]
         if isinstance(value, str):
             found.append(tokenise(tokenizer, [value], origin)[0])
         else:
             found.append(check_token_ids(value, size, origin))
-        if name != "prompt" and not found[-1].size:
+        if not found[-1].size:
             raise DataError(f"{origin}: {name} must have a token; it is empty. Leave the pair out.")
     return found[0], found[1], found[2]
+
+
+def _read_prompt(record: dict[str, Any], tokenizer: Tokenizer, size: int, origin: str) -> Ids:
+    """Ids of all that was shown before both; `prompt` may be ids here."""
+    own = {"served", "unserved"}
+    parts = []
+    if "prompt" in record and record["prompt"] is None:
+        raise DataError(f"{origin}: prompt must be text or ids; it is null. Leave it out.")
+    if isinstance(record.get("prompt"), list) and set(map(type, record["prompt"])) <= {int}:
+        own.add("prompt")
+        parts = [check_token_ids(record["prompt"], size, origin)]
+    shown = read_shown(record, origin, frozenset(own))
+    if shown.token_ids is not None:
+        parts.append(check_token_ids(shown.token_ids, size, origin))
+    texts, _ = shown.before([])
+    return np.concatenate(
+        [np.empty(0, dtype=np.uint32), *parts, *tokenise(tokenizer, list(texts), origin)]
+    )
 
 
 def _name(prompt: Ids, response: Ids) -> bytes:

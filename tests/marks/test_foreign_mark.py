@@ -26,7 +26,7 @@ from provenance.suspect.outputs import observe, read_positions
 from tests.schemes.foreign.lab import SMALL, VOCABULARY, random_pairs, small
 
 FAST = CheckSettings(placebo_keys=50)
-WEAK = {"markllm-unigram", "markllm-exp"}
+WEAK = {"markllm-unigram", "unigram", "markllm-exp", "markllm-exp-gumbel"}
 """One list for all text, and coins shared by many contexts: too little evidence in this world."""
 
 

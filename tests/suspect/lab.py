@@ -13,6 +13,7 @@ from provenance.contexts import pack
 from provenance.served.log import LogWriter
 from provenance.suspect.passes import Reading
 from provenance.suspect.vocabularies import token_bytes
+from tests.suspect.slow_quotations import slow_before, slow_both
 
 WORDS = ["def", "keyring", "return", "path", "(", "self", "\n", "import", "naïve", "key", "漢字"]
 LEAST = 0.002
@@ -45,9 +46,14 @@ class Document:
     prompt: list[int]
     ids: list[int]
     marked: bool
+    quoted: list[bool]
 
     def positions(self, width):
-        """Places that count: the first of each context, and not one of the prompt."""
+        """Places that count: unprompted ones that do not quote the prompt in another form."""
+        return [(place, c) for place, c in self.windows(width) if not self.quoted[place]]
+
+    def windows(self, width):
+        """The first of each context, and not one of the prompt."""
         seen = {tuple(self.prompt[i : i + width]) for i in range(len(self.prompt) - width + 1)}
         for place in range(width, len(self.ids)):
             context = tuple(self.ids[place - width : place])
@@ -56,18 +62,43 @@ class Document:
                 yield place, context
 
 
+def spell(tokenizer, ids):
+    """The bytes of each token."""
+    strings = token_bytes(tokenizer)
+    return [strings[i] or b"\xff" for i in ids]
+
+
+def quote(tokenizer, prompt, ids, width=2, *, drawn):
+    """Which places quote the prompt; `drawn`: the suspect drew the ids, else it reads them."""
+    pieces = spell(tokenizer, ids)
+    shown = [b"".join(spell(tokenizer, prompt)).decode("utf-8", "surrogateescape")] * bool(prompt)
+    if not drawn:
+        return slow_before(pieces, shown, width)
+    text = b"".join(pieces).decode("utf-8", "surrogateescape")
+    lengths = [len(c.encode("utf-8", "surrogateescape")) for c in text]
+    of_byte = [place for place, n in enumerate(lengths) for _ in range(n)]
+    ends = np.cumsum([len(piece) for piece in pieces]).tolist()
+    offsets = [
+        (of_byte[end - len(piece)], of_byte[end - 1] + 1)
+        for piece, end in zip(pieces, ends, strict=True)
+    ]
+    return slow_both(text, offsets, shown, width)
+
+
 def read_documents(path, tokenizer):
-    """The records of a JSONL log."""
+    """The records of a JSONL log, as a model is to read them."""
     for line in Path(path).read_text().splitlines():
         record = json.loads(line)
         ids = record.get("token_ids")
         ids = tokenizer.encode(record["text"]).ids if ids is None else ids
-        yield Document(record.get("prompt_token_ids", []), ids, record["marked"])
+        prompt = record.get("prompt_token_ids", [])
+        quoted = quote(tokenizer, prompt, ids, drawn=False)
+        yield Document(prompt, ids, record["marked"], quoted)
 
 
 def slow_served(documents, width):
     """Contexts of the marked responses."""
-    return {c for one in documents if one.marked for _, c in one.positions(width)}
+    return {c for one in documents if one.marked for _, c in one.windows(width)}
 
 
 def save_llama(folder, tokenizer_path, size, seed, longest=2048, scale=0.4):

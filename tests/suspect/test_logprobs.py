@@ -14,7 +14,9 @@ from provenance.suspect.probabilities import observe_logprobs, observe_weights
 from provenance.suspect.vocabularies import token_bytes
 from tests.suspect.lab import (
     LEAST,
+    SlowMasses,
     load_llama,
+    quote,
     read_documents,
     slow_foreign_read,
     slow_rows,
@@ -105,6 +107,18 @@ def from_weights(suspect_folder, log, tokenizer, index, keyring):
     return observe_weights(model, None, Documents([log], tokenizer, index, keyring, DOCUMENTS))
 
 
+def _read_as_drawn(spoken, tokenizer, log):
+    """The same masses where no token quotes the prompt, by either rule; and how many positions."""
+    served, found = slow_served(read_documents(log, tokenizer), WIDTH), SlowMasses()
+    for one, rows in spoken:
+        drawn = quote(tokenizer, one.prompt, one.ids, drawn=True)
+        for place, context in one.positions(WIDTH):
+            if context in served and not drawn[place]:
+                found.add(context, rows[place])
+    masses = {p: (mass, found.visits[p[0]]) for p, mass in found.masses.items()}
+    return masses, sum(found.visits.values())
+
+
 def _assert_close(found, expected, missing):
     """Equal but for probabilities below `missing` per position, which the model leaves out."""
     for pair in {*found, *expected}:
@@ -121,7 +135,7 @@ def _assert_close(found, expected, missing):
 
 @pytest.mark.parametrize("shape", ["ids", "vllm", "content"])
 def test_every_shape_equals_reading_the_weights(
-    tmp_path, spoken, from_weights, tokenizer, index, keyring, shape
+    tmp_path, spoken, from_weights, tokenizer, index, keyring, log, shape
 ):
     records = {
         "ids": lambda: _as_ids(spoken, LEAST),
@@ -131,9 +145,12 @@ def test_every_shape_equals_reading_the_weights(
     path = _write(tmp_path / "logprobs.jsonl", records)
     observed = observe_logprobs([path], None, tokenizer, index, keyring)
     specials = {0, 1} if shape == "content" else set()
-    expected = {p: v for p, v in _as_dict(from_weights).items() if p[1] not in specials}
+    whole, positions = _as_dict(from_weights), from_weights.positions
+    if shape == "content":  # the API drew these texts itself: both rules of quotations hold
+        whole, positions = _read_as_drawn(spoken, tokenizer, log)
+    expected = {p: v for p, v in whole.items() if p[1] not in specials}
     _assert_close(_as_dict(observed), expected, 0)
-    assert observed.positions == from_weights.positions
+    assert observed.positions == positions > 20
     assert observed.repeated == from_weights.repeated
     assert observed.prompted == from_weights.prompted > 0
     assert observed.outputs == DOCUMENTS
@@ -202,7 +219,7 @@ def test_tokens_of_another_tokenizer_count_where_both_end(
     model, spelled = load_llama(foreign_folder), token_bytes(foreign_tokenizer)
     records = []
     for one in chosen:
-        one.prompt = []
+        one.prompt, one.quoted = [], [False] * len(one.ids)
         read = foreign_tokenizer.encode(tokenizer.decode(one.ids)).ids
         rows = slow_rows(model, read)[:, : len(spelled)]
         lists = [
@@ -358,7 +375,9 @@ HOSTILE = {
     "content listed is text": _content({**TOKEN, "top_logprobs": ["a"]}),
     "content positive": _content({**TOKEN, "top_logprobs": [{"bytes": [101], "logprob": 1}]}),
     "content no logprob": _content({**TOKEN, "top_logprobs": [{"bytes": [101]}]}),
-    "prompt is a list": {**_content(TOKEN), "prompt": ["a"]},
+    "prompt is a list of numbers": {**_content(TOKEN), "prompt": [1]},
+    "an unknown text": {**_content(TOKEN), "thing": "a text that may have been the prompt"},
+    "prompt ids of others": {**_content(TOKEN), "prompt_token_ids": [1, 2, 4000000]},
     "no shape": {"output": "text"},
     "a list": [1, 2],
     "a number": 3,

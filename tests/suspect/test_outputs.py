@@ -11,12 +11,16 @@ from provenance.contexts import unpack
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError
 from provenance.suspect.outputs import observe
 from provenance.tokenizer import load_tokenizer
+from tests.suspect.slow_quotations import slow_both
 
 
 def _oracle(records, tokenizer, width):
     """N(c, t) with sets and tuples, straight from the definition."""
     counts = Counter()
-    for prompts, ids in records:
+    for prompts, text, ids in records:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        shown = [prompt for prompt in prompts if prompt.strip()]
+        quoted = slow_both(text, encoding.offsets, shown, width)
         prompted = set()
         for prompt in prompts:
             asked = tokenizer.encode(prompt, add_special_tokens=False).ids
@@ -24,7 +28,7 @@ def _oracle(records, tokenizer, width):
         seen = set()
         for i in range(width, len(ids)):
             context = tuple(ids[i - width : i])
-            if context not in seen and context not in prompted:
+            if context not in seen and context not in prompted and not quoted[i]:
                 counts[context, ids[i]] += 1
             seen.add(context)
     return counts
@@ -63,7 +67,7 @@ def test_counts_equal_a_slow_dictionary(tmp_path, tokenizer, keyring):
             lines.append({"prompt": prompt, "output_token_ids": ids})
         prompts = {0: [prompt], 1: [prompt, "path ("], 2: [], 3: [prompt]}[form]
         records += [
-            (prompts, tokenizer.encode(text, add_special_tokens=False).ids) for text in texts
+            (prompts, text, tokenizer.encode(text, add_special_tokens=False).ids) for text in texts
         ]
     path = tmp_path / "o.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "\n\n")
@@ -71,9 +75,11 @@ def test_counts_equal_a_slow_dictionary(tmp_path, tokenizer, keyring):
     expected = _oracle(records, tokenizer, 2)
     assert _as_counter(found, 2) == expected
     assert found.outputs == len(records)
-    assert found.tokens_read == sum(len(ids) for _, ids in records)
-    total = sum(max(len(ids) - 2, 0) for _, ids in records)
-    assert found.positions + found.repeated + found.prompted == total
+    assert found.tokens_read == sum(len(ids) for *_, ids in records)
+    total = sum(max(len(ids) - 2, 0) for *_, ids in records)
+    assert found.positions + found.repeated + found.prompted + found.quoted == total
+    assert found.quoted > 0
+    assert found.with_prompt == sum(any(p.strip() for p in prompts) for prompts, *_ in records)
     assert found.prompted > 0
     assert found.repeated > 0
     pairs = list(zip(found.contexts.tolist(), found.tokens.tolist(), strict=True))

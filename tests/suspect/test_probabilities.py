@@ -19,7 +19,9 @@ from provenance.suspect.passes import Reading
 from provenance.suspect.probabilities import expect_with_model, observe_weights
 from tests.suspect.lab import (
     LEAST,
+    Document,
     Markov,
+    quote,
     read_documents,
     slow_foreign_read,
     slow_read,
@@ -77,6 +79,8 @@ def test_positions_are_first_occurrences_outside_of_the_prompt(documents, slow_d
     [(positions, _)] = list(documents)
     assert positions.repeated > 10
     assert positions.prompted > 10
+    assert positions.quoted > 10
+    assert positions.with_prompt == sum(bool(one.prompt) for one in slow_documents)
     assert positions.short_outputs == 2
 
 
@@ -148,7 +152,7 @@ def test_documents_without_an_indexed_context_are_a_data_error(tmp_path, documen
 
 def test_served_contexts_equal_a_set(index, keyring, served, slow_documents):
     rng = np.random.default_rng(1)
-    contexts = [c for one in slow_documents for _, c in one.positions(WIDTH)]
+    contexts = [c for one in slow_documents for _, c in one.windows(WIDTH)]
     contexts += [tuple(c) for c in rng.integers(0, 400, (300, 2)).tolist()]
     packed = np.array([(a << 21) | b for a, b in contexts], dtype=np.int64)
     assert find_served(packed, index, keyring).tolist() == [c in served for c in contexts]
@@ -341,20 +345,24 @@ def output_positions(outputs, tokenizer, keyring):
     return read_positions([outputs], tokenizer, keyring.public)
 
 
-def _slow_outputs(positions):
-    from tests.suspect.lab import Document
-
+def _slow_outputs(positions, tokenizer):
     return [
-        Document(prompt.tolist(), ids.tolist(), False)
+        Document(
+            prompt.tolist(),
+            ids.tolist(),
+            False,
+            quote(tokenizer, prompt.tolist(), ids.tolist(), drawn=True),
+        )
         for prompt, ids in zip(positions.prompts, positions.outputs, strict=True)
     ]
 
 
 def test_expectations_of_a_model_equal_the_oracle(
-    load, base_folder, output_positions, index, keyring, served, monkeypatch
+    load, base_folder, output_positions, index, keyring, served, tokenizer, monkeypatch
 ):
     size = keyring.public.vocabulary_size
-    slow = slow_read(base_folder, _slow_outputs(output_positions), WIDTH, size, served)
+    documents = _slow_outputs(output_positions, tokenizer)
+    slow = slow_read(base_folder, documents, WIDTH, size, served)
     for part in (256, 7):
         monkeypatch.setattr("provenance.suspect.probabilities.PART_DOCUMENTS", part)
         told = []
@@ -377,7 +385,7 @@ def test_expectations_with_another_tokenizer_are_scaled_to_where_the_context_sto
 ):
     expected = expect_with_model(foreign, output_positions, index, keyring)
     size = keyring.public.vocabulary_size
-    documents = _slow_outputs(output_positions)
+    documents = _slow_outputs(output_positions, tokenizer)
     slow, positions, _ = slow_foreign_read(
         foreign_folder, foreign_tokenizer, tokenizer, documents, WIDTH, size, served
     )

@@ -9,14 +9,20 @@ from provenance.errors import UsageError
 from provenance.schemes.foreign.base import ForeignScheme, Secret
 from provenance.schemes.foreign.huggingface import LeftHash, SelfHash
 from provenance.schemes.foreign.lm_watermarking import LmWatermarking
-from provenance.schemes.foreign.markllm import MarkLlmExp, MarkLlmKgw, MarkLlmUnigram
+from provenance.schemes.foreign.markllm import MarkLlmExp, MarkLlmKgw, MarkLlmUnigram, Unigram
+from provenance.schemes.foreign.markllm_lists import MarkLlmEwd, MarkLlmExpGumbel, MarkLlmPf
+from provenance.schemes.foreign.markllm_names import MARKLLM_READ, check_markllm
 from provenance.schemes.foreign.radioactive import RadioactiveGreenList, RadioactiveGumbel
+from provenance.schemes.foreign.sbw import VllmSbw
+from provenance.schemes.foreign.sglang import SglangGumbel
 from provenance.schemes.foreign.synthid import SynthID
+from provenance.schemes.foreign.synthid_text import SynthIDText2025
 from provenance.schemes.foreign.textseal import (
     TextSealGreenList,
     TextSealGumbel,
     TextSealSynthID,
 )
+from provenance.schemes.foreign.textseal_dual import TextSealDualKey
 from provenance.schemes.foreign.vllm import DualKeyGumbel, VllmGumbel
 
 __all__ = ["FOREIGN_SCHEMES", "ForeignScheme", "Secret", "make_foreign"]
@@ -27,19 +33,38 @@ FOREIGN_SCHEMES: Final[Mapping[str, type[ForeignScheme]]] = {
         LeftHash,
         SelfHash,
         SynthID,
+        SynthIDText2025,
         VllmGumbel,
         DualKeyGumbel,
+        VllmSbw,
+        SglangGumbel,
         LmWatermarking,
         RadioactiveGreenList,
         RadioactiveGumbel,
         TextSealGreenList,
         TextSealGumbel,
         TextSealSynthID,
+        TextSealDualKey,
         MarkLlmKgw,
+        MarkLlmEwd,
         MarkLlmUnigram,
         MarkLlmExp,
+        MarkLlmExpGumbel,
+        MarkLlmPf,
+        Unigram,
     )
 }
+
+_OTHER_NAMES: Final[Mapping[str, str]] = {
+    **{f"markllm-{name.lower()}": reader for name, reader in MARKLLM_READ.items()},
+    "textseal-textseal": "textseal-dual-key",
+    "vllm-dual_key_gumbel": "vllm-dual-key-gumbel",
+    "sbw": "vllm-sbw",
+    "synthid": "hf-synthid",
+    "synthid-text": "synthid-text-2025",
+    "sglang": "sglang-gumbel",
+}
+"""What a scheme may be called elsewhere -> its name here; only for messages."""
 
 
 def make_foreign(
@@ -54,7 +79,10 @@ def make_foreign(
     LeftHash(vocabulary_size=1000, self_salted=False, gamma=0.5)
     """
     if name not in FOREIGN_SCHEMES:
+        reader = _OTHER_NAMES.get(name.lower())
         raise UsageError(
-            f"scheme must be one of {', '.join(FOREIGN_SCHEMES)}; got {name}. See the README."
+            f"scheme must be one of {', '.join(FOREIGN_SCHEMES)}; got {name}. "
+            + (f"Use {reader}." if reader else "See the README.")
         )
+    check_markllm(name, config)
     return FOREIGN_SCHEMES[name].from_config(config, secret, vocabulary_size)

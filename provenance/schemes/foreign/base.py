@@ -21,7 +21,15 @@ from provenance.contexts import hash_columns
 from provenance.errors import UsageError
 from provenance.stats.laws import NullLaw
 
-__all__ = ["ForeignScheme", "Secret", "Tokens", "check_pairs", "hash_units", "pack_units"]
+__all__ = [
+    "ForeignScheme",
+    "ScoredOtherwise",
+    "Secret",
+    "Tokens",
+    "check_pairs",
+    "hash_units",
+    "pack_units",
+]
 
 Tokens = NDArray[np.uint32]
 Secret = int | Sequence[int] | None
@@ -128,6 +136,15 @@ class ForeignScheme(Protocol):
         UsageError for a field that is missing, unknown or outside its domain, or no key;
         ConfigurationMismatchError for two keys that differ, or coins drawn by a CUDA generator.
         """
+        ...
+
+
+@runtime_checkable
+class ScoredOtherwise(Protocol):
+    """A scheme whose original does not add up our whole scores: Gumbel schemes add -ln(1 - u)."""
+
+    def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
+        """Score of each pair as the original has it, float64 [n]: for comparison only."""
         ...
 
 

@@ -50,7 +50,8 @@ class LeftHash(GreenList):
     @property
     def caveat(self) -> str:
         """What every green list seeded by one token suffers from."""
-        return "one token seeds the list: frequent words have the same list in all text"
+        few = "one token seeds the list: frequent words have the same list in all text"
+        return f"{few}; {seeding.SAME_KEYS}"
 
     def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
         """False after token 0: seed 0 under every key."""
@@ -67,9 +68,11 @@ class LeftHash(GreenList):
     ) -> Self:
         """Reads transformers' `WatermarkingConfig` JSON with seeding_scheme lefthash."""
         _check_config(config, "lefthash")
+        size = read_vocabulary_size(config, vocabulary_size)
+        key = read_key(config, "hashing_key", secret, 64)
         return cls(
-            key=read_key(config, "hashing_key", secret, 64),
-            vocabulary_size=read_vocabulary_size(config, vocabulary_size),
+            key=seeding.canonical_factor(key, size - 1),
+            vocabulary_size=size,
             gamma=read_share(config, "greenlist_ratio", 0.25),
         )
 
@@ -122,5 +125,9 @@ def _check_config(config: Mapping[str, Any], seeding_scheme: str) -> None:
     if found != seeding_scheme:
         raise UsageError(
             f"seeding_scheme of hf-{seeding_scheme} must be {seeding_scheme}; got {found}. "
-            f"Use the scheme hf-{found}."
+            + (
+                f"Use the scheme hf-{found}."
+                if found in ("lefthash", "selfhash")
+                else "transformers has lefthash and selfhash; lm-watermarking has others."
+            )
         )

@@ -86,6 +86,8 @@ class LmWatermarking(GreenList):
             said.append("the key 15485863 is public")
         if self.prf in (_MINHASH, _SKIPGRAM):
             said.append("at most 1000003 lists exist, the same for every key")
+        if self.prf == _ADDITIVE:
+            said.append(seeding.SAME_KEYS)
         return "; ".join(said)
 
     @property
@@ -138,9 +140,13 @@ class LmWatermarking(GreenList):
         refuse_cuda(config, cls.name)
         prf, window, self_salted, key = _read_seeding(config.get("seeding_scheme", "selfhash"))
         fixed = {"hash_key": config["hash_key"]} if "hash_key" in config else {}
+        size = read_vocabulary_size(config, vocabulary_size)
+        key = read_key(fixed, "hash_key", secret, 63, default=key)
+        if prf == _ADDITIVE:
+            key = seeding.canonical_factor(key, window * (size - 1))
         return cls(
-            key=read_key(fixed, "hash_key", secret, 63, default=key),
-            vocabulary_size=read_vocabulary_size(config, vocabulary_size),
+            key=key,
+            vocabulary_size=size,
             gamma=read_share(config, "gamma", 0.25),
             select_green=bool(config.get("select_green_tokens", True)),
             prf=prf,

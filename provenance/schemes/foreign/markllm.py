@@ -1,4 +1,4 @@
-"""MarkLLM's KGW, Unigram and EXP.
+"""MarkLLM's KGW, Unigram and EXP, and Unigram of its own repository.
 
 KGW draws prf = randperm(V) from the key and seeds each list with a residue modulo V, so V lists
 exist in all, the same for every key; only which context gets which list depends on it. Unigram is
@@ -18,8 +18,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.errors import UsageError
-from provenance.kernels import kernel
+from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.schemes.foreign import seeding
 from provenance.schemes.foreign.base import Secret, Tokens, check_pairs
 from provenance.schemes.foreign.configuration import (
@@ -34,7 +33,7 @@ from provenance.schemes.foreign.randperm import GreenList, UniformRow, draw_key
 from provenance.schemes.foreign.torch_cpu import permutation
 from provenance.stats.laws import NullLaw
 
-__all__ = ["MarkLlmExp", "MarkLlmKgw", "MarkLlmUnigram"]
+__all__ = ["MarkLlmExp", "MarkLlmKgw", "MarkLlmUnigram", "Unigram"]
 
 _F_SCHEMES: Final = ("time", "additive", "skip", "min")
 _WINDOW_SCHEMES: Final = ("left", "self")
@@ -48,7 +47,9 @@ _KGW_FIELDS: Final = (
     "f_scheme",
     "window_scheme",
 )
+_MORPHMARK_FIELDS: Final = ("type", "k_linear", "k_exp", "k_log", "p_0", "ewd", "delta_ewd")
 _UNIGRAM_FIELDS: Final = ("algorithm_name", "gamma", "delta", "hash_key", "z_threshold")
+_OWN_UNIGRAM_FIELDS: Final = ("fraction", "strength", "vocab_size", "watermark_key")
 _EXP_FIELDS: Final = (
     "algorithm_name",
     "prefix_length",
@@ -58,22 +59,6 @@ _EXP_FIELDS: Final = (
     "top_k",
     "temperature",
 )
-
-
-@kernel(nogil=True)
-def _products(windows, size, out):  # type: ignore[no-untyped-def]
-    for i in range(windows.shape[0]):
-        value = np.uint64(1)
-        for j in range(windows.shape[1]):
-            value = np.uint64(value * np.uint64(windows[i, j])) % np.uint64(size)
-        out[i] = value
-
-
-def _product(windows: Tokens, size: int) -> NDArray[np.uint64]:
-    """Product of the tokens of each window modulo size (below 2**26, so nothing overflows)."""
-    out = np.empty(windows.shape[0], dtype=np.uint64)
-    _products(windows, size, out)
-    return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +100,7 @@ class MarkLlmKgw(GreenList):
         size = self.vocabulary_size
         prf = permutation(self.key, size)
         if self.f_scheme == "time":
-            hashed = prf[_product(contexts, size).astype(np.int64)]
+            hashed = prf[seeding.window_product(contexts, size).astype(np.int64)]
         elif self.f_scheme == "additive":
             hashed = prf[contexts.sum(axis=1, dtype=np.int64) % size]
         elif self.f_scheme == "skip":
@@ -136,9 +121,15 @@ class MarkLlmKgw(GreenList):
     def from_config(
         cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
     ) -> Self:
-        """Reads MarkLLM's `config/KGW.json`."""
-        _check_algorithm(config, "KGW", _KGW_FIELDS)
+        """Reads MarkLLM's `config/KGW.json`, and `MorphMark.json` without `ewd`: same lists."""
+        morphs = config.get("algorithm_name") == "MorphMark"
+        check_fields(config, (*_KGW_FIELDS, *(_MORPHMARK_FIELDS if morphs else ())), cls.name)
         refuse_cuda(config, cls.name)
+        if morphs and config.get("window_scheme") == "self":
+            raise ConfigurationMismatchError(
+                "window_scheme of MorphMark must be left; got self, which it does not implement: "
+                "no text of it exists. Check the configuration."
+            )
         length = config.get("prefix_length", 1)
         return cls(
             key=read_key(config, "hash_key", secret, 64),
@@ -227,11 +218,31 @@ class MarkLlmUnigram:
         cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
     ) -> Self:
         """Reads MarkLLM's `config/Unigram.json`. numpy draws the mask: any device is fine."""
-        _check_algorithm(config, "Unigram", _UNIGRAM_FIELDS)
+        check_fields(config, _UNIGRAM_FIELDS, cls.name)
         return cls(
             key=read_key(config, "hash_key", secret, 63),
             vocabulary_size=read_vocabulary_size(config, vocabulary_size),
             gamma=read_share(config, "gamma", None),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unigram(MarkLlmUnigram):
+    """The same mask under the names of its own repository (Zhao et al., arXiv 2306.17439)."""
+
+    name: ClassVar[str] = "unigram"
+    key_field: ClassVar[str] = "watermark_key"
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
+    ) -> Self:
+        """Reads the arguments of `GPTWatermarkBase`, Unigram-Watermark at b96cdb4."""
+        check_fields(config, _OWN_UNIGRAM_FIELDS, cls.name)
+        return cls(
+            key=read_key(config, "watermark_key", secret, 63),
+            vocabulary_size=read_vocabulary_size(config, vocabulary_size),
+            gamma=read_share(config, "fraction", None),
         )
 
 
@@ -242,10 +253,6 @@ class MarkLlmExp(UniformRow):
     prefix_length: int = 4
     name: ClassVar[str] = "markllm-exp"
     key_field: ClassVar[str] = "hash_key"
-
-    def __post_init__(self) -> None:
-        if self.key * (self.vocabulary_size - 1) >> 64:
-            raise UsageError("hash_key times the vocabulary size must be below 2**64; it is not.")
 
     @property
     def width(self) -> int:
@@ -258,6 +265,11 @@ class MarkLlmExp(UniformRow):
         return self.prefix_length > 1
 
     @property
+    def caveat(self) -> str:
+        """Keys that are the same mark."""
+        return seeding.SAME_KEYS
+
+    @property
     def parameters(self) -> Mapping[str, Any]:
         """Vocabulary size and window."""
         return {**super().parameters, "prefix_length": self.prefix_length}
@@ -265,31 +277,30 @@ class MarkLlmExp(UniformRow):
     def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
         """False where the product is 0 modulo V, for example at token 0: seed 0 for all keys."""
         self._check(contexts, tokens)
-        return np.not_equal(_product(contexts, self.vocabulary_size), 0)
+        return np.not_equal(seeding.window_product(contexts, self.vocabulary_size), 0)
 
     def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
         del tokens
-        return seeding.product(self.key, _product(contexts, self.vocabulary_size))
+        return seeding.product(self.key, seeding.window_product(contexts, self.vocabulary_size))
 
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
     ) -> Self:
         """Reads MarkLLM's `config/EXP.json`. Its generator is always the CPU's."""
-        _check_algorithm(config, "EXP", _EXP_FIELDS)
+        check_fields(config, _EXP_FIELDS, cls.name)
         length = config.get("prefix_length", 4)
+        size = read_vocabulary_size(config, vocabulary_size)
+        key = read_key(config, "hash_key", secret, 64)
+        if key * (size - 1) >> 64:
+            raise UsageError(
+                "hash_key times the vocabulary size must be below 2**64, as torch wants its seeds; "
+                "it is not. Check the key."
+            )
         return cls(
-            key=read_key(config, "hash_key", secret, 64),
-            vocabulary_size=read_vocabulary_size(config, vocabulary_size),
+            key=seeding.canonical_factor(key, size - 1),
+            vocabulary_size=size,
             prefix_length=whole_number(length, "prefix_length", 1, 64),
-        )
-
-
-def _check_algorithm(config: Mapping[str, Any], name: str, fields: Sequence[str]) -> None:
-    check_fields(config, fields, f"MarkLLM {name}")
-    if config.get("algorithm_name", name) != name:
-        raise UsageError(
-            f"algorithm_name must be {name}; got {config['algorithm_name']}. Use its own scheme."
         )
 
 

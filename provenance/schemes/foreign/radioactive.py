@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.errors import ConfigurationMismatchError
+from provenance.errors import UsageError
 from provenance.schemes.foreign import seeding
 from provenance.schemes.foreign.base import Secret, Tokens
 from provenance.schemes.foreign.configuration import (
@@ -45,13 +45,18 @@ _FIELDS: Final = (
 class _Hashed(Seeded):
     """ngram: tokens of the window; salt_key: the multiplier, public."""
 
-    ngram: int = 1
+    ngram: int
     salt_key: int = 35317
 
     @property
     def width(self) -> int:
         """ngram."""
         return self.ngram
+
+    @property
+    def caveat(self) -> str:
+        """Keys that are the same mark."""
+        return seeding.same_keys_of_hash(self.salt_key, self.ngram)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -74,9 +79,9 @@ class RadioactiveGreenList(_Hashed, GreenList):
     def from_config(
         cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
     ) -> Self:
-        """Reads the arguments of `MarylandGenerator`; gamma defaults to their 0.5."""
-        fields = _read(config, secret, vocabulary_size, cls.name)
-        return cls(**fields, gamma=read_share(config, "gamma", 0.5))
+        """Reads the arguments of `MarylandGenerator`; gamma and ngram must be among them."""
+        fields = _read(config, secret, vocabulary_size, cls.name, ("gamma", "ngram"))
+        return cls(**fields, gamma=read_share(config, "gamma", None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,24 +95,35 @@ class RadioactiveGumbel(_Hashed, UniformRow):
     def from_config(
         cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
     ) -> Self:
-        """Reads the arguments of `OpenaiGenerator`."""
-        return cls(**_read(config, secret, vocabulary_size, cls.name))
+        """Reads the arguments of `OpenaiGenerator`; ngram must be among them."""
+        return cls(**_read(config, secret, vocabulary_size, cls.name, ("ngram",)))
 
 
 def _read(
-    config: Mapping[str, Any], secret: Secret, vocabulary_size: int | None, scheme: str
+    config: Mapping[str, Any],
+    secret: Secret,
+    vocabulary_size: int | None,
+    scheme: str,
+    needed: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The generator always lives on the CPU here, so text made beside a GPU is fine."""
+    """The generator always lives on the CPU here, so text made beside a GPU is fine.
+
+    Their defaults differ between the scripts, so nothing that fixes a coin is guessed.
+    """
     check_fields(config, _FIELDS, scheme)
-    if (found := config.get("seeding", "hash")) != "hash":
-        raise ConfigurationMismatchError(
-            f"seeding must be hash; got {found}. Its table is drawn from the global generator of "
-            "the process that made the text, so its coins cannot be recomputed."
+    if missing := [name for name in needed if config.get(name) is None]:
+        raise UsageError(
+            f"a {scheme} configuration must hold {' and '.join(needed)}; {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing. Their scripts have no common "
+            "default: give the values that the text was marked with."
         )
-    salt = config.get("salt_key", 35317)
+    seeding.refuse_global_table(config)
+    size = read_vocabulary_size(config, vocabulary_size)
+    width = whole_number(config["ngram"], "ngram", 1, 64)
+    salt = whole_number(config.get("salt_key", 35317), "salt_key", 1, (1 << 32) - 1)
     return {
-        "key": read_key(config, "seed", secret, 64),
-        "vocabulary_size": read_vocabulary_size(config, vocabulary_size),
-        "ngram": whole_number(config.get("ngram", 1), "ngram", 1, 64),
-        "salt_key": whole_number(salt, "salt_key", 1, (1 << 32) - 1),
+        "key": seeding.canonical_key(read_key(config, "seed", secret, 64), salt, width, size),
+        "vocabulary_size": size,
+        "ngram": width,
+        "salt_key": salt,
     }

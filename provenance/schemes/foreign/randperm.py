@@ -158,6 +158,10 @@ class UniformRow(Seeded):
         """-ln(1 - u) in whole steps of 1/4. Cost: 1 ns an output up to the highest token."""
         return exponential_score(self.mantissas(contexts, tokens), 1 << 24)
 
+    def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
+        """-ln(1 - u)."""
+        return -np.log1p(-self.mantissas(contexts, tokens) / (1 << 24))
+
 
 def draw_key(rng: np.random.Generator, true_key: int, low: int = 1) -> int:
     """A 32-bit key whose products with token ids have the true key's low 32 bits almost never.

@@ -9,19 +9,37 @@ Knows keys as integers; knows no green lists and no scores.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from provenance.errors import ConfigurationMismatchError
 from provenance.kernels import kernel
 from provenance.schemes.foreign.torch_cpu import permutation
 
-__all__ = ["TABLE_SIZE", "anchored_minhash", "minhash", "product", "rolling", "skipgram"]
+__all__ = [
+    "SAME_KEYS",
+    "TABLE_SIZE",
+    "anchored_minhash",
+    "canonical_factor",
+    "canonical_key",
+    "minhash",
+    "product",
+    "refuse_global_table",
+    "rolling",
+    "same_keys_of_hash",
+    "skipgram",
+    "window_product",
+]
 
 TABLE_SIZE: Final = 1_000_003
 """Entries of the permutation that lm-watermarking and transformers hash token ids with."""
+
+SAME_KEYS: Final = "keys k and k + 2**32 are one mark: a seed has 32 bits"
+"""Caveat where a seed is a product or the key itself."""
 
 _MODULUS: Final = (1 << 64) - 1
 
@@ -60,6 +78,15 @@ def _add(a, b):  # type: ignore[no-untyped-def]
 def _products(key, factors, out):  # type: ignore[no-untyped-def]
     for i in range(factors.shape[0]):
         out[i] = np.uint32(_multiply(key, factors[i]) & np.uint64(0xFFFFFFFF))
+
+
+@kernel(nogil=True)
+def _window_products(windows, size, out):  # type: ignore[no-untyped-def]
+    for i in range(windows.shape[0]):
+        value = np.uint64(1)
+        for j in range(windows.shape[1]):
+            value = np.uint64(value * np.uint64(windows[i, j])) % np.uint64(size)
+        out[i] = value
 
 
 @kernel(nogil=True)
@@ -108,11 +135,53 @@ def product(key: int, factors: NDArray[np.uint64]) -> Seeds:
     return out
 
 
+def window_product(windows: Windows, size: int) -> NDArray[np.uint64]:
+    """Product of the tokens of each window modulo size (below 2**26, so nothing overflows)."""
+    out = np.empty(windows.shape[0], dtype=np.uint64)
+    _window_products(windows, size, out)
+    return out
+
+
 def rolling(key: int, salt: int, windows: Windows) -> Seeds:
     """s = key; s = (s * salt + t) mod 2**64 - 1 for every token, oldest first: seeding `hash`."""
     out = np.empty(windows.shape[0], dtype=np.uint32)
     _rolled(np.uint64(key % _MODULUS), np.uint64(salt), windows, out)
     return out
+
+
+def canonical_key(key: int, salt: int, width: int, vocabulary_size: int) -> int:
+    """The smallest key with the same seeds under `rolling`, where that is certain; else the key.
+
+    s is linear in the key: s = key * salt**width + f(window). While that stays below 2**64 - 1
+    nothing is reduced, and the low 32 bits of s see only the low 32 bits of the key.
+
+    >>> canonical_key(7 + 2**32, 35317, 1, 32000), canonical_key(7 + 2**32, 35317, 3, 32000)
+    (7, 4294967303)
+    """
+    largest = key * salt**width + vocabulary_size * sum(salt**i for i in range(width))
+    return key & 0xFFFFFFFF if largest < _MODULUS else key
+
+
+def canonical_factor(key: int, largest: int) -> int:
+    """The smallest key whose products with factors up to `largest` have the same low 32 bits.
+
+    Only where nothing is reduced modulo 2**64 - 1 on the way; else the key itself.
+    """
+    return key & 0xFFFFFFFF if key * largest < _MODULUS else key
+
+
+def same_keys_of_hash(salt: int, width: int) -> str:
+    """`SAME_KEYS` where keys up to 2**33 are so under `rolling`, else ""."""
+    return SAME_KEYS if canonical_key((1 << 33) - 1, salt, width, 1 << 20) < 1 << 32 else ""
+
+
+def refuse_global_table(config: Mapping[str, Any]) -> None:
+    """ConfigurationMismatchError unless the seeding is `hash`: the others' table is lost."""
+    if (found := config.get("seeding", "hash")) != "hash":
+        raise ConfigurationMismatchError(
+            f"seeding must be hash; got {found}. Its table is drawn from the global generator of "
+            "the process that made the text, so its coins cannot be recomputed."
+        )
 
 
 def anchored_minhash(key: int, table_seed: int, windows: Windows) -> Seeds:

@@ -1,4 +1,6 @@
-"""SynthID-Text as transformers and Google's synthid-text serve it (Nature 634, 2024).
+"""SynthID-Text with a table: transformers, synthid-text 0.2.1 of PyPI, MarkLLM (Nature 634, 2024).
+
+Google's repository has had another hash since 2025-06: `synthid_text.py`.
 
 A window is hashed by a linear congruential generator, acc(h, x) = (h + x) A + 1 mod 2**64 from
 h = 1; layer d of the n-gram is bit acc(h, key_d) mod T of a table of T bits drawn from a seed. With
@@ -15,10 +17,15 @@ sample of the table, so their sum is exactly hypergeometric with the table's tru
 (32,743 of 65,536 for seed 0, a mean of .4996 a layer). Two layers whose keys are equal modulo T
 are one coin; it is counted once. Under the true key each layer is a fixed shift of the table, so a
 sum over many states is drawn without replacement and no more spread than independent ones.
+
+The table is drawn by the generator of the device that serves. The CPU's is recomputed from its
+seed; one that was drawn on a GPU can be given as the table itself, 8 KiB.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,6 +57,7 @@ _FIELDS: Final = (
     "context_history_size",
     "sampling_table_seed",
     "sampling_table_size",
+    "sampling_table",
     "skip_first_ngram_calls",
     "debug_mode",
     "top_k",
@@ -57,6 +65,9 @@ _FIELDS: Final = (
     "apply_top_k",
     "num_leaves",
 )
+_MARKLLM_FIELDS: Final = ("algorithm_name", "watermark_mode", "detector_type", "threshold")
+_FAIR: Final = 6.0
+"""Standard deviations that the share of ones in a given table may be from one half."""
 _MAXIMUM_TABLE: Final = 1 << 24
 _PRECISION: Final = 1 << 256
 
@@ -76,13 +87,17 @@ def _sum_layers(states, residues, table, out):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True, kw_only=True)
 class SynthID:
-    """keys: one a layer; ngram_len: window and token; the table's seed and size (power of two)."""
+    """keys: one a layer; ngram_len: window and token; the table's seed and size (power of two).
+
+    packed : the table itself, eight bits a byte, first bit highest; None = drawn from the seed
+    """
 
     keys: tuple[int, ...] = field(repr=False)
     ngram_len: int
     sampling_table_seed: int = 0
     sampling_table_size: int = 1 << 16
     skip_first: bool = False
+    packed: bytes | None = field(default=None, repr=False)
     name: ClassVar[str] = "hf-synthid"
     key_field: ClassVar[str] = "keys"
     self_salted: ClassVar[bool] = False
@@ -115,17 +130,24 @@ class SynthID:
     @property
     def parameters(self) -> Mapping[str, Any]:
         """Everything but the keys."""
+        given = {}
+        if self.packed is not None:
+            given["sampling_table"] = base64.b64encode(self.packed).decode("ascii")
         return {
             "ngram_len": self.ngram_len,
             "depth": len(self.keys),
             "sampling_table_seed": self.sampling_table_seed,
             "sampling_table_size": self.sampling_table_size,
             "skip_first_ngram_calls": self.skip_first,
+            **given,
         }
 
     @cached_property
     def table(self) -> NDArray[np.uint8]:
         """The public table of bits, uint8 [T]."""
+        if self.packed is not None:
+            bits = np.unpackbits(np.frombuffer(self.packed, dtype=np.uint8))
+            return bits[: self.sampling_table_size]
         return random_bits(self.sampling_table_seed, self.sampling_table_size)
 
     @cached_property
@@ -205,17 +227,72 @@ class SynthID:
     def from_config(
         cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
     ) -> Self:
-        """Reads transformers' `SynthIDTextWatermarkingConfig` JSON or synthid-text's dict."""
+        """Reads `SynthIDTextWatermarkingConfig`, synthid-text 0.2.1's or MarkLLM's SynthID object.
+
+        At least one field must say that there is a table: without any, this is the object of
+        Google's repository since 2025-06, another hash.
+        """
         del vocabulary_size
-        check_fields(config, _FIELDS, cls.name)
-        refuse_cuda(config, cls.name)
-        skip = config.get("skip_first_ngram_calls", False)
-        seed = config.get("sampling_table_seed", 0)
+        check_fields(config, (*_FIELDS, *_MARKLLM_FIELDS), cls.name)
+        if not any(name.startswith("sampling_table") for name in config):
+            raise UsageError(
+                f"a {cls.name} configuration must hold sampling_table_size and "
+                "sampling_table_seed, which transformers and synthid-text 0.2.1 always write; it "
+                "has neither, so it is not known which hash it means. Use the scheme "
+                "synthid-text-2025 for Google's repository since 2025-06, or add both fields "
+                "(65536 and 0 by default)."
+            )
         size = config.get("sampling_table_size", 1 << 16)
+        size = whole_number(size, "sampling_table_size", 2, _MAXIMUM_TABLE)
+        packed = None
+        if "sampling_table" in config:
+            packed = _pack_table(config["sampling_table"], size)
+        else:
+            refuse_cuda(
+                config,
+                cls.name,
+                "Or give the table itself as sampling_table: processor.sampling_table.tolist().",
+            )
+        seed = config.get("sampling_table_seed", 0)
         return cls(
             keys=read_keys(config, "keys", secret),
             ngram_len=whole_number(config.get("ngram_len"), "ngram_len", 2, 64),
             sampling_table_seed=whole_number(seed, "sampling_table_seed", 0, (1 << 64) - 1),
-            sampling_table_size=whole_number(size, "sampling_table_size", 2, _MAXIMUM_TABLE),
-            skip_first=bool(skip),
+            sampling_table_size=size,
+            skip_first=bool(config.get("skip_first_ngram_calls", False)),
+            packed=packed,
         )
+
+
+def _pack_table(value: object, size: int) -> bytes:
+    """The table as packed bits, from a list of 0 and 1 or from Base64 of the packed bits."""
+    if isinstance(value, str):
+        try:
+            packed = base64.b64decode(value.encode("ascii"), validate=True)
+        except (ValueError, binascii.Error) as error:
+            raise UsageError(
+                "sampling_table must be Base64 without line breaks, or a list of 0 and 1; it is "
+                "neither. Write base64.b64encode(numpy.packbits(table))."
+            ) from error
+        if len(packed) != -(-size // 8) or (size < 8 and packed[0] & (0xFF >> size)):
+            raise UsageError(
+                f"sampling_table must hold sampling_table_size bits, {-(-size // 8)} bytes of "
+                f"eight each; got {len(packed)} bytes. Pack the table with numpy.packbits, or give "
+                "the size that the text was marked with."
+            )
+    else:
+        bits = value if isinstance(value, list) else []
+        if len(bits) != size or not all(type(bit) is int and bit in (0, 1) for bit in bits):
+            raise UsageError(
+                f"sampling_table must be a list of sampling_table_size ({size}) numbers 0 or 1, or "
+                f"Base64 of the packed bits; got {len(bits) or 'no'} entries, or others. Write "
+                "processor.sampling_table.tolist()."
+            )
+        packed = np.packbits(np.array(bits, dtype=np.uint8)).tobytes()
+    ones = int(np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).sum())
+    if not 0 < ones < size or abs(ones - size / 2) > _FAIR * np.sqrt(size) / 2:
+        raise UsageError(
+            f"sampling_table must look like {size} fair bits; got {ones} ones. Check what was "
+            "exported."
+        )
+    return packed

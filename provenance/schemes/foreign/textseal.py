@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from provenance.errors import UsageError
+from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.kernels import kernel
 from provenance.schemes.foreign.base import Secret, Tokens, check_pairs
 from provenance.schemes.foreign.configuration import (
@@ -34,7 +34,14 @@ from provenance.schemes.foreign.configuration import (
 from provenance.schemes.foreign.lattice import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
 
-__all__ = ["TextSealGreenList", "TextSealGumbel", "TextSealSynthID"]
+__all__ = [
+    "CORRELATED",
+    "TEXTSEAL_FIELDS",
+    "TextSealGreenList",
+    "TextSealGumbel",
+    "TextSealSynthID",
+    "check_type",
+]
 
 _PRIMES: Final = (
     10000019,
@@ -56,10 +63,10 @@ _MASK: Final = (1 << 64) - 1
 _WEYL: Final = 0x9E3779B97F4A7C15
 _KEY_SAMPLE: Final = 1 << 16
 _LAW_SAMPLE: Final = 1 << 22
-_CORRELATED: Final = 0.03
+CORRELATED: Final = 0.03
 """Seven standard deviations of the sample correlation of independent keys."""
 
-_FIELDS: Final = [
+TEXTSEAL_FIELDS: Final = [
     "secret_key",
     "ngram",
     "watermark_type",
@@ -78,7 +85,19 @@ _FIELDS: Final = [
     "attenuation_weight",
     "backprop_on_nonzero",
     "scoring_method",
+    "secret_key_b",
+    "mixing_alpha",
+    "key_routing",
 ]
+"""Those of 0.0.5 and of the repository in 2026; the last three came with the dual key."""
+_READ_BY: Final = {
+    "greenlist": "textseal-greenlist",
+    "dipmark": "textseal-greenlist",
+    "morphmark": "textseal-greenlist",
+    "gumbelmax": "textseal-gumbel",
+    "synthid": "textseal-synthid",
+    "textseal": "textseal-dual-key",
+}
 
 
 @njit(inline="always")
@@ -187,7 +206,7 @@ class _TextSeal:
         """Uniform over signed 64 bits, uncorrelated with the true key. 1 ms, SynthID 10 ms."""
         while True:
             key = int(rng.integers(-(1 << 63), 1 << 63))
-            if abs(self.correlation(key)) < _CORRELATED:
+            if abs(self.correlation(key)) < CORRELATED:
                 return key
 
     def correlation(self, key: int) -> float:
@@ -253,7 +272,7 @@ class TextSealGreenList(_TextSeal):
     ) -> Self:
         """Reads TextSeal's `WatermarkConfig` of type greenlist, dipmark or morphmark."""
         del vocabulary_size
-        fields = _read(config, secret, ("greenlist", "dipmark", "morphmark"))
+        fields = _read(config, secret, ("greenlist", "dipmark", "morphmark"), cls.name)
         return cls(**fields, gamma=read_share(config, "gamma", 0.5))
 
 
@@ -272,13 +291,17 @@ class TextSealGumbel(_TextSeal):
         """-ln(1 - u) in whole steps of 1/4: 0 .. 36."""
         return exponential_score(self.values(contexts, tokens), _VALUES)
 
+    def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
+        """-ln(1 - u)."""
+        return -np.log1p(-self.values(contexts, tokens) / _VALUES)
+
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], secret: Secret = None, vocabulary_size: int | None = None
     ) -> Self:
         """Reads TextSeal's `WatermarkConfig` of type gumbelmax."""
         del vocabulary_size
-        return cls(**_read(config, secret, ("gumbelmax",)))
+        return cls(**_read(config, secret, ("gumbelmax",), cls.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,8 +311,9 @@ class TextSealSynthID(TextSealGreenList):
     depth: int = 30
     name: ClassVar[str] = "textseal-synthid"
     refusal: ClassVar[str] = (
-        "layer d of a token is layer 0 of the token whose id is d higher, so tokens with near ids "
-        "share most of their coins and their sum spreads up to 1.4 times as far as its law says"
+        "layer d of a token is layer 0 of the token whose id is d (since 2026: 659101 d) higher, "
+        "so tokens share most of their coins with others and their sum spreads up to 1.4 times as "
+        "far as its law says"
     )
 
     @property
@@ -324,7 +348,7 @@ class TextSealSynthID(TextSealGreenList):
     ) -> Self:
         """Reads TextSeal's `WatermarkConfig` of type synthid; the weighted sum is not offered."""
         del vocabulary_size
-        fields = _read(config, secret, ("synthid",))
+        fields = _read(config, secret, ("synthid",), cls.name)
         depth = whole_number(config.get("depth", 30), "depth", 1, 64)
         return cls(**fields, gamma=read_share(config, "gamma", 0.5), depth=depth)
 
@@ -343,14 +367,29 @@ def _counted_law(depth: int, threshold: int) -> list[int]:
     return [int(mass) for mass in np.bincount(sums, minlength=depth + 1)]
 
 
-def _read(config: Mapping[str, Any], secret: Secret, types: tuple[str, ...]) -> dict[str, int]:
-    """Integers on any device: nothing to refuse."""
-    check_fields(config, _FIELDS, "textseal")
+def check_type(config: Mapping[str, Any], types: tuple[str, ...], scheme: str) -> None:
+    """Raise unless the watermark_type is one of the scheme's own, with one key where it has one."""
     found = config.get("watermark_type", "gumbelmax")
     if found not in types:
+        reader = _READ_BY.get(found) if isinstance(found, str) else None
         raise UsageError(
-            f"watermark_type of this scheme must be {' or '.join(types)}; got {found}."
+            f"watermark_type of {scheme} must be {' or '.join(types)}; got {found}. "
+            + (f"Use the scheme {reader}." if reader else "No other is read.")
         )
+    if config.get("key_routing") is True and found != "textseal":
+        raise ConfigurationMismatchError(
+            f"key_routing of {scheme} must be false; got true: half of the tokens follow a second "
+            "key, and no test of both is offered for green lists. Set it to false to test the "
+            "first key alone."
+        )
+
+
+def _read(
+    config: Mapping[str, Any], secret: Secret, types: tuple[str, ...], scheme: str
+) -> dict[str, int]:
+    """Integers on any device: nothing to refuse."""
+    check_fields(config, TEXTSEAL_FIELDS, scheme)
+    check_type(config, types, scheme)
     return {
         "key": read_key(config, "secret_key", secret, 63),
         "ngram": whole_number(config.get("ngram", 1), "ngram", 1, len(_PRIMES)),

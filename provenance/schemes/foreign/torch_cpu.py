@@ -223,7 +223,7 @@ def first_slots(
 
 
 def random_mantissas(
-    seeds: NDArray[np.uint32], positions: NDArray[np.uint32]
+    seeds: NDArray[np.uint32], positions: NDArray[np.integer]
 ) -> NDArray[np.uint32]:
     """2**24 times entry `positions[i]` of `rand(...)` of seeds[i]: uint32 [n], below 2**24.
 

@@ -8,14 +8,14 @@ but no two tuples of one width share a coin by construction: the unit is the tup
 
 With two keys a token follows key B with probability alpha, else key A (both derived from the
 configured key); the score adds both coins' in the whole ratio nearest to (1 - alpha) : alpha.
-vLLM 0.32.0 offers `gumbel` and `dual_key_gumbel`; nothing else is served under `watermark_config`.
+vLLM 0.30 to 0.33 offer `gumbel` and `dual_key_gumbel` under `watermark_config`; `alpha` was .2 by
+default in 0.30 and is .1 since 0.32, so it should be given. For SBW see `sbw.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, ClassVar, Final, Self
@@ -28,11 +28,19 @@ from provenance.kernels import kernel
 from provenance.schemes.foreign.base import Secret, Tokens, check_pairs, hash_units
 from provenance.schemes.foreign.configuration import check_fields, read_key, whole_number
 from provenance.schemes.foreign.lattice import exponential_law, exponential_score
+from provenance.schemes.foreign.weighted import add_laws, whole_weights
 from provenance.stats.laws import NullLaw
 
-__all__ = ["DualKeyGumbel", "VllmGumbel", "philox_words"]
+__all__ = [
+    "VLLM_FIELDS",
+    "DualKeyGumbel",
+    "VllmGumbel",
+    "check_algorithm",
+    "philox_words",
+    "run_philox",
+]
 
-_FIELDS: Final = (
+VLLM_FIELDS: Final = (
     "key",
     "algorithm",
     "alpha",
@@ -41,15 +49,22 @@ _FIELDS: Final = (
     "deduplicate_contexts_max_history",
     "prf",
     "allow_target_only_watermarking",
+    "sbw_scheme",
+    "sbw_gamma",
+    "sbw_delta",
 )
+"""Those that decide nothing for an algorithm are ignored, as vLLM does."""
 _VALUES: Final = 1 << 24
 _MISSING: Final = 0xFFFFFFFF
-_PARTS: Final = 16
-"""Weights of the two coins are at most this, so that the law stays short."""
+_READ_BY: Final = {
+    "gumbel": "vllm-gumbel",
+    "dual_key_gumbel": "vllm-dual-key-gumbel",
+    "sbw": "vllm-sbw",
+}
 
 
 @kernel(nogil=True)
-def _philox(state, k0, k1):  # type: ignore[no-untyped-def]
+def run_philox(state, k0, k1):  # type: ignore[no-untyped-def]
     """Ten rounds on 16 blocks at a time, so that the compiler uses vector instructions.
 
     state [4, 16], k0 and k1 [16] hold 32-bit words in uint64, as numba widens them anyway.
@@ -87,14 +102,14 @@ def _fill(key, contexts, tokens, out):  # type: ignore[no-untyped-def]
                         state[j, lane] ^= np.uint64(contexts[i, offset + j])
                     else:
                         state[j, lane] ^= mask - np.uint64(j)
-            _philox(state, k0, k1)
+            run_philox(state, k0, k1)
         for lane in range(16):
             k0[lane] = low ^ state[3, lane]
             k1[lane] = high ^ np.uint64(0x574D544B)
             for j in range(3, 0, -1):
                 state[j, lane] = state[j - 1, lane]
             state[0, lane] = np.uint64(tokens[min(begin + lane, last)]) >> np.uint64(2)
-        _philox(state, k0, k1)
+        run_philox(state, k0, k1)
         for lane in range(min(16, last + 1 - begin)):
             word = state[np.int64(tokens[begin + lane] & np.uint32(3)), lane]
             out[begin + lane] = np.uint32(word)
@@ -162,6 +177,10 @@ class VllmGumbel:
         words = philox_words(self.key, contexts, tokens)
         return exponential_score(words >> np.uint32(8), _VALUES)
 
+    def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
+        """-ln(1 - u) of vLLM's own u."""
+        return -np.log1p(-self.uniforms(contexts, tokens).astype(np.float64))
+
     def random_key(self, rng: np.random.Generator) -> int:
         """Uniform over 64 bits."""
         return int(rng.integers(0, 1 << 64, dtype=np.uint64))
@@ -212,23 +231,22 @@ class DualKeyGumbel(VllmGumbel):
     @cached_property
     def weights(self) -> tuple[int, int]:
         """Whole weights of the coins of A and B, in the ratio nearest to (1 - alpha) : alpha."""
-        share = Fraction(self.alpha).limit_denominator(_PARTS)
-        return share.denominator - share.numerator, share.numerator
+        return whole_weights(self.alpha)
 
     @cached_property
     def null_law(self) -> NullLaw:
         """Law of the weighted sum of two independent lattice scores."""
-        single = exponential_law(None, _VALUES).masses
-        masses = [0] * ((len(single) - 1) * sum(self.weights) + 1)
-        for i, first in enumerate(single):
-            for j, second in enumerate(single):
-                masses[i * self.weights[0] + j * self.weights[1]] += first * second
-        return NullLaw(tuple(masses))
+        return add_laws(exponential_law(None, _VALUES), self.weights)
 
     def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """Weighted sum of both coins' scores."""
         first, second = (part.score(contexts, tokens) for part in self.derived)
         return first * self.weights[0] + second * self.weights[1]
+
+    def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
+        """(1 - alpha) * score of A + alpha * score of B."""
+        first, second = (part.original_scores(contexts, tokens) for part in self.derived)
+        return (1 - self.alpha) * first + self.alpha * second
 
     @classmethod
     def from_config(
@@ -242,18 +260,24 @@ class DualKeyGumbel(VllmGumbel):
         return cls(**_read(config, secret, "dual_key_gumbel"), alpha=float(alpha))
 
 
-def _read(config: Mapping[str, Any], secret: Secret, algorithm: str) -> dict[str, int]:
-    check_fields(config, _FIELDS, "vllm")
+def check_algorithm(config: Mapping[str, Any], algorithm: str) -> None:
+    """UsageError unless the configuration is of this algorithm; says which scheme reads another."""
     found = config.get("algorithm", "gumbel")
     if found != algorithm:
+        reader = _READ_BY.get(found) if isinstance(found, str) else None
         raise UsageError(
             f"algorithm must be {algorithm} for this scheme; got {found}. "
-            f"Use the scheme vllm-{str(found).replace('_', '-')}."
+            + (f"Use the scheme {reader}." if reader else f"Read are {', '.join(_READ_BY)}.")
         )
     if config.get("prf", "philox") != "philox":
         raise UsageError(f"prf must be philox; got {config['prf']}. No other is known.")
-    width = config.get("context_width", 4)
+
+
+def _read(config: Mapping[str, Any], secret: Secret, algorithm: str) -> dict[str, int]:
+    check_algorithm(config, algorithm)
+    check_fields(config, VLLM_FIELDS, "vllm")
+    width = config.get("context_width")
     return {
         "key": read_key(config, "key", secret, 64),
-        "context_width": whole_number(width, "context_width", 1, 64),
+        "context_width": whole_number(4 if width is None else width, "context_width", 1, 64),
     }

@@ -34,6 +34,14 @@ SMALL = {
     "markllm-kgw": {"hash_key": 15485863, "gamma": 0.5, "prefix_length": 2, "f_scheme": "additive"},
     "markllm-unigram": {"hash_key": 15485863, "gamma": 0.5},
     "markllm-exp": {"hash_key": 15485863, "prefix_length": 2},
+    "synthid-text-2025": {"ngram_len": 3, "keys": [654, 400, 836, 123]},
+    "textseal-dual-key": {"secret_key": 1042, "ngram": 2, "watermark_type": "textseal"},
+    "vllm-sbw": {"key": 7777, "algorithm": "sbw", "sbw_scheme": "lefthash", "context_width": 1},
+    "sglang-gumbel": {"key": "0123456789abcdef", "context_window": 2},
+    "markllm-ewd": {"hash_key": 15485863, "gamma": 0.5, "prefix_length": 2},
+    "markllm-pf": {"seed": 909, "ngram": 2, "payload": 3},
+    "markllm-exp-gumbel": {"seed": 909, "prefix_length": 2},
+    "unigram": {"watermark_key": 15485863, "fraction": 0.5},
 }
 VOCABULARY = 500
 

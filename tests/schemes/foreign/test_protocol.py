@@ -15,7 +15,7 @@ from tests.schemes.foreign.lab import SMALL, VOCABULARY, random_pairs, small
 
 NAMES = list(FOREIGN_SCHEMES)
 SCHEMES = {name: small(name) for name in NAMES}
-KEY_FIELDS = {"hashing_key", "keys", "key", "hash_key", "seed", "secret_key"}
+KEY_FIELDS = {"hashing_key", "keys", "key", "hash_key", "seed", "secret_key", "watermark_key"}
 
 
 def key_of(scheme):
@@ -23,10 +23,11 @@ def key_of(scheme):
 
 
 def split(name):
-    """(configuration without its key, the key)."""
+    """(configuration without its key, the field, the key as it stands there, as a secret)."""
     config = dict(SMALL[name])
     (field,) = KEY_FIELDS & set(config)
-    return config, field, config.pop(field)
+    key = config.pop(field)
+    return config, field, key, int(key, 16) if isinstance(key, str) else key
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,7 +78,13 @@ def test_score_does_not_depend_on_company_or_order(name):
     assert scheme.units(contexts[:0], tokens[:0]).shape == (0,)
 
 
-SLOW_KEYS = {"hf-selfhash": 50, "markllm-kgw": 1000, "markllm-unigram": 1000}
+SLOW_KEYS = {
+    "hf-selfhash": 50,
+    "markllm-kgw": 1000,
+    "markllm-unigram": 1000,
+    "unigram": 1000,
+    "markllm-exp-gumbel": 1000,
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,13 +155,13 @@ def test_unusable_pairs_have_one_coin_under_all_keys(name):
         again = ~other.usable(contexts, tokens)
         both = again & dead
         assert (other.score(contexts[both], tokens[both]) == own[again[dead]]).all()
-    dying = {"hf-lefthash", "lm-watermarking", "markllm-exp"}
+    dying = {"hf-lefthash", "lm-watermarking", "markllm-exp", "markllm-ewd", "vllm-sbw"}
     assert dead.any() == (name in dying)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_are_never_shown(name):
-    config, field, key = split(name)
+    config, field, written, key = split(name)
     scheme = make_foreign(name, config, key, VOCABULARY)
     assert scheme == SCHEMES[name]
     shown = f"{scheme!r} {scheme} {dict(scheme.parameters)} {scheme.caveat}"
@@ -163,13 +170,13 @@ def test_keys_are_never_shown(name):
     wrong = [k + 1 for k in key] if isinstance(key, list) else 31337313
     for secret in (wrong, "31337313", 3.5, [31337313, "x"], -(1 << 70)):
         with pytest.raises((UsageError, ConfigurationMismatchError)) as caught:
-            make_foreign(name, {**config, field: key}, secret, VOCABULARY)
+            make_foreign(name, {**config, field: written}, secret, VOCABULARY)
         assert "31337313" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_key_must_be_given(name):
-    config, _, _ = split(name)
+    config, _, _, _ = split(name)
     if name == "lm-watermarking":
         assert "public" in make_foreign(name, config, None, VOCABULARY).caveat
         return
@@ -184,7 +191,16 @@ def test_unknown_fields_are_refused(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["hf-lefthash", "hf-selfhash", "hf-synthid", "lm-watermarking", "markllm-kgw"]
+    "name",
+    [
+        "hf-lefthash",
+        "hf-selfhash",
+        "hf-synthid",
+        "lm-watermarking",
+        "markllm-kgw",
+        "markllm-ewd",
+        "markllm-pf",
+    ],
 )
 def test_text_marked_on_a_gpu_is_refused_with_the_reason(name):
     for device in ("cuda", "cuda:1"):
@@ -198,7 +214,19 @@ def test_text_marked_on_a_gpu_is_refused_with_the_reason(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["vllm-gumbel", "textseal-greenlist", "radioactive-greenlist", "markllm-exp"]
+    "name",
+    [
+        "vllm-gumbel",
+        "vllm-sbw",
+        "sglang-gumbel",
+        "textseal-greenlist",
+        "textseal-dual-key",
+        "radioactive-greenlist",
+        "markllm-exp",
+        "markllm-exp-gumbel",
+        "unigram",
+        "synthid-text-2025",
+    ],
 )
 def test_schemes_of_integers_or_of_a_cpu_generator_do_not_care_about_the_device(name):
     assert make_foreign(name, {**SMALL[name], "device": "cuda"}, None, VOCABULARY) == SCHEMES[name]
@@ -233,6 +261,35 @@ def test_schemes_of_integers_or_of_a_cpu_generator_do_not_care_about_the_device(
         ("markllm-kgw", {"algorithm_name": "SWEET"}),
         ("markllm-kgw", {"window_scheme": "right"}),
         ("markllm-exp", {"hash_key": 1 << 63}),
+        ("markllm-ewd", {"hash_key": 1 << 63}),
+        ("markllm-pf", {"payload": 500}),
+        ("markllm-pf", {"ngram": None}),
+        ("markllm-exp-gumbel", {"prefix_length": None}),
+        ("synthid-text-2025", {"sampling_table_seed": 0}),
+        ("synthid-text-2025", {"keys": [1] * 129}),
+        ("synthid-text-2025", {"ngram_len": None}),
+        ("vllm-sbw", {"algorithm": "gumbel"}),
+        ("vllm-sbw", {"sbw_scheme": "minhash"}),
+        ("vllm-sbw", {"sbw_gamma": 1e-12}),
+        ("vllm-sbw", {"key": 1 << 63}),
+        ("vllm-gumbel", {"algorithm": "red_green"}),
+        ("vllm-gumbel", {"algorithm": ["gumbel"]}),
+        ("sglang-gumbel", {"key": "0x"}),
+        ("sglang-gumbel", {"key": "1" * 17}),
+        ("sglang-gumbel", {"key": "12 4"}),
+        ("sglang-gumbel", {"key": 1234}),
+        ("sglang-gumbel", {"key_b": "g"}),
+        ("sglang-gumbel", {"context_window": None}),
+        ("sglang-gumbel", {"mixing_probability": 1}),
+        ("textseal-dual-key", {"watermark_type": "gumbelmax"}),
+        ("textseal-dual-key", {"mixing_alpha": 2}),
+        ("textseal-dual-key", {"secret_key_b": 1 << 63}),
+        ("textseal-gumbel", {"watermark_type": "textseal"}),
+        ("unigram", {"fraction": None}),
+        ("unigram", {"hash_key": 5}),
+        ("radioactive-greenlist", {"gamma": None}),
+        ("radioactive-greenlist", {"ngram": None}),
+        ("radioactive-gumbel", {"ngram": None}),
     ],
 )
 def test_values_outside_their_domain_are_refused(name, change):
@@ -242,7 +299,11 @@ def test_values_outside_their_domain_are_refused(name, change):
 
 def test_seedings_that_nobody_can_recompute_are_refused():
     with pytest.raises(ConfigurationMismatchError, match="global generator"):
-        make_foreign("radioactive-gumbel", {"seed": 1, "seeding": "additive"}, None, VOCABULARY)
+        make_foreign(
+            "radioactive-gumbel", {"seed": 1, "ngram": 2, "seeding": "additive"}, None, VOCABULARY
+        )
+    with pytest.raises(ConfigurationMismatchError, match="global generator"):
+        make_foreign("markllm-pf", {"seed": 1, "ngram": 2, "seeding": "min"}, None, VOCABULARY)
 
 
 def test_vocabulary_size_is_needed_and_must_agree():

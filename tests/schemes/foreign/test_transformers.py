@@ -20,6 +20,7 @@ from transformers import (  # noqa: E402
 )
 
 VOCABULARY = 600
+TABLE = {"sampling_table_size": 1 << 16}
 
 
 def text(seed, n=150):
@@ -127,19 +128,23 @@ def test_synthid_states_of_generation_start_from_zeros():
 
 def test_synthid_law_has_the_tables_own_mean():
     """Seed 0: 32,743 ones of 65,536, not half; exact hypergeometric up to 16 layers."""
-    scheme = make_foreign("hf-synthid", {"ngram_len": 5, "keys": list(range(9))})
+    scheme = make_foreign("hf-synthid", {**TABLE, "ngram_len": 5, "keys": list(range(9))})
     ones = int(scheme.table.sum())
     processor = synthid(sampling_table_seed=0).construct_processor(VOCABULARY, "cpu")
     assert ones == int(processor.sampling_table.sum())
     assert scheme.null_law.mean == pytest.approx(9 * ones / 65536, rel=1e-15)
-    wide = make_foreign("hf-synthid", {"ngram_len": 5, "keys": list(range(30))})
+    wide = make_foreign("hf-synthid", {**TABLE, "ngram_len": 5, "keys": list(range(30))})
     assert wide.null_law.mean == pytest.approx(30 * ones / 65536, rel=1e-15)
     assert wide.null_law.total == 1 << 256
 
 
 def test_synthid_law_is_counted_over_all_keys_of_a_tiny_table():
     """Two layers, table of 64: all ordered pairs of distinct residues, at one state."""
-    config = {"ngram_len": 2, "keys": [0, 1], "sampling_table_size": 64}
+    config = {
+        "ngram_len": 2,
+        "keys": [0, 1],
+        "sampling_table_size": 64,
+    }
     scheme = make_foreign("hf-synthid", config)
     pair = np.array([[9]], dtype=np.uint32), np.array([17], dtype=np.uint32)
     counts = np.zeros(3, dtype=np.int64)
@@ -154,7 +159,7 @@ def test_synthid_law_is_counted_over_all_keys_of_a_tiny_table():
 
 
 def test_synthid_layers_whose_keys_agree_are_one_coin():
-    config = {"ngram_len": 2, "keys": [5, 5 + 65536, -65531, 6]}
+    config = {"ngram_len": 2, "sampling_table_size": 65536, "keys": [5, 5 + 65536, -65531, 6]}
     scheme = make_foreign("hf-synthid", config)
     assert scheme.residues.tolist() == [5, 6]
     assert len(scheme.null_law.masses) == 3

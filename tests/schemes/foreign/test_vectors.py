@@ -1,9 +1,11 @@
 """Every coin equals the original's: fixtures/vectors/*.json, made by benchmarks/vectors/."""
 
+import re
+
 import numpy as np
 import pytest
 
-from provenance.schemes.foreign import FOREIGN_SCHEMES
+from provenance.schemes.foreign import FOREIGN_SCHEMES, make_foreign
 from provenance.schemes.foreign.lattice import exponential_score
 from tests.schemes.foreign.lab import FOLDER, build, padded_windows, read_vectors, windows
 
@@ -14,9 +16,20 @@ GREEN = [
     "radioactive-greenlist",
     "textseal-greenlist",
     "markllm-kgw",
+    "markllm-ewd",
     "markllm-unigram",
+    "unigram",
 ]
-ROWS = ["radioactive-gumbel", "markllm-exp"]
+ROWS = ["radioactive-gumbel", "markllm-exp", "markllm-exp-gumbel"]
+
+
+BY_DEFINITION = {
+    "lm-watermarking",
+    "radioactive-greenlist",
+    "radioactive-gumbel",
+    "sglang-gumbel",
+    "vllm-sbw",
+}
 
 
 def _cases(names):
@@ -35,7 +48,18 @@ def test_every_scheme_has_three_keys_of_two_hundred_coins_and_a_header(name):
     assert len({str(vector["config"]) for vector in made}) >= 3
     for vector in made:
         coins = vector["coins"]
-        assert len(coins[0] if name == "vllm-dual-key-gumbel" else coins) == 200
+        assert len(coins[0] if isinstance(coins[0], list) else coins) == 200
+
+
+@pytest.mark.parametrize("name", FOREIGN_SCHEMES)
+def test_vectors_that_no_original_made_say_so(name):
+    """An original is named with its version or commit; a definition says that it is one."""
+    header, _ = read_vectors(name)
+    made_by = header["made_by"]
+    by_definition = "not the original" in made_by
+    assert by_definition == (name in BY_DEFINITION)
+    named = re.search(r"\d+\.\d+\.\d+| at [0-9a-f]{7}", made_by) or "transformers'" in made_by
+    assert by_definition or named
 
 
 def test_no_vector_file_is_left_untested():
@@ -67,6 +91,92 @@ def test_synthid_layers(name, vector):
     residues = [key % scheme.sampling_table_size for key in scheme.keys]
     distinct = [residues.index(r) for r in dict.fromkeys(residues)]
     assert (scheme.score(*pairs) == bits[:, distinct].sum(axis=1)).all()
+
+
+@pytest.mark.parametrize(("name", "vector"), _cases(["synthid-text-2025"]))
+def test_synthid_text_layers_and_its_mask_of_repeated_contexts(name, vector):
+    scheme = build(name, vector)
+    contexts, tokens = windows(scheme, vector["token_ids"])
+    bits = np.array([list(map(int, row)) for row in vector["coins"]])
+    assert (scheme.g_values(contexts, tokens) == bits).all()
+    distinct = [scheme.keys.index(key) for key in dict.fromkeys(scheme.keys)]
+    assert (scheme.score(contexts, tokens) == bits[:, distinct].sum(axis=1)).all()
+    # its mask looks at contexts before the token; those are the states of one and the same token
+    states = scheme.units(contexts, np.zeros_like(tokens))
+    first = np.zeros(tokens.shape, dtype=bool)
+    first[np.unique(states, return_index=True)[1]] = True
+    assert "".join(map(str, first.astype(int))) == vector["not_repeated"]
+
+
+@pytest.mark.parametrize(("name", "vector"), _cases(["markllm-pf"]))
+def test_permute_and_flip_scores_small_uniforms(name, vector):
+    scheme = build(name, vector)
+    pairs = windows(scheme, vector["token_ids"])
+    coins = np.array(vector["coins"])
+    assert scheme.mantissas(*pairs).tolist() == coins.tolist()
+    assert (
+        scheme.score(*pairs).tolist() == exponential_score((1 << 24) - 1 - coins, 1 << 24).tolist()
+    )
+    assert scheme.original_scores(*pairs) == pytest.approx(-np.log(coins / 2**24))
+
+
+@pytest.mark.parametrize(("name", "vector"), _cases(["vllm-sbw"]))
+def test_sbw(name, vector):
+    scheme = build(name, vector)
+    scores = scheme.score(*padded_windows(scheme, vector["token_ids"]))
+    first = vector["config"]["context_width"] - scheme.width
+    assert len(scores) == len(vector["coins"])
+    # a window of -1 alone stands before the first tokens; the oldest plays no part under selfhash
+    assert first == (vector["config"]["sbw_scheme"] == "selfhash")
+    assert "".join(map(str, scores.tolist())) == vector["coins"]
+
+
+@pytest.mark.parametrize(("name", "vector"), _cases(["sglang-gumbel"]))
+def test_sglang_words(name, vector):
+    scheme = build(name, vector)
+    pairs = windows(scheme, vector["token_ids"])
+    assert scheme.words(*pairs).tolist() == vector["coins"]
+    assert (
+        scheme.score(*pairs).tolist()
+        == exponential_score(np.array(vector["coins"]), 1 << 32).tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "context", "words"),
+    [
+        (
+            "0123456789abcdef",
+            [1, 2, 3, 4],
+            [1293512163, 858402549, 2305555132, 2450309311, 227333036, 2684237202],
+        ),
+        (
+            "fedcba9876543210",
+            [4, 3, 2, 1],
+            [221641642, 4015047244, 843143906, 1076944989, 3882127500, 2413234263],
+        ),
+    ],
+)
+def test_sglang_gives_the_known_answers_that_sglang_publishes(key, context, words):
+    scheme = make_foreign("sglang-gumbel", {"key": key, "context_window": 4})
+    tokens = np.array([0, 1, 17, 8191, 8192, 16396], dtype=np.uint32)
+    contexts = np.tile(np.array(context, dtype=np.uint32), (6, 1))
+    assert scheme.words(contexts, tokens).tolist() == words
+
+
+@pytest.mark.parametrize(("name", "vector"), _cases(["textseal-dual-key"]))
+def test_textseal_dual_key(name, vector):
+    scheme = build(name, vector)
+    pairs = windows(scheme, vector["token_ids"])
+    for part, coins in zip(scheme.parts, vector["coins"], strict=True):
+        assert part.values(*pairs).tolist() == coins
+    scores = [exponential_score(np.array(coins), 8191) for coins in vector["coins"]]
+    expected = sum(w * row for w, row in zip(scheme.weights, scores, strict=True))
+    assert scheme.score(*pairs).tolist() == expected.tolist()
+    share = scheme.mixing_alpha
+    natural = [-np.log1p(-np.array(coins) / 8191) for coins in vector["coins"]]
+    wanted = share * natural[0] + (1 - share) * natural[1]
+    assert scheme.original_scores(*pairs) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(("name", "vector"), _cases(["textseal-gumbel"]))
