@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
-	bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm lab clean
+	bench-innocents bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
@@ -18,7 +18,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: bench-coins bench-tails bench-calibration
+bench: bench-coins bench-tails bench-calibration bench-innocents
 
 bench-coins: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.coins
@@ -33,6 +33,11 @@ bench-calibration: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.calibration --access weights --reference none --keyrings 600 --seed 1000
 	$(BIN)/python -m benchmarks.calibration --access weights --reference right --keyrings 300 --seed 2000
 	$(BIN)/python -m benchmarks.calibration --access weights --reference wrong --keyrings 300 --seed 3000
+
+# Half an hour of one core: innocents in a fast world, the gate on the mean of z, and doubles.
+bench-innocents: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.innocents
+	$(BIN)/python -m benchmarks.innocents.bounded
 
 bench-sequential: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.sequential

@@ -45,7 +45,7 @@ from provenance.verdict import (
     Reservation,
     Verdict,
 )
-from provenance.weigh import DEFAULT_RULE, RULES, choose_rule
+from provenance.weigh import DEFAULT_RULE, RETIRED, RULES, choose_rule, refuse_retired
 
 __all__ = [
     "CheckSettings",
@@ -86,7 +86,7 @@ class CheckSettings:
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 0.05:
             raise UsageError(f"alpha must be in (0, 0.05]; got {self.alpha}. Use 1e-4.")
-        if self.rule is not None and self.rule not in RULES:
+        if self.rule is not None and self.rule not in {**RULES, **RETIRED}:
             raise UsageError(f"weight rule must be one of {', '.join(RULES)}; got {self.rule}.")
         if not 50 <= self.placebo_keys <= 100_000:
             raise UsageError(
@@ -226,9 +226,9 @@ def examine_outputs(
 def _choose_rule(settings: CheckSettings, observations: Observations, plan: Plan | None) -> str:
     """The one that was asked for, or that of the plan, or what the observations call for."""
     if settings.rule is not None:
-        return settings.rule
+        return refuse_retired(settings.rule)
     if plan is not None:
-        return str(plan.document["weight_rule"])
+        return refuse_retired(str(plan.document["weight_rule"]))
     return choose_rule(sampled=observations.sampled, has_reference=bool(observations.reference))
 
 

@@ -21,9 +21,11 @@ __all__ = [
     "DEFAULT_RULE",
     "MAXIMAL_WEIGHTS",
     "REFERENCE_RULE",
+    "RETIRED",
     "RULES",
     "Choices",
     "choose_rule",
+    "refuse_retired",
     "weigh",
 ]
 
@@ -72,7 +74,11 @@ class Choices:
 
 
 def weigh_presence(choices: Choices) -> Integers:
-    """round(63 n / (n + 5)) for every pair that occurs: each pair counts once."""
+    """round(63 n / (n + 5)) for every pair that occurs: each pair counts once.
+
+    Retired: of all rules it errs most where responses were selected after generation, and finds
+    least. See docs/decisions/0010.
+    """
     shares = choices.responses / (choices.responses + 5.0)
     return _round(np.where(choices.masses > 0, _LEVELS * shares, 0))
 
@@ -109,10 +115,11 @@ def weigh_residual(choices: Choices) -> Integers:
 
 
 RULES: Final[Mapping[str, Callable[[Choices], Integers]]] = {
-    "presence": weigh_presence,
     "log-sqrt": weigh_log_sqrt,
     "residual": weigh_residual,
 }
+RETIRED: Final[Mapping[str, Callable[[Choices], Integers]]] = {"presence": weigh_presence}
+"""Rules of earlier checks: they are verified and a sequential check goes on, no new one begins."""
 MAXIMAL_WEIGHTS: Final[Mapping[str, int]] = {
     "presence": _LEVELS,
     "log-sqrt": 111,
@@ -136,15 +143,31 @@ def choose_rule(*, sampled: bool, has_reference: bool) -> str:
     return DEFAULT_RULE if sampled and not has_reference else REFERENCE_RULE
 
 
+def refuse_retired(rule: str) -> str:
+    """The same rule, for a check that begins; UsageError if it is retired.
+
+    >>> refuse_retired("log-sqrt")
+    'log-sqrt'
+    """
+    if rule in RETIRED:
+        raise UsageError(
+            f"a new check must take weight rule {' or '.join(RULES)}; {rule} is retired, see "
+            f"docs/decisions/0010. Leave --rule out, or make a new plan."
+        )
+    return rule
+
+
 def weigh(choices: Choices, rule: str = DEFAULT_RULE) -> Integers:
     """Integer weight of each pair, int64 [n]; negative only under `residual`.
 
-    Parameters: what is known of each pair; a name in RULES, chosen before the outputs are seen.
+    Parameters: what is known of each pair; a name in RULES (or RETIRED), chosen before the outputs
+    are seen.
     Raises UsageError. Cost: a few operations a pair.
     """
-    if rule not in RULES:
+    rules = {**RULES, **RETIRED}
+    if rule not in rules:
         raise UsageError(f"weight rule must be one of {', '.join(RULES)}; got {rule}.")
-    return RULES[rule](choices)
+    return rules[rule](choices)
 
 
 def _logarithm(choices: Choices) -> Masses:

@@ -20,7 +20,7 @@ from provenance.errors import UsageError
 from provenance.keys.keyring import SchemeSpecification
 from provenance.scoring import weigh_observations
 from provenance.suspect.outputs import observe
-from provenance.weigh import MAXIMAL_WEIGHTS, RULES, Choices, weigh
+from provenance.weigh import MAXIMAL_WEIGHTS, RETIRED, RULES, Choices, weigh
 
 FAST = CheckSettings(placebo_keys=100)
 
@@ -281,7 +281,7 @@ def test_the_declared_bound_of_each_rule_holds_and_is_reached():
     totals = masses + rng.integers(0, 10**6, 20_000)
     responses = rng.integers(0, 2**31, 20_000)
     expected = totals * rng.random(20_000)
-    assert set(RULES) == set(MAXIMAL_WEIGHTS)
+    assert {*RULES, *RETIRED} == set(MAXIMAL_WEIGHTS)
     for rule, bound in MAXIMAL_WEIGHTS.items():
         for sampled in (True, False):
             choices = Choices(masses.astype(float), totals, responses, expected, sampled)

@@ -100,7 +100,9 @@ class EveryOccurrence(Documents):
 
     def __iter__(self) -> Iterator[tuple[Positions, NDArray[np.bool_]]]:
         width = self.keyring.context_width
-        for outputs, prompts in self._read():
+        for batch in self._read():
+            outputs = [row.values.to_numpy() for row in batch.column("token_ids")]
+            prompts = [np.empty(0, dtype=np.uint32)] * len(outputs)
             ids, lengths = join_ids(outputs)
             rows, starts = list_windows(ids, lengths, width, followed=True)
             begins = np.cumsum(lengths) - lengths

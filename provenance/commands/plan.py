@@ -14,7 +14,7 @@ from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.marks import MarkChoice
 from provenance.commands.plan_enough import enough
 from provenance.errors import MissingExtraError, StorageError, UsageError
-from provenance.weigh import choose_rule
+from provenance.weigh import choose_rule, refuse_retired
 
 __all__ = ["app"]
 
@@ -68,7 +68,7 @@ def new(
     if file.exists():
         raise StorageError(f"{file}: must not exist yet; it does. A plan is never overwritten.")
     rule = rule or choose_rule(sampled=access == "outputs", has_reference=reference != "none")
-    CheckSettings(alpha, rule, placebo_keys)
+    CheckSettings(alpha, refuse_retired(rule), placebo_keys)
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     public = choice.describe(IndexManifest.load(index).vocabulary_size)
     with Index.open(index, public) as opened:

@@ -11,7 +11,7 @@ from rich.text import Text
 from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.marks import MarkChoice
-from provenance.weigh import choose_rule
+from provenance.weigh import choose_rule, refuse_retired
 
 __all__ = ["enough"]
 
@@ -61,7 +61,7 @@ def enough(
     opened = opened.evened() if mark.shares_coins else opened
     expected = Reference(reference, tuple(reference_text or ()), None, False)
     observations = Observer(expected, loaded, mark, opened).observe_outputs(outputs)
-    rule = rule or choose_rule(sampled=True, has_reference=reference != "none")
+    rule = refuse_retired(rule or choose_rule(sampled=True, has_reference=reference != "none"))
     with words.status("Weighing"):
         weighing = weigh_observations(observations, opened, mark, rule)
     own, rows = isinstance(mark, KeyringMark), []  # of our own no tested key is even derived

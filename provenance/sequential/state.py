@@ -54,7 +54,7 @@ from provenance.sequential.sheets import Batch, Revealed, SequentialCheck
 from provenance.served.index import Index
 from provenance.suspect.observations import Observations
 from provenance.verdict import Control
-from provenance.weigh import choose_rule
+from provenance.weigh import choose_rule, refuse_retired
 
 __all__ = ["STATE_FILE", "continue_check"]
 
@@ -123,6 +123,7 @@ def _load(folder: Path, check: SequentialCheck, mark: Mark) -> tuple[SequentialC
     """Replay what the folder holds onto a new check."""
     path = folder / STATE_FILE
     if not path.exists():
+        refuse_retired(str(check.settings.rule))
         return check, ""
     content = read_bytes(path)
     for number, record in enumerate(_read_records(content, check, str(path)), start=1):
