@@ -67,6 +67,8 @@ def test_the_guilty_suspect_is_found_under_every_key_and_every_control_passes(ve
         "placebo keys (global)",
         "control slot",
         "unserved values",
+        "unserved contexts",
+        "unserved contexts (ordinary)",
         "innocent ordinary",
     ]
 

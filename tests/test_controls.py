@@ -21,8 +21,11 @@ class Opened:
     slot: str
     value: str
 
-    def open(self, contexts, tokens, weights):
-        return weights, np.zeros(weights.size, dtype=np.int64)
+    def group(self, contexts, tokens):
+        return None
+
+    def score(self, contexts, tokens):
+        return np.zeros(tokens.size, dtype=np.int64)
 
 
 def _pairs(count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from provenance.check import say_caveat
 from provenance.conclusion import LEFT_OUT, Ruling, explain_positions, say_failed_controls
 from provenance.families import family_weights
 from provenance.inputs import describe_versions
-from provenance.keys.keyring import UnlockedKeyring
+from provenance.keys.keyring import Keyring, UnlockedKeyring
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
 from provenance.marks import Mark, as_mark
 from provenance.power import Power, Setting, find_shortfall
@@ -26,7 +27,7 @@ from provenance.sequential.verdict import (
     SequentialVerdict,
 )
 from provenance.stats.evalues import adjust_e, average_e
-from provenance.verdict import Conclusion
+from provenance.verdict import Conclusion, Control
 from provenance.weigh import MAXIMAL_WEIGHTS
 
 __all__ = ["conclude"]
@@ -61,16 +62,7 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring | Mark) -> Sequent
         for i, (slot, value) in enumerate(keys)
     )
     controls = collect_controls(check)
-    obstacles, power = say_failed_controls(controls), None
-    found = log10_p <= limit
-    if not found and not obstacles:
-        outputs = check.batches[-1].outputs if check.batches else _NOTHING_SEEN
-        setting = Setting.of(keyring.public, str(check.settings.rule), outputs)
-        power = _find_power(check, weights, setting)
-        obstacles = _say_lack(check, power, setting)
-    tentative: Conclusion = "evidence" if found else "no evidence"
-    obstacles += [one.reason for one in reserve_index(check.log) if one.forbids(tentative)]
-    ruling = Ruling.of(tentative, obstacles)
+    ruling, power = _rule(check, keyring.public, weights, controls, found=log10_p <= limit)
     return SequentialVerdict(
         conclusion=ruling.conclusion,
         reasons=ruling.reasons,
@@ -99,6 +91,26 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring | Mark) -> Sequent
         versions=describe_versions(),
         caveat=say_caveat(as_mark(keyring)),
     )
+
+
+def _rule(
+    check: SequentialCheck,
+    public: Keyring,
+    weights: NDArray[np.float64],
+    controls: Sequence[Control],
+    *,
+    found: bool,
+) -> tuple[Ruling, Power | None]:
+    """What follows from E, the controls and what is known of the log; and the power behind it."""
+    obstacles, power = say_failed_controls(controls), None
+    if not found and not obstacles:
+        outputs = check.batches[-1].outputs if check.batches else _NOTHING_SEEN
+        setting = Setting.of(public, str(check.settings.rule), outputs)
+        power = _find_power(check, weights, setting)
+        obstacles = _say_lack(check, power, setting)
+    tentative: Conclusion = "evidence" if found else "no evidence"
+    obstacles += [one.reason for one in reserve_index(check.log) if one.forbids(tentative)]
+    return Ruling.of(tentative, obstacles), power
 
 
 def _describe_look(check: SequentialCheck, number: int, log10_e: float) -> SequentialLook:

@@ -47,12 +47,21 @@ def _write(path, world, shape):
     return path
 
 
+def _assert_innocent(code, verdict, error):
+    """Nothing found, every control passed; a hundred outputs are too few for a clean bill."""
+    assert code in (0, 3), error
+    assert verdict["conclusion"] == {0: "no evidence", 3: "inconclusive"}[code]
+    assert verdict["controls_passed"]
+    assert verdict["log10_p"] > -4
+    assert all(reason.startswith("too little data") for reason in verdict["reasons"])
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_was_shown_accuses_nobody(check, synthetic_world, tmp_path, name):
     path = _write(tmp_path / "o.jsonl", synthetic_world, FORMATS[name])
     code, printed, error = check(path, "--json")
     verdict = json.loads(printed)
-    assert (code, verdict["conclusion"]) == (0, "no evidence"), error
+    _assert_innocent(code, verdict, error)
     outputs = verdict["inputs"]["outputs"]
     assert outputs["with_prompt"] == 100
     assert outputs["quoted"] > 5_000
@@ -92,11 +101,11 @@ def test_marked_prompts_are_reported_and_change_no_conclusion(
     ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     code, printed, error = check(path, "-o", tmp_path / "bundle")
-    assert code == 0, error
+    verdict = json.loads((tmp_path / "bundle/verdict.json").read_text())
+    _assert_innocent(code, verdict, error)
     said = " ".join(printed.split())
     assert "the prompts carry your mark: log10 p -" in said
     assert "100 outputs, 100 of them with a prompt" in said
-    verdict = json.loads((tmp_path / "bundle/verdict.json").read_text())
     [control] = [one for one in verdict["controls"] if one["name"] == "prompts"]
     assert control["passed"] is True
     assert control["log10_p"] is None
@@ -112,8 +121,8 @@ def test_unmarked_prompts_are_reported_too(check, synthetic_world, tmp_path):
     own, _ = innocent("ordinary", synthetic_world, np.random.default_rng(6))
     records = [{"prompt": decode(own[0]), "output": decode(more)} for more in own[1:]]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    code, printed, _ = check(path, "--json")
-    assert code == 0
+    code, printed, error = check(path, "--json")
+    _assert_innocent(code, json.loads(printed), error)
     [control] = [one for one in json.loads(printed)["controls"] if one["name"] == "prompts"]
     assert "no mark found" in control["detail"]
 
@@ -121,5 +130,6 @@ def test_unmarked_prompts_are_reported_too(check, synthetic_world, tmp_path):
 def test_a_sequential_check_leaves_out_the_same(check, synthetic_world, tmp_path):
     path = _write(tmp_path / "o.jsonl", synthetic_world, FORMATS["alpaca"])
     code, printed, error = check(path, "--sequential", tmp_path / "state")
-    assert code == 0, error
+    assert code == 3, error
+    assert "too little" in printed
     assert "100 of them with a prompt" in " ".join(printed.split())

@@ -295,6 +295,7 @@ def index_of(folder, mark, responses):
                 "labels": {},
                 "token_ids": row,
                 "marked": True,
+                "finish": "length",
             }
         )
         for i, row in enumerate(responses)
