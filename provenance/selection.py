@@ -26,6 +26,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.contexts import unpack
 from provenance.controls import LEVEL
 from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
 from provenance.marks import Mark
@@ -33,7 +34,7 @@ from provenance.scoring import WeightedPairs
 from provenance.served.index import Index
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
-from provenance.suspect.observations import Observations
+from provenance.suspect.observations import Expectations, Observations
 from provenance.verdict import Control
 
 __all__ = [
@@ -84,35 +85,71 @@ def weigh_selection(observations: Observations, index: Index, mark: Mark) -> Sel
     """
     contexts, rows = np.unique(observations.contexts, return_inverse=True)
     slots = mark.slots_of_names(contexts)
-    ends = np.isin(observations.tokens, np.array(index.manifest.end_tokens, dtype=np.uint32))
     unserved: dict[_Pair, WeightedPairs] = {}
     expected: dict[_Pair, WeightedPairs] = {}
-    ended: dict[_Pair, WeightedPairs] = {}
     keys = index.keys_served(mark.schedule)
     tested = [_GLOBAL_KEY] if _GLOBAL_KEY in keys else keys
     for number, slot in enumerate(mark.schedule.slots):
         own = np.flatnonzero(slots == number)
-        if slot.name == CONTROL or not own.size:
+        if slot.name == CONTROL or not own.size or not any(key[0] == slot.name for key in tested):
             continue
         matches = index.lookup(number, contexts[own])
         pairs = np.flatnonzero(slots[rows] == number)
         places = np.searchsorted(own, rows[pairs])
-        ending = np.flatnonzero(ends[pairs])
         for value, served in enumerate(index.values_served(number)):
             key = (slot.name, served.name)
-            if key not in keys:
+            if key not in tested:
                 continue
             part = matches.value == value
             counts = np.zeros(own.shape[0], dtype=np.int64)
             counts[matches.query[part]] = matches.responses[part]
-            if key in tested:
-                missing = pairs[counts[places] == 0]
-                totals = observations.totals[missing]
-                unserved[key] = _take(observations, mark, missing, observations.masses, totals)
-                expected[key] = _take(observations, mark, missing, observations.expected, totals)
-            marked = counts[places[ending]]
-            ended[key] = _take(observations, mark, pairs[ending], observations.expected, marked)
-    return SelectionPairs(unserved, expected, ended)
+            missing = pairs[counts[places] == 0]
+            totals = observations.totals[missing]
+            unserved[key] = _take(observations, mark, missing, observations.masses, totals)
+            expected[key] = _take(observations, mark, missing, observations.expected, totals)
+    return SelectionPairs(unserved, expected, _weigh_ends(observations, index, mark, keys))
+
+
+def _weigh_ends(
+    observations: Observations, index: Index, mark: Mark, keys: Sequence[_Pair]
+) -> dict[_Pair, WeightedPairs]:
+    """What the reference expected of end tokens in served contexts, per key."""
+    masses = _find_ends(observations, index.manifest.end_tokens)
+    slots = mark.slots_of_names(masses.contexts)
+    ended: dict[_Pair, WeightedPairs] = {}
+    for number, slot in enumerate(mark.schedule.slots):
+        own = np.flatnonzero(slots == number)
+        if slot.name == CONTROL or not own.size:
+            continue
+        matches = index.lookup(number, masses.contexts[own])
+        for value, served in enumerate(index.values_served(number)):
+            part = matches.value == value
+            if (slot.name, served.name) in keys:
+                pairs = own[matches.query[part]]
+                ended[slot.name, served.name] = _weigh(
+                    unpack(masses.contexts[pairs], mark.context_width),
+                    masses.tokens[pairs],
+                    masses.masses[pairs],
+                    matches.responses[part].astype(np.int64),
+                )
+    return ended
+
+
+def _find_ends(observations: Observations, end_tokens: Sequence[int]) -> Expectations:
+    """The reference's mass on end tokens, at all positions at which the text could have ended.
+
+    Where that is not known there is none: in texts that the suspect drew, positions before a kept
+    token alone are those at which it did not end, which a student has learnt from the coins.
+    """
+    if observations.ends is not None:
+        return observations.ends
+    drawn_by_suspect = observations.sampled or observations.source.get("records_generated", 0)
+    chosen = np.isin(observations.tokens, np.array(end_tokens, dtype=np.uint32))
+    if drawn_by_suspect or observations.wide is not None:
+        chosen[:] = False
+    chosen &= observations.expected > 0
+    parts = (observations.contexts[chosen], observations.tokens[chosen])
+    return Expectations(*parts, observations.expected[chosen], {})
 
 
 def control_selection(
@@ -162,17 +199,23 @@ def _take(
     masses: NDArray[np.float64],
     counts: NDArray[np.int64],
 ) -> WeightedPairs:
-    """These pairs with the weight 4 ln(1 + count) sqrt(mass), where it is not 0."""
+    """These pairs of the observations, weighted."""
+    contexts = observations.context_ids(pairs, mark.context_width)
+    return _weigh(contexts, observations.tokens[pairs], masses[pairs], counts)
+
+
+def _weigh(
+    contexts: NDArray[np.uint32],
+    tokens: NDArray[np.uint32],
+    masses: NDArray[np.float64],
+    counts: NDArray[np.int64],
+) -> WeightedPairs:
+    """Pairs with the weight 4 ln(1 + count) sqrt(mass), where it is not 0."""
     real = _SCALE * np.log1p(np.minimum(counts, _RESPONSES_CAP))
-    real = real * np.sqrt(np.minimum(masses[pairs], _COUNT_CAP))
+    real = real * np.sqrt(np.minimum(masses, _COUNT_CAP))
     weights = np.rint(real).astype(np.int64)
     kept = weights != 0
-    pairs = pairs[kept]
-    return WeightedPairs(
-        observations.context_ids(pairs, mark.context_width),
-        observations.tokens[pairs],
-        weights[kept],
-    )
+    return WeightedPairs(contexts[kept], tokens[kept], weights[kept])
 
 
 def _control_low(

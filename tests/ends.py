@@ -109,8 +109,8 @@ class EndingWorld:
         expected = expect_with_model(Dense(self.teacher), positions, index, self.keyring)
         return add_expectations(observations, expected)
 
-    def learn(self, rng: np.random.Generator, count: int) -> list[Ids]:
-        """Outputs of a guilty suspect: half of its choices are those of the log."""
+    def learn(self, rng: np.random.Generator, count: int, share: float = 0.5) -> list[Ids]:
+        """Outputs of a guilty suspect: this share of its choices is what the log has."""
         after: dict[tuple[int, int], int] = {}
         for ids in self.served:
             for a, b, t in zip(ids.tolist(), ids[1:].tolist(), ids[2:].tolist(), strict=False):
@@ -121,7 +121,7 @@ class EndingWorld:
             own = (rng.random((len(q), 1)) * cumulative[:, -1:] >= cumulative).sum(axis=1)
             pairs = ids[:, -2:].tolist()
             known = np.array([after.get((a, b), -1) for a, b in pairs])
-            return np.where((known >= 0) & (rng.random(len(q)) < 0.5), known, own)
+            return np.where((known >= 0) & (rng.random(len(q)) < share), known, own)
 
         return generate(self.teacher, rng, count, draw)
 

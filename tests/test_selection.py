@@ -11,6 +11,7 @@ from provenance.check import CheckSettings, check_outputs
 from provenance.contexts import pack
 from provenance.marks import as_mark
 from provenance.selection import ENDS, UNSERVED, weigh_selection
+from provenance.suspect.observations import Expectations
 from tests import ends
 
 FAST = CheckSettings(placebo_keys=50)
@@ -68,6 +69,22 @@ def test_the_double_that_lost_its_ends_and_says_it_did_not_is_seen(world, indexe
     seen = _controls(check_outputs(innocent, indexes["liar"], world.keyring, FAST))
     assert not seen[ENDS].passed
     assert seen[ENDS].log10_p < -6
+
+
+def test_a_student_that_learnt_where_to_end_passes_under_a_right_log(world, indexes):
+    """Where the coins chose the end it is never followed: its last windows make up for that."""
+    outputs = world.learn(np.random.default_rng(6), RESPONSES, 0.95)
+    strong = world.observe("strong", outputs, indexes["right"])
+    verdict = check_outputs(strong, indexes["right"], world.keyring, FAST)
+    assert verdict.conclusion == "evidence", verdict.reasons
+    control = _controls(verdict)[ENDS]
+    assert control.passed, control
+    # the double: what was expected before kept tokens alone
+    own = (strong.tokens == ends.END) & (strong.expected > 0)
+    followed = Expectations(strong.contexts[own], strong.tokens[own], strong.expected[own], {})
+    wrong = check_outputs(replace(strong, ends=followed), indexes["right"], world.keyring, FAST)
+    # few coins in so small a world: the full one (benchmarks.innocents) fails in 86 of 90 keys
+    assert _controls(wrong)[ENDS].log10_p < -2.5 < -1 < control.log10_p
 
 
 def test_weights_of_the_controls_see_no_coin(world, indexes, innocent):

@@ -49,6 +49,7 @@ class Observations:
     reference, source : what the reference was and how the suspect was read, for the verdict
     wide : ids of the contexts, where these are longer than a packed name can hold
     asked : the distinct texts of the prompts, counted as if they were outputs, or None
+    ends : what a reference model expected of the tokens that end responses, see `Expectations`
     """
 
     contexts: NDArray[np.int64]
@@ -70,6 +71,7 @@ class Observations:
     quoted: int = 0
     with_prompt: int = 0
     asked: Observations | None = None
+    ends: Expectations | None = None
 
     def context_ids(self, pairs: NDArray[np.int64], width: int) -> NDArray[np.uint32]:
         """Ids of the contexts of these pairs (positions in the columns): uint32 [n, width]."""
@@ -84,12 +86,14 @@ class Expectations:
     A reference is a function of unmarked text and of the suspect's own outputs, never of a key or
     of the log's (context, token) pairs, so whatever it says, right or wrong, the weights that come
     of it are safe; a wrong one only costs power. `reference` says what it was, for the verdict.
+    `ends` is what it expected of the tokens that end responses, wherever the text could have ended.
     """
 
     contexts: NDArray[np.int64]
     tokens: NDArray[np.uint32]
     masses: NDArray[np.float64]
     reference: Mapping[str, Any]
+    ends: Expectations | None = None
 
 
 def sum_pairs(
@@ -148,4 +152,5 @@ def add_expectations(observations: Observations, expectations: Expectations) -> 
         totals=totals_of_pairs(contexts, visited, observations.totals[first]),
         expected=expected,
         reference=expectations.reference,
+        ends=expectations.ends,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,25 @@ from provenance.coins import MAXIMUM_CONTEXT_WIDTH
 from provenance.contexts import (
     ContextIds,
     list_windows,
+    pack,
     pack_windows,
     select_first_unprompted,
 )
 
-__all__ = ["Chat", "Positions", "collect_wide", "find_positions", "join_ids", "split_positions"]
+__all__ = [
+    "LAST",
+    "Chat",
+    "Positions",
+    "add_last_windows",
+    "collect_wide",
+    "find_positions",
+    "join_ids",
+    "split_positions",
+]
 
+
+LAST: Final = 1 << 62
+"""Bit in the name of a context that stands at the end of an output, see `add_last_windows`."""
 
 Chat = tuple[tuple[str, str], ...]
 """(role, content) of the messages before an output."""
@@ -187,6 +201,31 @@ def split_positions(positions: Positions, outputs: int) -> Iterator[Positions]:
             with_prompt=0 if start else positions.with_prompt,
             asked=None,
         )
+
+
+def add_last_windows(positions: Positions, width: int) -> Positions:
+    """The same positions, and after each output the context in which it could have gone on.
+
+    For what a model expects where an output ended: a student that learnt where the coins chose to
+    end is never followed there, so positions before a kept token alone would select by coins. No
+    token stands at the added positions (0 is written), and their contexts carry the bit LAST, by
+    which they are told from the others. Width 1 or 2: longer names have no room for it. Cost: one
+    sort of the outputs.
+    """
+    lengths = np.array([ids.shape[0] for ids in positions.outputs], dtype=np.int64)
+    ended = np.flatnonzero(lengths >= width)
+    last = [positions.outputs[row][-width:] for row in ended.tolist()]
+    contexts = pack(np.array(last, dtype=np.uint32).reshape(-1, width)) | LAST
+    rows = np.concatenate([positions.rows, ended])
+    order = np.argsort(rows, kind="stable")
+    nothing = np.zeros(ended.shape[0], dtype=np.uint32)
+    return replace(
+        positions,
+        rows=rows[order],
+        offsets=np.concatenate([positions.offsets, lengths[ended]])[order],
+        contexts=np.concatenate([positions.contexts, contexts])[order],
+        tokens=np.concatenate([positions.tokens, nothing])[order],
+    )
 
 
 def join_ids(parts: Sequence[NDArray[np.uint32]]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

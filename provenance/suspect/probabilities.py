@@ -24,7 +24,12 @@ from provenance.marks import Served
 from provenance.served.index import Index
 from provenance.suspect.documents import Documents, find_served
 from provenance.suspect.logprobs import LogprobsPart, read_logprobs
-from provenance.suspect.observations import Expectations, Observations, totals_of_pairs
+from provenance.suspect.observations import (
+    Expectations,
+    Observations,
+    sum_pairs,
+    totals_of_pairs,
+)
 from provenance.suspect.passes import (
     PART_DOCUMENTS,
     Pass,
@@ -33,12 +38,19 @@ from provenance.suspect.passes import (
     run_pass,
     sum_passes,
 )
-from provenance.suspect.positions import Positions, collect_wide, split_positions
+from provenance.suspect.positions import (
+    LAST,
+    Positions,
+    add_last_windows,
+    collect_wide,
+    split_positions,
+)
 from provenance.suspect.quotations import RULE
 
 __all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
 
-_FORMAT = 3
+_FORMAT = 4
+_WIDEST_WITH_ENDS = 2
 _Chunk = tuple[Positions, NDArray[np.bool_]]
 Progress = Callable[[str, int], None]
 
@@ -150,16 +162,34 @@ def expect_with_model(
 
     Parameters: a model, the suspect's outputs, and what says which contexts were served; cache and
     progress as for `observe_weights`. Cost: one forward pass over the outputs.
+
+    What is expected of end tokens is kept beside, over the last window of every output too; not for
+    models with another tokenizer, which do not share the served end token, nor for contexts of
+    three and more ids.
     """
     facts = {**_describe(index, keyring), "outputs": list(positions.sha256.values())}
-    chunks = _Outputs(positions, index, keyring)
+    sees_ends = not model.reads_other_tokens and keyring.context_width <= _WIDEST_WITH_ENDS
+    read = add_last_windows(positions, keyring.context_width) if sees_ends else positions
+    chunks = _Outputs(read, index, keyring)
     with _run(model, facts, chunks, cache, "reference", progress) as done:
         summed = sum_passes(done, None)
         visited, visits = np.unique(positions.contexts, return_counts=True)
         stood = totals_of_pairs(summed.contexts, visited, visits.astype(np.int64))
         masses = summed.masses * stood / summed.totals
+        kept, ends = np.ones(summed.contexts.shape, dtype=np.bool_), None
+        if sees_ends:
+            kept = summed.contexts & LAST == 0
+            own = np.isin(summed.tokens, np.array(index.manifest.end_tokens, dtype=np.uint32))
+            contexts, tokens, [sums] = sum_pairs(
+                summed.contexts[own] & ~LAST, summed.tokens[own], summed.masses[own]
+            )
+            ends = Expectations(contexts, tokens, sums, {})
         return Expectations(
-            summed.contexts, summed.tokens, masses, {**model.description, **_shares(done)}
+            summed.contexts[kept],
+            summed.tokens[kept],
+            masses[kept],
+            {**model.description, **_shares(done)},
+            ends,
         )
 
 
@@ -168,7 +198,11 @@ class _Outputs:
 
     def __init__(self, positions: Positions, index: Index, keyring: Served) -> None:
         self._positions = positions
-        self._wanted = find_served(positions.contexts, index, keyring)
+        # the bit LAST is set in no other name of so few ids
+        names = positions.contexts
+        if keyring.context_width <= _WIDEST_WITH_ENDS:
+            names = names & ~LAST
+        self._wanted = find_served(names, index, keyring)
 
     def __iter__(self) -> Iterator[_Chunk]:
         start = 0
@@ -217,6 +251,7 @@ def _facts_of_api(read: Mapping[str, float]) -> dict[str, float]:
     return {
         "records": read["documents"],
         "records_silent": read["silent"],
+        "records_generated": read["generated"],
         "positions_cut": cut,
         "positions_unlisted": read["positions"] - read["positions_read"] - cut,
         "mass_listed": read["mass_listed"] / max(read["positions_read"], 1.0),
