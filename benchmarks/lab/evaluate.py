@@ -76,12 +76,18 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = evaluate(FIXTURES, Path(folder))
+    # what the stages measured stays as it was where their work folder is not at hand
+    output = arguments.output
+    before = json.loads(output.read_text()) if output.exists() else {}
     result: dict[str, Any] = {"command": "python -m benchmarks.lab.evaluate", "suspects": rows}
-    for stage in ("stage1", "stage2"):
-        if (WORK / f"{stage}.json").exists():
-            result[stage] = json.loads((WORK / f"{stage}.json").read_text())
-    if (WORK / "corpus.json").exists():
-        result["corpus"] = json.loads((WORK / "corpus.json").read_text())
+    for name, path in (
+        *((stage, WORK / f"{stage}.json") for stage in ("stage1", "stage2")),
+        ("corpus", WORK / "corpus.json"),
+    ):
+        if path.exists():
+            result[name] = json.loads(path.read_text())
+        elif name in before:
+            result[name] = before[name]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 

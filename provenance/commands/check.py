@@ -81,7 +81,7 @@ def check(
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(help="presence, log-sqrt or residual; default: by what is seen."),
+        typer.Option(help="log-sqrt or residual; default: by what is seen."),
     ] = None,
     placebo_keys: Annotated[
         int | None, typer.Option(help="Keys of the placebo control; default 400.")
