@@ -77,8 +77,9 @@ def _say_index(index: Mapping[str, int]) -> Iterator[str]:
     if unended := index.get("unended", 0):
         yield (
             f"{unended:,} of the index's {marked:,} marked responses were logged without saying "
-            "which tokens were drawn or that they were cut by their length: the tokens that ended "
-            "them may be lost, and with them contexts that the coins chose to forget"
+            "which tokens were drawn (drawn) or that they were cut by their length (finish): the "
+            "tokens that ended them may be lost, and with them contexts that the coins chose to "
+            "forget"
         )
     if retokenised := index.get("marked_retokenised", 0):
         yield (

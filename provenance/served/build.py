@@ -159,8 +159,16 @@ def _windows_of(
         for piece in windows(batch, keyring).to_batches():
             rows += piece.num_rows
             yield piece
+    found = reader.statistics
+    if found.conflicts:
+        shown = ", ".join(map(repr, dict.fromkeys(found.conflict_ids)))
+        raise DataError(
+            f"{', '.join(log.name for log in found.files[:3])}: a response_id must name one "
+            f"response; {found.conflicts} records repeat one with other token ids (or another "
+            f"text), for example {shown}. Give every response, every choice of a request too, an "
+            "id of its own that no client can choose."
+        )
     if not rows:
-        found = reader.statistics
         raise DataError(
             f"{', '.join(log.name for log in found.files[:3])}: must hold marked responses longer "
             f"than {keyring.context_width} tokens; got {found.responses} responses, "

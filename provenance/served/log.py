@@ -1,8 +1,10 @@
 """Reading served logs: files in, checked Arrow record batches out, one row per response.
 
 A response counts once: the first record of a `response_id` wins, in the order of the files, and
-later ones are counted and dropped. Everything is streamed. Knows the formats of the log and, where
-a record holds only text, a tokenizer; knows no keys, and not which windows are marked.
+later ones are counted and dropped. A later one with other ids or another text is no copy: it is
+another response under a name that was given twice, and is counted as a conflict. Everything is
+streamed. Knows the formats of the log and, where a record holds only text, a tokenizer; knows no
+keys, and not which windows are marked.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from provenance.served.records import (
     list_array,
 )
 from provenance.served.rotation import LOG_ENDINGS, RotatingLog, list_log_files
-from provenance.served.seen import SeenNames
+from provenance.served.seen import SeenNames, content_hashes, name_hashes
 from provenance.served.writer import PART, LogWriter, ServedRecord, is_being_written
 from provenance.tokenizer import prepare_tokenizer, tokenise
 
@@ -66,6 +68,8 @@ class LogStatistics:
     responses : distinct responses = marked + unmarked
     duplicates : records dropped because their response_id had been read before
     duplicate_ids : the first few of them
+    conflicts, conflict_ids : those of the duplicates whose token ids (or text) are other ones: a
+        response that is lost, perhaps because a client chose the id
     empty : responses without a single token (also counted as marked or unmarked)
     retokenised : responses whose ids come from their text
     marked_retokenised : marked ones of these
@@ -82,6 +86,8 @@ class LogStatistics:
     unmarked: int = 0
     duplicates: int = 0
     duplicate_ids: tuple[str, ...] = ()
+    conflicts: int = 0
+    conflict_ids: tuple[str, ...] = ()
     empty: int = 0
     retokenised: int = 0
     marked_retokenised: int = 0
@@ -99,6 +105,8 @@ class _Counts:
     marked: int = 0
     duplicates: int = 0
     duplicate_ids: list[str] = field(default_factory=list)
+    conflicts: int = 0
+    conflict_ids: list[str] = field(default_factory=list)
     empty: int = 0
     retokenised: int = 0
     marked_retokenised: int = 0
@@ -149,6 +157,8 @@ class LogReader(Iterator[pa.RecordBatch]):
             unmarked=counts.responses - counts.marked,
             duplicates=counts.duplicates,
             duplicate_ids=tuple(counts.duplicate_ids),
+            conflicts=counts.conflicts,
+            conflict_ids=tuple(counts.conflict_ids),
             empty=counts.empty,
             retokenised=counts.retokenised,
             marked_retokenised=counts.marked_retokenised,
@@ -179,12 +189,13 @@ class LogReader(Iterator[pa.RecordBatch]):
     def _finish(self, raw: RawBatch) -> pa.RecordBatch:
         """Drop duplicates, tokenise text, count."""
         names = raw.batch.column("response_id").to_pylist()
-        new = self._seen.add(names)
+        new, conflicting = self._seen.add(names, _hash_contents(raw.batch))
         counts = self._counts
-        dropped = np.flatnonzero(~new)
+        dropped, conflicts = np.flatnonzero(~new), np.flatnonzero(conflicting)
         counts.duplicates += dropped.shape[0]
-        room = _SHOWN_DUPLICATES - len(counts.duplicate_ids)
-        counts.duplicate_ids += [names[i] for i in dropped[:room]]
+        counts.conflicts += conflicts.shape[0]
+        for rows_of, shown in ((dropped, counts.duplicate_ids), (conflicts, counts.conflict_ids)):
+            shown += [names[i] for i in rows_of[: _SHOWN_DUPLICATES - len(shown)]]
         rows = np.flatnonzero(new)
         batch = raw.batch if not dropped.size else raw.batch.take(pa.array(rows))
         retokenised = batch.column("token_ids").is_null()
@@ -268,10 +279,22 @@ def read_log(
 
     Notes
     -----
-    Memory: one batch, and 8 bytes per response for the check of duplicates (a hash; see
+    Memory: one batch, and 16 bytes per response for the check of duplicates (a hash; see
     `provenance.served.seen`). Cost: see `JsonLinesFile` and `ParquetFile`.
     """
     return LogReader(paths, tokenizer, vocabulary_size, batch_rows)
+
+
+def _hash_contents(batch: pa.RecordBatch) -> NDArray[np.int64]:
+    """64-bit hash of the ids of each record, or of its text where it has no ids: int64 [n]."""
+    ids = batch.column("token_ids")
+    lengths = pc.fill_null(pc.list_value_length(ids), 0).to_numpy(zero_copy_only=False)
+    values = ids.flatten().to_numpy(zero_copy_only=False).astype(np.uint32, copy=False)
+    found = content_hashes(values, lengths.astype(np.int64))
+    missing = np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))
+    if missing.size:
+        found[missing] = name_hashes(batch.column("text").take(pa.array(missing)).to_pylist())
+    return found
 
 
 def _are_whole(batch: pa.RecordBatch, retokenised: pa.Array) -> pa.Array:

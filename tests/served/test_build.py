@@ -137,3 +137,17 @@ def test_add_value_keeps_old_indexes(tmp_path, tokenizer_path, make_log, write_l
     Index.open(tmp_path / "i", grown).close()
     manifest = build_index([log], tmp_path / "i", grown.unlock(keys))
     assert [value.name for value in manifest.slots[2].values] == ["w1", "w2"]
+
+
+def test_a_name_for_several_responses_is_refused_with_counts(tmp_path, keyring, write_log):
+    """n choices under the id of their request, or a client that always sends the same one."""
+    rng = np.random.default_rng(2)
+    records = [
+        {"response_id": "chatcmpl-1", "marked": True, "token_ids": rng.integers(0, 99, 30).tolist()}
+        for _ in range(3)
+    ]
+    log = write_log(tmp_path / "a.jsonl", [*records, {**records[0]}])
+    with pytest.raises(DataError, match="2 records repeat one with other token ids") as caught:
+        build_index([log], tmp_path / "i", keyring)
+    assert "'chatcmpl-1'" in str(caught.value)
+    assert not (tmp_path / "i" / "manifest.json").exists()

@@ -7,6 +7,7 @@ import json
 import os
 import random
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from provenance.errors import (
 )
 from provenance.served import json_lines, parquet_log
 from provenance.served.log import READ, LogStatistics, read_log
-from provenance.served.seen import SeenNames
+from provenance.served.seen import SeenNames, content_hashes
 from provenance.served.windows import windows
 from provenance.tokenizer import read_tokenizer
 
@@ -257,17 +258,39 @@ def test_duplicates_count_once_across_files_and_batches(tmp_path, read):
         ]
 
 
-def test_seen_names_equals_a_set():
-    rng, seen, known = random.Random(0), SeenNames(), set()
+def test_seen_names_equals_a_dictionary():
+    rng, seen, known = random.Random(0), SeenNames(), {}
     for _ in range(200):
         names = [str(rng.randrange(3000)) for _ in range(rng.randrange(60))]
-        expected = []
-        for name in names:
-            expected.append(name not in known)
-            known.add(name)
-        assert seen.add(names).tolist() == expected
-    assert len(seen._runs) < 12
-    assert sum(run.shape[0] for run in seen._runs) == len(known)
+        contents = [rng.randrange(2) for _ in names]
+        new, conflicting = [], []
+        for name, content in zip(names, contents, strict=True):
+            new.append(name not in known)
+            conflicting.append(known.setdefault(name, content) != content)
+        found = seen.add(names, np.array(contents, dtype=np.int64))
+        assert [mask.tolist() for mask in found] == [new, conflicting]
+
+
+def test_contents_are_told_apart_wherever_they_stand():
+    lists = [[], [0], [0, 0], [1, 2], [2, 1], [1, 2, 0], [5, 1, 2]]
+    hashes = {}
+    for order in (lists, lists[::-1], [[9, 9, 9], *lists]):
+        values = np.array([i for part in order for i in part], dtype=np.uint32)
+        found = content_hashes(values, np.array([len(part) for part in order], dtype=np.int64))
+        for part, value in zip(order, found.tolist(), strict=True):
+            assert hashes.setdefault(tuple(part), value) == value
+    assert len(set(hashes.values())) == len(hashes)
+
+
+def test_other_ids_under_one_name_are_a_conflict_and_copies_are_not(tmp_path, read):
+    copies = line(token_ids=[1, 2, 3]) * 2
+    (tmp_path / "a.jsonl").write_text(copies)
+    _, found = read(tmp_path / "a.jsonl")
+    assert (found.duplicates, found.conflicts, found.conflict_ids) == (1, 0, ())
+    others = line(token_ids=[1, 2, 4]) + line(token_ids=[1, 2]) + line(response_id="b")
+    (tmp_path / "b.jsonl").write_text(others)
+    _, found = read(tmp_path / "a.jsonl", tmp_path / "b.jsonl", batch_rows=1)
+    assert (found.duplicates, found.conflicts, found.conflict_ids) == (3, 2, ("a", "a"))
 
 
 def test_text_is_tokenised(tmp_path, tokenizer_path, read):
