@@ -33,7 +33,7 @@ def describe_inputs(
         "outputs": describe_observations(observations),
         "index_sha256": index.manifest.content_sha256,
         "index_responses": index.manifest.marked_responses,
-        "index": describe_log(index.manifest),
+        "index": describe_log(index.manifest, counts_weigh=index.counts_weigh),
         "contexts_served": _count_served(index),
         "tokenizer_sha256": index.manifest.tokenizer_sha256,
         "innocents": {name: describe_observations(found) for name, found in innocents.items()},
@@ -41,9 +41,14 @@ def describe_inputs(
     }
 
 
-def describe_log(manifest: IndexManifest) -> dict[str, int]:
-    """What an index knows of the selection of its log, see `IndexManifest`."""
+def describe_log(manifest: IndexManifest, *, counts_weigh: bool) -> dict[str, int]:
+    """What an index knows of the selection of its log, see `IndexManifest`.
+
+    `counts_weigh`: False for a mark whose contexts share coins. Its test looks at every context of
+    the suspect and weighs none by the log, so nothing that the log lost can matter.
+    """
     return {
+        "counts_weigh": counts_weigh,
         "marked_responses": manifest.marked_responses,
         "marked_retokenised": manifest.marked_retokenised,
         "unended": manifest.unended,

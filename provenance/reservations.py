@@ -73,6 +73,8 @@ def _list_reasons(inputs: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _say_index(index: Mapping[str, int]) -> Iterator[str]:
+    if not index.get("counts_weigh", True):
+        return
     marked = index.get("marked_responses", 0)
     if unended := index.get("unended", 0):
         yield (

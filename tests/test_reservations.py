@@ -62,3 +62,9 @@ def test_each_reason_is_said_and_a_right_log_has_none():
     assert [one.reason.split(" ")[0] for one in found] == ["3", "4", "5"]
     assert {one.against for one in found} == {"evidence"}
     assert list_reservations(_inputs(text, {}), [], 1e-4)[0].lifted_by == ""
+
+
+def test_a_log_that_weighs_nothing_is_held_against_nobody():
+    """Marks whose contexts share coins test every context of the suspect, whatever the log lost."""
+    log = {"marked_responses": 100, "unended": 100, "marked_retokenised": 0, "counts_weigh": False}
+    assert list_reservations(_inputs(log, {}), [_result(11.0, 1000)], 1e-4) == []

@@ -36,16 +36,18 @@ def build(
     vocabulary_size: marks.VocabularySize = None,
 ) -> None:
     """Build the index of served logs. It is as confidential as the logs."""
+    from provenance.marks import as_mark
     from provenance.served.index import build_index
 
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
-    manifest = build_index(logs, output, choice.open(), choice.tokenizer_path)
+    mark = choice.open()
+    manifest = build_index(logs, output, mark, choice.tokenizer_path)
     words.print(
         f"{manifest.marked_responses:,} marked responses of {manifest.responses:,} "
         f"({manifest.duplicates:,} duplicates counted once), {manifest.rows:,} rows: {output}",
         highlight=False,
     )
-    _warn(manifest)
+    _warn(manifest, counts_weigh=not as_mark(mark).shares_coins)
 
 
 @app.command("info")
@@ -58,7 +60,7 @@ def info(
 
     index = Index.open(folder, None)
     found = index.info()
-    _warn(index.manifest)
+    _warn(index.manifest, counts_weigh=True)
     if as_json:
         print_json(found)
         return
@@ -78,12 +80,12 @@ def info(
     )
 
 
-def _warn(manifest: IndexManifest) -> None:
+def _warn(manifest: IndexManifest, *, counts_weigh: bool) -> None:
     """Say on stderr what stands against every check of this index."""
     from provenance.inputs import describe_log
     from provenance.reservations import reserve_index
 
-    for one in reserve_index(describe_log(manifest)):
+    for one in reserve_index(describe_log(manifest, counts_weigh=counts_weigh)):
         words.print(
             f"Warning: {one.reason}. No check against this index is evidence without an innocent "
             "model of the suspect's size (--innocent).",

@@ -99,7 +99,7 @@ def start(
             for role, slot, keys in groups
             if keys
         ),
-        log=describe_log(index.manifest),
+        log=describe_log(index.manifest, counts_weigh=not mark.shares_coins),
     )
 
 

@@ -53,7 +53,12 @@ class Matches:
 
 
 class Index:
-    """A verified index, open for lookups; `close` it or use it in a `with` statement."""
+    """A verified index, open for lookups; `close` it or use it in a `with` statement.
+
+    Attributes: folder and manifest; counts_weigh, whether what the log holds weighs anything.
+    """
+
+    counts_weigh = True
 
     def __init__(self, folder: Path, manifest: IndexManifest, groups: list[RowGroup]) -> None:
         self.folder = folder
@@ -228,6 +233,8 @@ class Index:
 
 class _EvenIndex(Index):
     """See `Index.evened`."""
+
+    counts_weigh = False
 
     def lookup(self, slot: int, contexts: NDArray[np.int64]) -> Matches:
         """Every context once in the slot `global`, none elsewhere; looks nothing up."""
