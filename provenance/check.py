@@ -194,16 +194,14 @@ def examine_outputs(
     beside = {name: weigh_selection(found, index, mark) for name, found in innocents.items()}
     coins = _open_all(weighing, mark)
     hypotheses = try_keys(_tabulate(coins, mark), alpha.keys)
-    tested = {
-        name: _try_innocent(found, index, mark, settings) for name, found in innocents.items()
-    }
+    tested = {name: _try_other(found, index, mark, settings) for name, found in innocents.items()}
     inputs["innocent_keys"] = {name: _describe_keys(found) for name, found in tested.items()}
     controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
     controls += _control_keys(weighing, mark)
     controls += control_selection(selection, mark, observations.reference, beside)
     if observations.asked is not None:
         plain = replace(settings, rule=DEFAULT_RULE)  # no reference said what was expected of them
-        found = _smallest_adjusted(_try_innocent(observations.asked, index, mark, plain))
+        found = _smallest_adjusted(_try_other(observations.asked, index, mark, plain))
         controls.append(control_prompts(inputs["outputs"]["asked"], found))
     controls += control_innocents(
         list(innocents), lambda i: _smallest_adjusted(list(tested.values())[i])
@@ -273,13 +271,13 @@ def try_keys(
     )
 
 
-def _try_innocent(
+def _try_other(
     observations: Observations,
     index: Index,
     mark: Mark,
     settings: CheckSettings,
 ) -> tuple[HypothesisResult, ...]:
-    """The keys of the check on the outputs of an innocent model."""
+    """The keys of the check on other text: of an innocent model, or what the suspect was shown."""
     weighing = weigh_observations(observations, index, mark, str(settings.rule))
     return try_keys(_tabulate(_open_all(weighing, mark), mark), settings.alpha)
 

@@ -161,7 +161,7 @@ def control_selection(
     """The controls that `name_selection` names, in its order.
 
     Parameters: of the suspect; the mark; `Observations.reference`; of innocent models by name.
-    Opens the keys of the pairs. Cost: one coin a pair and two tails a control.
+    Opens the keys of the pairs. Cost: one coin a pair, and one or two tails a control.
     """
     sources = {
         UNSERVED: (pairs.unserved, "no context is unserved"),
@@ -228,13 +228,14 @@ def _control_low(
     if not weights.size:
         return Control(name, True, None, nothing)
     low = log10_upper_tail(ClassTable.from_scores(-weights, scores, mark.null_law))
-    high = log10_upper_tail(ClassTable.from_scores(weights, scores, mark.null_law))
-    law = mark.null_law
-    deviation = math.sqrt(law.variance * float(weights @ weights))
-    z = (int(weights @ scores) - law.mean * float(weights.sum())) / deviation
-    detail = f"{len(opened)} keys, {weights.size} coins: z {z:+.2f}, log10 p of so low {low:.2f}"
-    if name.startswith(UNSERVED) and high <= math.log10(LEVEL):
-        detail += f"; high (log10 p {high:.2f}): the index looks incomplete"
+    table = ClassTable.from_scores(weights, scores, mark.null_law)
+    detail = (
+        f"{len(opened)} keys, {weights.size} coins: z {table.z:+.2f}, log10 p of so low {low:.2f}"
+    )
+    if name.startswith(UNSERVED):  # a tail on few coins can take seconds: only where it is said
+        high = log10_upper_tail(table)
+        if high <= math.log10(LEVEL):
+            detail += f"; high (log10 p {high:.2f}): the index looks incomplete"
     return Control(name, low > math.log10(LEVEL), min(0.0, low), detail)
 
 
