@@ -18,7 +18,10 @@ prints them; the library raises. No message ever contains key material.
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = [
+    "DISTRIBUTION",
     "ConfigurationMismatchError",
     "DataError",
     "KeyPermissionError",
@@ -29,6 +32,9 @@ __all__ = [
     "StorageError",
     "UsageError",
 ]
+
+DISTRIBUTION: Final = "provenance-watermark"
+"""Name of this package on the package index, where `provenance` is another project."""
 
 
 class ProvenanceError(Exception):
@@ -44,7 +50,16 @@ class UsageError(ProvenanceError, ValueError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is needed; the message names the extra that installs it."""
+    """An optional stack is needed and does not import; the message names the extra with it.
+
+    Parameters: what must hold and what was found; the extra that installs what is missing; what
+    else could be done, if anything.
+    """
+
+    def __init__(self, found: str, extra: str, instead: str = "") -> None:
+        self.extra = extra
+        hint = f"Run: pip install '{DISTRIBUTION}[{extra}]'"
+        super().__init__(f"{found} {hint}{', or ' + instead if instead else ''}.")
 
 
 class DataError(ProvenanceError, ValueError):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from provenance.errors import DISTRIBUTION
 from provenance.served.index import Index, IndexManifest
 from provenance.suspect.observations import Observations
 
@@ -111,5 +112,6 @@ def _describe_asked(asked: Observations | None) -> dict[str, int] | None:
 
 def describe_versions() -> dict[str, str]:
     """Python and the packages that a p-value depends on."""
-    packages = ("provenance", "numpy", "scipy", "numba", "tokenizers", "cryptography")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("numpy", "scipy", "numba", "tokenizers", "cryptography")
+    found = {"python": platform.python_version(), "provenance": version(DISTRIBUTION)}
+    return {**found, **{name: version(name) for name in packages}}

@@ -188,7 +188,7 @@ def test_without_the_extra_the_hash_is_printed_and_openssl_makes_the_request(
         patch.setitem(sys.modules, "rfc3161_client", None)
         code, out, err = run("plan", "commit", plan)
         assert (code, out.strip()) == (0, hashlib.sha256(plan.read_bytes()).hexdigest())
-        assert "provenance[evidence]" in err
+        assert "provenance-watermark[evidence]" in err
         assert not (case / "plan.tsq").exists()
         command = ["openssl", "ts", "-query", "-sha256", "-cert", "-data", plan]
         subprocess.run([*command, "-out", case / "plan.tsq"], check=True, capture_output=True)

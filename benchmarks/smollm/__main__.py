@@ -34,6 +34,7 @@ from benchmarks.smollm import gemma, serve, train
 from benchmarks.smollm.convert import PACKAGE, make_served_model
 from benchmarks.smollm.decode import TOP_K
 from benchmarks.smollm.model import SERVED_MODEL, load_tokenizer
+from provenance.errors import DISTRIBUTION
 from provenance.files import write_json
 
 WORK = Path(__file__).with_name("work")
@@ -163,7 +164,7 @@ def setting() -> dict[str, Any]:
         *(serve.SERVED, serve.SERVED_MORE, serve.FRESH, serve.UNMARKED),
         *(serve.OUTPUTS, serve.PROBES),
     )
-    packages = ("torch", "transformers", "tokenizers", "numpy", "provenance")
+    packages = ("torch", "transformers", "tokenizers", "numpy", DISTRIBUTION)
     return {
         "packages": [PACKAGE, gemma.PACKAGE],
         "scheme": "gumbel, k = 2",

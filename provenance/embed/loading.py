@@ -25,7 +25,7 @@ try:
     from transformers.utils import logging
 except ImportError as error:
     raise MissingExtraError(
-        "loading a model must have torch; it is not installed. Run: pip install 'provenance[torch]'"
+        "loading a model must have torch; it is not installed.", "torch"
     ) from error
 
 if TYPE_CHECKING:

@@ -56,8 +56,7 @@ try:
     from torch import Tensor
 except ImportError as error:
     raise MissingExtraError(
-        "coins on an accelerator must have torch; it is not installed. "
-        "Run: pip install 'provenance[torch]'"
+        "coins on an accelerator must have torch; it is not installed.", "torch"
     ) from error
 
 try:

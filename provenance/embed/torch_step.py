@@ -41,8 +41,7 @@ try:
     from torch import Tensor
 except ImportError as error:
     raise MissingExtraError(
-        "marking on an accelerator must have torch; it is not installed. "
-        "Run: pip install 'provenance[torch]'"
+        "marking on an accelerator must have torch; it is not installed.", "torch"
     ) from error
 
 __all__ = ["DeviceDraw", "DeviceWatermark", "last_contexts", "leave_alone", "scale_logits"]

@@ -44,8 +44,7 @@ try:
     from transformers.generation.configuration_utils import BaseWatermarkingConfig
 except ImportError as error:
     raise MissingExtraError(
-        "the transformers adapter must have torch; it is not installed. "
-        "Run: pip install 'provenance[torch]'"
+        "the transformers adapter must have torch; it is not installed.", "torch"
     ) from error
 
 if TYPE_CHECKING:

@@ -55,8 +55,7 @@ try:
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 except ImportError as error:
     raise MissingExtraError(
-        "the vLLM adapter must have vLLM 0.32 or later; it does not import. "
-        "Run: pip install 'provenance[vllm]'"
+        "the vLLM adapter must have vLLM 0.32 or later; it does not import.", "vllm"
     ) from error
 
 if TYPE_CHECKING:

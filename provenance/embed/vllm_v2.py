@@ -65,8 +65,7 @@ try:
     )
 except ImportError as error:
     raise MissingExtraError(
-        "the vLLM adapter must have vLLM 0.32 or later; it does not import. "
-        "Run: pip install 'provenance[vllm]'"
+        "the vLLM adapter must have vLLM 0.32 or later; it does not import.", "vllm"
     ) from error
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from provenance.errors import DataError
+from provenance.errors import DISTRIBUTION, DataError
 from provenance.evidence.steps import StepFailedError
 from provenance.files import (
     interchange_json,
@@ -195,7 +195,7 @@ def describe_environment() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            found[name] = version(DISTRIBUTION if name == "provenance" else name)
         except PackageNotFoundError:
             found[name] = "not installed"
     return found

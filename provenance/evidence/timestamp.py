@@ -115,7 +115,8 @@ def _client() -> Any:
         import rfc3161_client
     except ImportError as error:
         raise MissingExtraError(
-            "timestamps need rfc3161-client, which is not installed. "
-            "Run: pip install 'provenance[evidence]', or use the openssl ts command."
+            "timestamps need rfc3161-client, which is not installed.",
+            "evidence",
+            "use the openssl ts command",
         ) from error
     return rfc3161_client

@@ -33,8 +33,9 @@ try:
     from provenance.embed.loading import check_rows, load_model, load_template_of, load_tokenizer_of
 except ImportError as error:
     raise MissingExtraError(
-        "reading with a model must have torch; it is not installed. "
-        "Run: pip install 'provenance[torch]', or use --reference ngram"
+        "reading with a model must have torch; it is not installed.",
+        "torch",
+        "use --reference ngram",
     ) from error
 
 __all__ = ["LanguageModel"]

@@ -603,4 +603,4 @@ def test_without_torch_the_adapter_is_one_line_that_names_the_extra():
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True
     )
     assert done.stdout.startswith("MissingExtraError")
-    assert "provenance[torch]" in done.stdout
+    assert "provenance-watermark[torch]" in done.stdout
