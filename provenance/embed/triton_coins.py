@@ -24,8 +24,7 @@ try:
     from torch import Tensor
 except ImportError as error:
     raise MissingExtraError(
-        "kernels for an accelerator must have torch with triton; one does not import. "
-        "Install a CUDA build of torch."
+        "the kernels must have Triton; it is not installed.", "torch"
     ) from error
 
 __all__ = ["leave_alone", "plan", "race", "row", "serves", "words"]
