@@ -1,6 +1,6 @@
 """`python cli.py ...` is the same program as the installed `provenance` command."""
 
-from provenance.entry import main
+from provenance.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 # Modules that only import beside an optional stack are not collected where it is missing.
-_BESIDE = {"vllm": ("vllm_v1", "vllm_v2"), "triton": ("triton_coins",)}
+_BESIDE = {"vllm": ("vllm/v1", "vllm/v2"), "triton": ("device/triton_coins",)}
 collect_ignore = [
     f"provenance/embed/{name}.py"
     for stack, names in _BESIDE.items()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from provenance import coins
+from provenance.coins import words as coins
 
 KEY = bytes(range(32))
 SIZES = (32_000, 151_936)

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from provenance.controls import control_placebo
-from provenance.inputs import describe_versions
+from provenance.check.controls import control_placebo
+from provenance.check.inputs import describe_versions
+from provenance.check.score import WeightedPairs, tabulate, weigh_observations
 from provenance.keys.keyring import Keyring
+from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import as_mark
-from provenance.scoring import WeightedPairs, tabulate, weigh_observations
 from provenance.served.index import Index, build_index
-from provenance.suspect.outputs import observe
-from provenance.tokenizer import load_tokenizer
+from provenance.suspect.access.outputs import observe
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RESULT = Path(__file__).parent / "results/double-counting.json"

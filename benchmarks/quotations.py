@@ -26,13 +26,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.check import check_outputs
+from provenance.check.examine import check_outputs
 from provenance.keys.keyring import Keyring
+from provenance.keys.tokenizer import load_tokenizer, tokenise_placed
 from provenance.served.index import Index, build_index
-from provenance.suspect.documents import Documents
-from provenance.suspect.outputs import observe
+from provenance.suspect.access.documents import Documents
+from provenance.suspect.access.outputs import observe
 from provenance.suspect.quotations import RULE, Spelled, find_quotations
-from provenance.tokenizer import load_tokenizer, tokenise_placed
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "fixtures"
@@ -130,7 +130,7 @@ class _Bench:
                     }
                     file.write(json.dumps(record) + "\n")
             found = self._check(path)
-            with patch("provenance.suspect.outputs.find_quotations", _by_equal_tokens_alone):
+            with patch("provenance.suspect.access.outputs.find_quotations", _by_equal_tokens_alone):
                 double = self._check(path)
             yield {"form": name, "rule": found, "equal_tokens_alone": double}
 

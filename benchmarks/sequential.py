@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from provenance.schemes import Green, Gumbel
+from provenance.marks.own import Green, Gumbel
+from provenance.stats.eprocess import EProcess, add_batch, start
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import GRID, log10_mixture
 from provenance.stats.power import critical_value
-from provenance.stats.sequential import EProcess, add_batch, start
 from provenance.stats.tables import ClassTable, ScoreClass
 from provenance.stats.tails import log10_upper_tail
 

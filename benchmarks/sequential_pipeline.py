@@ -36,24 +36,24 @@ from scipy import stats
 from tokenizers import Tokenizer
 
 from benchmarks.calibration.world import Teacher, World, innocent, make_world, write_outputs
-from provenance.check import CheckSettings, try_keys
+from provenance.check.examine import CheckSettings, try_keys
+from provenance.check.looks.conclude import conclude
+from provenance.check.looks.process import add_outputs, start
+from provenance.check.looks.result import SequentialVerdict
+from provenance.check.looks.revealed import SequentialCheck
+from provenance.check.looks.state import continue_check
+from provenance.check.score import score, weigh_observations
+from provenance.check.weigh import DEFAULT_RULE
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring, UnlockedKeyring
-from provenance.schemes import Green, make_scheme
-from provenance.scoring import score, weigh_observations
-from provenance.sequential.conclude import conclude
-from provenance.sequential.process import add_outputs, start
-from provenance.sequential.sheets import SequentialCheck
-from provenance.sequential.state import continue_check
-from provenance.sequential.verdict import SequentialVerdict
+from provenance.marks.own import Green, make_scheme
 from provenance.served.index import Index, build_index
 from provenance.stats.evalues import e_bh
 from provenance.stats.families import fieller_shares, weighted_holm
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
+from provenance.suspect.access.outputs import observe
 from provenance.suspect.observations import Observations
-from provenance.suspect.outputs import observe
-from provenance.weigh import DEFAULT_RULE
 
 KINDS = ("ordinary", "templates", "repeats", "prompts")
 LEVELS = (0.5, 0.2, 0.05, 0.01, 0.001)

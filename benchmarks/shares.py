@@ -29,17 +29,17 @@ from numpy.typing import NDArray
 from scipy.special import erfcx
 from scipy.stats import binom
 
-from provenance.check import attribute_shares
+from provenance.check.examine import attribute_shares
+from provenance.check.verdict import HypothesisResult
 from provenance.evidence.older import older_shares
-from provenance.families import family_weights
 from provenance.keys.schedule import Schedule
-from provenance.schemes import Gumbel
+from provenance.marks.alpha import family_weights
+from provenance.marks.own import Gumbel
 from provenance.stats.crosscheck import TiltedMoments
 from provenance.stats.families import weighted_holm
 from provenance.stats.lattice import Lattice
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
-from provenance.verdict import HypothesisResult
 
 ALPHA: Final = 1e-4
 LAW: Final = Gumbel().null_law
@@ -192,7 +192,7 @@ def simulate(
 def approximate_keys(
     tables: Mapping[tuple[str, str], ClassTable],
 ) -> tuple[HypothesisResult, ...]:
-    """`provenance.check.try_keys` with approximate tails."""
+    """`provenance.check.examine.try_keys` with approximate tails."""
     weights = family_weights(list(tables))
     values = [_approximate(table) for table in tables.values()]
     adjusted = weighted_holm(values, weights)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from provenance.schemes import Green, Gumbel, Scheme, Tournament
+from provenance.marks.own import Green, Gumbel, Scheme, Tournament
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail, upper_tail
 

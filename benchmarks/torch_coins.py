@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from provenance import coins
-from provenance.embed import torch_coins
-from provenance.schemes.gumbel import Gumbel
+from provenance.coins import words as coins
+from provenance.embed.device import torch_coins
+from provenance.marks.own.gumbel import Gumbel
 
 SIZES = (32_000, 151_936)
 BATCHES = (1, 8, 32)

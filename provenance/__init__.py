@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "CheckSettings": "provenance.check",
-    "Detection": "provenance.detect",
+    "CheckSettings": "provenance.check.examine",
+    "Detection": "provenance.marks.detection",
     "Index": "provenance.served.index",
     "Key": "provenance.keys.keyring",
     "Keyring": "provenance.keys.keyring",
@@ -21,18 +21,18 @@ _HOMES = {
     "Schedule": "provenance.keys.schedule",
     "SchemeSpecification": "provenance.keys.keyring",
     "UnlockedKeyring": "provenance.keys.keyring",
-    "Verdict": "provenance.verdict",
+    "Verdict": "provenance.check.verdict",
     "Watermark": "provenance.embed.watermark",
     "add_value": "provenance.keys.keyring",
     "build_index": "provenance.served.index",
-    "check_outputs": "provenance.check",
+    "check_outputs": "provenance.check.examine",
     "create_keyring": "provenance.keys.keyring",
-    "detect_mark": "provenance.detect",
-    "detect_pooled": "provenance.detect",
-    "load_tokenizer": "provenance.tokenizer",
-    "make_scheme": "provenance.schemes",
-    "observe": "provenance.suspect.outputs",
-    "read_foreign_mark": "provenance.marks.files",
+    "detect_mark": "provenance.marks.detection",
+    "detect_pooled": "provenance.marks.detection",
+    "load_tokenizer": "provenance.keys.tokenizer",
+    "make_scheme": "provenance.marks.own",
+    "observe": "provenance.suspect.access.outputs",
+    "read_foreign_mark": "provenance.marks.foreign.reading",
 }
 
 __all__ = list(_HOMES)

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from benchmarks.calibration.world import seeded_secrets
-from provenance.contexts import unpack
+from provenance.coins.contexts import unpack
 from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
 from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import Schedule
 from provenance.served.index import Index, build_index
+from provenance.suspect.access.outputs import count_positions, read_positions
+from provenance.suspect.access.probabilities import expect_with_model
 from provenance.suspect.observations import add_expectations
-from provenance.suspect.outputs import count_positions, read_positions
 from provenance.suspect.passes import Reading
-from provenance.suspect.probabilities import expect_with_model
 
 WORDS, END, CANDIDATES, LONGEST = 96, 96, 5, 20
 ENDING = np.arange(10, 24)

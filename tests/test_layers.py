@@ -1,4 +1,4 @@
-"""The house: a module imports only from rows above it; optional stacks stay where they belong."""
+"""The house: rooms, floors and halves; optional stacks stay where they belong."""
 
 import ast
 from pathlib import Path
@@ -9,62 +9,36 @@ import provenance
 
 ROOT = Path(provenance.__file__).parent
 
-# From the ground up. A module may import from rows above its own in this list, and inside a
-# package from anywhere in the package.
-ROWS = [
-    "errors",
-    "printable",
-    "files",
-    "engine",
-    "kernels",
-    "lines",
-    "coins",
-    "distinct",
-    "contexts",
-    "stats",
-    "keys",
-    "tokenizer",
-    "families",
-    "schemes",
-    "marks",
-    "detect",
-    "served",
-    "embed",
-    "suspect",
-    "inputs",
-    "weigh",
-    "scoring",
-    "power",
-    "verdict",
-    "reservations",
-    "plan",
-    "twins",
-    "controls",
-    "selection",
-    "conclusion",
-    "check",
-    "trajectory",
-    "sequential",
-    "correlations",
-    "suspects",
-    "evidence",
-    "commands",
-    "entry",
-    "__main__",
+# The floors, from the ground up. A module may import from floors below its own, and inside its own
+# room from anywhere in the room. Rooms of one floor never import each other.
+FLOORS = [
+    {"errors"},
+    {"storage", "stats", "coins"},
+    {"keys"},
+    {"marks"},
+    {"served"},
+    {"embed", "suspect"},
+    {"check"},
+    {"evidence"},
+    {"commands"},
+    {"__main__"},
 ]
-VLLM = {"embed/vllm_v1.py", "embed/vllm_v2.py"}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+MARKING = {"embed"}
+TESTING = {"suspect", "check", "evidence"}
+VLLM = {"embed/vllm/v1.py", "embed/vllm/v2.py"}
 TORCH = {
-    "embed/torch_coins.py",
-    "embed/torch_step.py",
-    "embed/triton_coins.py",
-    "embed/loading.py",
+    "embed/device/torch_coins.py",
+    "embed/device/torch_batch.py",
+    "embed/device/triton_coins.py",
+    "served/model.py",
     "embed/transformers.py",
-    "suspect/language_model.py",
+    "suspect/models/language_model.py",
     *VLLM,
 }
 OPTIONAL = {
     "torch": TORCH,
-    "triton": {"embed/triton_coins.py"},
+    "triton": {"embed/device/triton_coins.py"},
     "vllm": VLLM,
     "openai": set(),
     "pyspark": set(),
@@ -88,22 +62,41 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def _row(path: Path) -> int:
-    return ROWS.index(path.relative_to(ROOT).parts[0].removesuffix(".py"))
+def _room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _rooms_used(path: Path) -> set[str]:
+    names = {tuple(name.split(".")) for name in _imports(path)}
+    used = {name[1:2] for name in names if name[0] == "provenance"}
+    assert () not in used or path.name == "app.py", f"{path} imports the package itself"
+    return {name[0] for name in used if name}
+
+
+def test_the_house_has_at_most_twelve_rooms_and_ten_floors():
+    entries = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix == ".py"}
+    assert entries == {"__init__", "__main__", "errors"}
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert rooms | {"errors", "__main__"} == set(FLOOR)
+    assert len(rooms) <= 12
+    assert len(FLOORS) <= 10
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_upwards_only(path):
+def test_imports_point_down_only(path):
     if path == ROOT / "__init__.py":
-        assert not any(name.startswith("provenance.") for name in _imports(path))
         return
-    for name in _imports(path):
-        parts = name.split(".")
-        if parts[0] != "provenance":
-            continue
-        assert len(parts) > 1, f"{path} imports the package itself"
-        row, own = ROWS.index(parts[1]), _row(path)
-        assert row < own or (row == own and (ROOT / parts[1]).is_dir()), f"{path} imports {name}"
+    own = _room(path)
+    for room in _rooms_used(path):
+        assert room == own or FLOOR[room] < FLOOR[own], f"{path} imports {room}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_marking_and_testing_never_import_each_other(path):
+    own = _room(path)
+    for half, other in ((MARKING, TESTING), (TESTING, MARKING)):
+        if own in half:
+            assert not _rooms_used(path) & other
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -118,20 +111,21 @@ def test_optional_stacks_are_imported_only_by_their_adapter(path):
 def test_coins_are_drawn_in_one_room_only():
     """Whoever needs randomness of a token goes through `coins` (or a Key, which does).
 
-    `embed/torch_coins.py` and `embed/triton_coins.py` are the same function on an accelerator,
-    tested to be bit-equal.
+    `torch_coins.py` and `triton_coins.py` of `embed/device/` are the same function on an
+    accelerator, tested to be bit-equal.
     """
     users = {
         str(path.relative_to(ROOT))
         for path in MODULES
         if "ChaCha20" in path.read_text() and path.name != "__init__.py"
     }
-    assert users == {"coins.py", "embed/torch_coins.py", "embed/triton_coins.py"}
+    device = {"embed/device/torch_coins.py", "embed/device/triton_coins.py"}
+    assert users == {"coins/words.py", *device}
 
 
 def test_weights_cannot_see_coins():
     """The module of the weight rules imports nothing that could open a key or score a word."""
-    names = {name for name in _imports(ROOT / "weigh.py") if name.startswith("provenance")}
+    names = {name for name in _imports(ROOT / "check/weigh.py") if name.startswith("provenance")}
     assert names == {"provenance.errors"}
 
 

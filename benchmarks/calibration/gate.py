@@ -45,17 +45,17 @@ from scipy import stats
 
 from benchmarks.calibration.readers import EveryOccurrence, MarkovReader, innocent_readers
 from benchmarks.calibration.world import Teacher, World, innocent, make_world, write_outputs
-from provenance.check import try_keys
-from provenance.contexts import unpack
-from provenance.schemes import make_scheme
-from provenance.scoring import WeightedPairs, score, weigh_observations
+from provenance.check.examine import try_keys
+from provenance.check.score import WeightedPairs, score, weigh_observations
+from provenance.check.weigh import DEFAULT_RULE, REFERENCE_RULE
+from provenance.coins.contexts import unpack
+from provenance.marks.own import make_scheme
 from provenance.stats.tables import ClassTable
-from provenance.suspect.documents import Documents
-from provenance.suspect.ngram import NgramReference
+from provenance.suspect.access.documents import Documents
+from provenance.suspect.access.outputs import observe, read_positions
+from provenance.suspect.access.probabilities import observe_weights
+from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
-from provenance.suspect.outputs import observe, read_positions
-from provenance.suspect.probabilities import observe_weights
-from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 KINDS = ("ordinary", "templates", "repeats", "prompts")
 LEVELS = (0.05, 0.01, 0.001)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.calibration.world import WORDS, Teacher
-from provenance.contexts import list_windows, pack_windows, unpack
-from provenance.suspect.documents import Documents, find_served
+from provenance.coins.contexts import list_windows, pack_windows, unpack
+from provenance.suspect.access.documents import Documents, find_served
 from provenance.suspect.passes import Reading
 from provenance.suspect.positions import Positions, join_ids
 

@@ -40,14 +40,14 @@ from benchmarks.calibration.gate import binomial_limit
 from benchmarks.calibration.world import Teacher, innocent, write_outputs
 from benchmarks.foreign.texts import KINDS, make_text, read_tokens
 from benchmarks.foreign.world import CONFIGURATIONS, make_foreign_world, random_scheme
-from provenance.contexts import first_occurrences, name_contexts
-from provenance.detect import detect_mark
-from provenance.marks.foreign import ForeignMark
-from provenance.schemes.foreign import ForeignScheme
-from provenance.scoring import tabulate, weigh_observations
+from provenance.check.score import tabulate, weigh_observations
+from provenance.check.weigh import DEFAULT_RULE
+from provenance.coins.contexts import first_occurrences, name_contexts
+from provenance.marks.detection import detect_mark
+from provenance.marks.foreign import ForeignScheme
+from provenance.marks.foreign.mark import ForeignMark
 from provenance.stats.tails import upper_tail
-from provenance.suspect.outputs import observe
-from provenance.weigh import DEFAULT_RULE
+from provenance.suspect.access.outputs import observe
 
 LEVELS = (1e-2, 1e-3, 1e-4)
 WORK = Path(__file__).parents[1] / "lab/work"

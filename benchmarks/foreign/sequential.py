@@ -1,7 +1,7 @@
 """H0 of sequential checks where pairs share coins: innocents in three batches under random keys.
 
 `python -m benchmarks.foreign.sequential --keys 400`; prints one line a scheme and kind of text. The
-small version runs in `tests/sequential/test_foreign.py`. Two doubles have a fault and are shown
+small version runs in `tests/check/looks/test_foreign.py`. Two doubles have a fault and are shown
 beside: one to which every pair is a coin of its own, so that coins are opened again through other
 pairs, and one that forgets between batches which coins are known.
 """
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from benchmarks.calibration.world import Teacher, innocent, write_outputs
 from benchmarks.foreign.world import make_foreign_world, random_scheme
-from provenance.marks.foreign import ForeignKey, ForeignMark
-from provenance.scoring import WeightedPairs, weigh_observations
-from provenance.sequential.sheets import UNIT_NAME_WIDTH, Sheet, Units, extend_sheet
-from provenance.stats.sequential import start
+from provenance.check.looks.revealed import UNIT_NAME_WIDTH, Sheet, Units, extend_sheet
+from provenance.check.score import WeightedPairs, weigh_observations
+from provenance.check.weigh import MAXIMAL_WEIGHTS
+from provenance.marks.foreign.mark import ForeignKey, ForeignMark
+from provenance.stats.eprocess import start
 from provenance.stats.tables import ClassTable
-from provenance.suspect.outputs import observe
-from provenance.weigh import MAXIMAL_WEIGHTS
+from provenance.suspect.access.outputs import observe
 
 __all__ = ["Simulated", "simulate"]
 

@@ -33,10 +33,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.foreign.world import random_scheme
-from provenance.detect import detect_mark
 from provenance.keys.keyring import SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
-from provenance.marks.foreign import ForeignMark
+from provenance.marks.detection import detect_mark
+from provenance.marks.foreign.mark import ForeignMark
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
 

@@ -14,11 +14,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from benchmarks.calibration.world import WORDS, Ids, Teacher, decode, save_tokenizer
-from provenance.files import sha256_of_file
-from provenance.marks.foreign import ForeignMark
-from provenance.schemes.foreign import ForeignScheme, make_foreign
+from provenance.marks.foreign import ForeignScheme, make_foreign
+from provenance.marks.foreign.mark import ForeignMark
 from provenance.served.index import Index, build_index
 from provenance.served.log import LogWriter
+from provenance.storage.files import sha256_of_file
 
 CONFIGURATIONS: Final[dict[str, dict[str, Any]]] = {
     "hf-lefthash": {"greenlist_ratio": 0.25, "hashing_key": 0},

@@ -23,15 +23,15 @@ import numpy as np
 from benchmarks.innocents.weighing import SATURATING
 from benchmarks.lab.evaluate import REFERENCE_TEXT
 from benchmarks.lab.stage2 import FIXTURES
+from provenance.check.weigh import Choices, weigh, weigh_presence
 from provenance.keys.keyring import Keyring, UnlockedKeyring
-from provenance.schemes import make_scheme
+from provenance.keys.tokenizer import load_tokenizer
+from provenance.marks.own import make_scheme
 from provenance.served.index import Index, build_index
 from provenance.stats.tables import ClassTable
-from provenance.suspect.ngram import NgramReference
+from provenance.suspect.access.outputs import observe, read_positions
+from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
-from provenance.suspect.outputs import observe, read_positions
-from provenance.tokenizer import load_tokenizer
-from provenance.weigh import Choices, weigh, weigh_presence
 
 CAPS: Final = (1, 3, 15, 1 << 10)
 _GLOBAL: Final = 1

@@ -1,7 +1,7 @@
 """Which draws count: the rules of `provenance.served.windows`, compiled, and doubles with faults.
 
-`tests/test_innocents.py` holds `count_served` to `windows` on the same responses, and the positions
-to `find_positions`.
+`tests/check/test_innocents.py` holds `count_served` to `windows` on the same responses, and the
+positions to `find_positions`.
 """
 
 from __future__ import annotations

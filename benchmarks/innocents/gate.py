@@ -44,7 +44,7 @@ from benchmarks.innocents.experiments import EXPERIMENTS, Cell, Experiment
 from benchmarks.innocents.suspects import Log, Shown, Source
 from benchmarks.innocents.traffic import serve
 from benchmarks.innocents.weighing import FAULTS, SOUND
-from provenance.schemes import make_scheme
+from provenance.marks.own import make_scheme
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import log10_upper_tail
 

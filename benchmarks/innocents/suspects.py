@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from benchmarks.innocents.counting import drop_ends, list_draws, retokenise
 from benchmarks.innocents.language import LETTERS, Language
 from benchmarks.innocents.traffic import Responses, Traffic, serve
-from provenance.contexts import unpack
-from provenance.suspect.ngram import NgramReference
+from provenance.coins.contexts import unpack
+from provenance.suspect.access.outputs import count_positions
+from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Expectations, Observations, add_expectations
-from provenance.suspect.outputs import count_positions
 from provenance.suspect.positions import Positions, find_positions
 
 __all__ = [

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.innocents.coins import is_marked, word
 from benchmarks.innocents.language import Language
-from provenance.schemes.compiled import draw_gumbel
+from provenance.marks.own.draws import draw_gumbel
 
 __all__ = ["Responses", "Traffic", "serve"]
 

@@ -24,7 +24,7 @@ from benchmarks.innocents.counting import (
     retokenise,
 )
 from benchmarks.innocents.suspects import Log, Shown
-from provenance.weigh import Choices, weigh
+from provenance.check.weigh import Choices, weigh
 
 __all__ = ["FAULTS", "SOUND", "Weighting", "weigh_ends", "weigh_unserved"]
 

@@ -16,14 +16,14 @@ from typing import Any
 
 from benchmarks.lab.stage1 import WORK
 from benchmarks.lab.stage2 import FIXTURES
-from provenance.check import CheckSettings, check_outputs
+from provenance.check.examine import CheckSettings, check_outputs
+from provenance.check.weigh import REFERENCE_RULE, RULES
 from provenance.keys.keyring import Keyring
+from provenance.keys.tokenizer import load_tokenizer
 from provenance.served.index import Index, build_index
-from provenance.suspect.ngram import NgramReference
+from provenance.suspect.access.outputs import observe, read_positions
+from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import add_expectations
-from provenance.suspect.outputs import observe, read_positions
-from provenance.tokenizer import load_tokenizer
-from provenance.weigh import REFERENCE_RULE, RULES
 
 REFERENCE_TEXT = ("suspects/base.jsonl.gz", "innocents/unmarked-teacher.jsonl.gz")
 """Unmarked text for the k-gram reference; never the suspect's own outputs."""

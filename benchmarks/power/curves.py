@@ -16,14 +16,14 @@ from benchmarks.power.measure import (
     reading_tests,
     weigh_global,
 )
-from provenance.contexts import unpack
-from provenance.scoring import score
+from provenance.check.score import score
+from provenance.coins.contexts import unpack
 from provenance.stats.tails import upper_tail
-from provenance.suspect.language_model import LanguageModel
+from provenance.suspect.access.outputs import count_positions, read_positions
+from provenance.suspect.access.probabilities import expect_with_model, observe_weights
+from provenance.suspect.models.language_model import LanguageModel
 from provenance.suspect.observations import Observations, add_expectations
-from provenance.suspect.outputs import count_positions, read_positions
 from provenance.suspect.positions import Positions, split_positions
-from provenance.suspect.probabilities import expect_with_model, observe_weights
 
 PARTS = (16, 8, 4, 2, 1)
 

@@ -25,24 +25,28 @@ from numpy.typing import NDArray
 from benchmarks.lab.models import load_model
 from benchmarks.lab.stage1 import WORK as LAB
 from benchmarks.power import methods
-from provenance import coins
-from provenance.contexts import list_windows, pack_windows, unpack
+from provenance.check.score import WeightedPairs, score, weigh_observations
+from provenance.check.weigh import DEFAULT_RULE, REFERENCE_RULE
+from provenance.coins import words as coins
+from provenance.coins.contexts import list_windows, pack_windows, unpack
 from provenance.keys.keyring import Keyring
-from provenance.schemes import make_scheme
-from provenance.scoring import WeightedPairs, score, weigh_observations
+from provenance.keys.tokenizer import load_tokenizer
+from provenance.marks.own import make_scheme
 from provenance.served.index import Index, build_index
 from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
-from provenance.suspect.documents import Documents
-from provenance.suspect.language_model import LanguageModel
-from provenance.suspect.ngram import NgramReference
+from provenance.suspect.access.documents import Documents
+from provenance.suspect.access.outputs import count_positions, read_positions
+from provenance.suspect.access.probabilities import (
+    expect_with_model,
+    observe_logprobs,
+    observe_weights,
+)
+from provenance.suspect.models.language_model import LanguageModel
+from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
-from provenance.suspect.outputs import count_positions, read_positions
 from provenance.suspect.positions import Positions, join_ids
-from provenance.suspect.probabilities import expect_with_model, observe_logprobs, observe_weights
-from provenance.tokenizer import load_tokenizer
-from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 KEYS = 300
 """Random keys of a false-positive rate."""

@@ -35,10 +35,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
-from provenance.contexts import first_occurrences, pack
+from provenance.coins.contexts import first_occurrences, pack
 from provenance.errors import UsageError
-from provenance.schemes import Green, Gumbel, Scheme, Tournament
-from provenance.schemes.base import WORDS
+from provenance.marks.own import Green, Gumbel, Scheme, Tournament
+from provenance.marks.own.scheme import WORDS
 from provenance.stats.closed_forms import log10_binomial_tail, log10_gamma_tail
 
 __all__ = [

@@ -46,9 +46,9 @@ from benchmarks.power.sampling import (
     write_log,
 )
 from benchmarks.power.settings import Innocent, Size, World, seed_of, suspect_name
-from provenance.files import read_json, write_json
 from provenance.keys.keyring import create_keyring
 from provenance.keys.schedule import Schedule
+from provenance.storage.files import read_json, write_json
 
 UNMARKED = "unmarked"
 

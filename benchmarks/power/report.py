@@ -35,7 +35,7 @@ from benchmarks.power.settings import (
     frontier_worlds,
     suspect_name,
 )
-from provenance.files import read_json, write_json
+from provenance.storage.files import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 DOCUMENTS = {"gumbel-k2-s20": 640, "green-d2-k2-s100": 128}

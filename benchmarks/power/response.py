@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.power.settings import POWER, POWER_WORLDS
-from provenance.files import read_json, write_json
-from provenance.power import MARGIN
-from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
+from provenance.check.power_statement import MARGIN
+from provenance.check.weigh import DEFAULT_RULE, REFERENCE_RULE
+from provenance.storage.files import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "results/power.json"
 CURVES = Path(__file__).parents[2] / "provenance/response_curves.json"

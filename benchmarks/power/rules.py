@@ -27,13 +27,13 @@ from benchmarks.lab.tokenizer import load_tokenizer
 from benchmarks.power.measure import Bench, write_reference_text
 from benchmarks.power.report import DOCUMENTS, RESULTS
 from benchmarks.power.settings import WORK, frontier_worlds
-from provenance.contexts import unpack
-from provenance.files import read_json, write_json
-from provenance.suspect.language_model import LanguageModel
+from provenance.check.weigh import DRAWN, PROBABILITIES
+from provenance.coins.contexts import unpack
+from provenance.storage.files import read_json, write_json
+from provenance.suspect.access.outputs import count_positions, read_positions
+from provenance.suspect.access.probabilities import expect_with_model, observe_weights
+from provenance.suspect.models.language_model import LanguageModel
 from provenance.suspect.observations import Observations, add_expectations
-from provenance.suspect.outputs import count_positions, read_positions
-from provenance.suspect.probabilities import expect_with_model, observe_weights
-from provenance.weigh import DRAWN, PROBABILITIES
 
 Real = NDArray[np.float64]
 LEVELS = 255
@@ -42,7 +42,7 @@ LEAST = 1e-6
 
 
 class Known:
-    """What a rule may know, per pair; see `provenance.weigh.Choices`."""
+    """What a rule may know, per pair; see `provenance.check.weigh.Choices`."""
 
     def __init__(self, observations: Observations, responses: Real, chosen: NDArray[np.int64]):
         self.mass, self.expected = observations.masses[chosen], observations.expected[chosen]

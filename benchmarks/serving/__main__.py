@@ -30,12 +30,12 @@ from benchmarks.serving.quality import WORK
 from benchmarks.smollm.convert import PACKAGE, make_served_model
 from benchmarks.smollm.model import END, SERVED_MODEL, VOCABULARY, load_model, load_tokenizer
 from benchmarks.smollm.prompts import prompts_for
-from provenance.detect import detect_mark
 from provenance.embed.transformers import TransformersWatermark
 from provenance.embed.watermark import Watermark
-from provenance.files import write_json
 from provenance.keys.keyring import SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
+from provenance.marks.detection import detect_mark
+from provenance.storage.files import write_json
 
 RESULT = Path(__file__).parents[1] / "results" / "serving.json"
 SIZES = (32_000, 151_936)

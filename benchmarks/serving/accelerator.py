@@ -28,10 +28,10 @@ import torch
 import transformers
 
 from benchmarks.serving import __main__ as serving
-from provenance.embed import torch_coins
 from provenance.embed import transformers as adapter
+from provenance.embed.device import torch_coins
 from provenance.embed.transformers import TransformersWatermark
-from provenance.files import write_json
+from provenance.storage.files import write_json
 
 RESULT = Path(__file__).parents[1] / "results" / "serving-cuda.json"
 TOKENIZER = Path(__file__).parents[2] / "fixtures" / "keys" / "tokenizer.json"

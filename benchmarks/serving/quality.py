@@ -39,9 +39,9 @@ from benchmarks.smollm.model import (
 from benchmarks.smollm.prompts import prompts_for
 from benchmarks.smollm.serve import marked_draw, plain_draw
 from provenance.embed.watermark import Watermark
-from provenance.files import write_atomically, write_json
 from provenance.keys.keyring import SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
+from provenance.storage.files import write_atomically, write_json
 
 WORK = Path(__file__).with_name("work")
 RESULT = Path(__file__).parents[1] / "results" / "quality.json"

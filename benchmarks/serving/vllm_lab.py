@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL_NAME = "tiny"
-PROCESSOR = "provenance.embed.vllm_v1:WatermarkLogitsProcessor"
+PROCESSOR = "provenance.embed.vllm.v1:WatermarkLogitsProcessor"
 _START_SECONDS = 600
 _REQUEST_SECONDS = 300
 

@@ -26,11 +26,11 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
 from benchmarks.serving.vllm_lab import ROOT
-from provenance.embed.vllm_requests import KEYRING_VARIABLE, LABELS_FIELD
-from provenance.embed.vllm_v1 import WatermarkLogitsProcessor
-from provenance.files import write_json
+from provenance.embed.vllm.requests import KEYRING_VARIABLE, LABELS_FIELD
+from provenance.embed.vllm.v1 import WatermarkLogitsProcessor
 from provenance.keys.keyring import SchemeSpecification, create_keyring
 from provenance.keys.schedule import DEFAULT_SHARES, Schedule
+from provenance.storage.files import write_json
 
 RESULT = ROOT / "benchmarks" / "results" / "serving-vllm-sampler.json"
 LABELS = ["week=w", "capability=c", "cohort=d"]

@@ -35,7 +35,7 @@ from benchmarks.smollm.convert import PACKAGE, make_served_model
 from benchmarks.smollm.decode import TOP_K
 from benchmarks.smollm.model import SERVED_MODEL, load_tokenizer
 from provenance.errors import DISTRIBUTION
-from provenance.files import write_json
+from provenance.storage.files import write_json
 
 WORK = Path(__file__).with_name("work")
 

@@ -29,22 +29,22 @@ from numpy.typing import NDArray
 
 from benchmarks.power import methods
 from benchmarks.smollm import gemma, model, serve
-from provenance.check import CheckSettings, check_outputs
-from provenance.contexts import unpack
-from provenance.files import read_json, write_json
+from provenance.check.examine import CheckSettings, check_outputs
+from provenance.check.verdict import Verdict
+from provenance.check.weigh import DEFAULT_RULE, REFERENCE_RULE
+from provenance.coins.contexts import unpack
 from provenance.keys.keyring import Keyring, UnlockedKeyring
-from provenance.schemes import make_scheme
+from provenance.keys.tokenizer import load_tokenizer
+from provenance.marks.own import make_scheme
 from provenance.served.index import Index, build_index
-from provenance.suspect.documents import Documents
-from provenance.suspect.language_model import LanguageModel
-from provenance.suspect.ngram import NgramReference
+from provenance.storage.files import read_json, write_json
+from provenance.suspect.access.documents import Documents
+from provenance.suspect.access.outputs import count_positions, read_positions
+from provenance.suspect.access.probabilities import expect_with_model, observe_weights
+from provenance.suspect.models.language_model import LanguageModel
+from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
-from provenance.suspect.outputs import count_positions, read_positions
 from provenance.suspect.positions import Positions
-from provenance.suspect.probabilities import expect_with_model, observe_weights
-from provenance.tokenizer import load_tokenizer
-from provenance.verdict import Verdict
-from provenance.weigh import DEFAULT_RULE, REFERENCE_RULE
 
 WORK = Path(__file__).parent / "work"
 RESULTS = Path(__file__).parents[1] / "results/smollm.json"

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.smollm.model import END, load_model, load_tokenizer, precision
 from benchmarks.smollm.serve import Record
-from provenance.files import write_atomically
+from provenance.storage.files import write_atomically
 
 BATCH, LEARNING_RATE, WARMUP_SHARE, FINAL_RATE_SHARE = 8, 2e-4, 0.05, 0.1
 CHECKPOINT_SECONDS = 240

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provenance.check.weigh import choose_rule
 from provenance.commands.console import print_json, print_verdict, words
 from provenance.commands.observing import Access, Observer, Reference
 from provenance.commands.planning import choose_settings
-from provenance.files import name_files
-from provenance.weigh import choose_rule
+from provenance.storage.files import name_files
 
 if TYPE_CHECKING:
-    from provenance.check import CheckSettings, Examination
+    from provenance.check.examine import CheckSettings, Examination
     from provenance.commands.marks import MarkChoice
     from provenance.evidence.bundle import Contents
 
@@ -97,7 +97,7 @@ class Bench:
         as_json: bool,
     ) -> int:
         """One check of all there is; writes the bundle and prints. Returns the exit code."""
-        from provenance.check import examine_outputs
+        from provenance.check.examine import examine_outputs
         from provenance.evidence.bundle import check_request
 
         check_request(bundle.folder, bundle.disclose, self._mark.public)
@@ -156,8 +156,8 @@ class Bench:
         bundle: Bundle,
     ) -> None:
         """The bundle; for text under our own keyring also how the evidence grew."""
+        from provenance.check.trajectory import BATCHES, trace_evidence
         from provenance.evidence.bundle import write_bundle
-        from provenance.trajectory import BATCHES, trace_evidence
 
         with words.status("Writing the evidence"):
             trajectory = None

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from provenance.power import say_power
-from provenance.printable import clean
-from provenance.verdict import Control, TwinsResult, Verdict
+from provenance.check.power_statement import say_power
+from provenance.check.verdict import Control, TwinsResult, Verdict
+from provenance.storage.printable import clean
 
 __all__ = [
     "clean",
@@ -99,7 +99,7 @@ def print_table(
 
 def print_verdict(verdict: Verdict) -> None:
     """The readable report of a check, for 80 columns."""
-    from provenance.inputs import say_positions
+    from provenance.check.inputs import say_positions
 
     headline = verdict.headline
     results.print(Text(_say(verdict), style="bold"))

@@ -22,12 +22,12 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Check suspects that were really trained: on all, on part, or on none of the marked text."""
-    from provenance.check import check_outputs
-    from provenance.files import read_json
+    from provenance.check.examine import check_outputs
     from provenance.keys.keyring import MASTER_FILE, TOKENIZER_FILE, Keyring
+    from provenance.keys.tokenizer import load_tokenizer
     from provenance.served.index import Index, build_index
-    from provenance.suspect.outputs import observe
-    from provenance.tokenizer import load_tokenizer
+    from provenance.storage.files import read_json
+    from provenance.suspect.access.outputs import observe
 
     if not (fixtures / "suspects.json").exists():
         raise StorageError(

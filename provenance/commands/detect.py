@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from provenance.check.verdict import EXIT_CODES, Conclusion
 from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results
 from provenance.commands.marks import MarkChoice
 from provenance.errors import DataError, UsageError
-from provenance.verdict import EXIT_CODES, Conclusion
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from provenance.detect import Detection
+    from provenance.marks.detection import Detection
 
 __all__ = ["detect"]
 
@@ -59,7 +59,7 @@ def detect(
 
     Exit 1: at least one is marked; 0: none is; 3: none is, but one or more could not be tested.
     """
-    from provenance.detect import detect_mark, detect_pooled
+    from provenance.marks.detection import detect_mark, detect_pooled
 
     if not 0 < alpha <= 0.05:
         raise UsageError(f"alpha must be in (0, 0.05]; got {alpha}. Use 1e-4.")
@@ -181,8 +181,8 @@ def _outcome(text: _Text | None, result: Detection) -> list[str]:
 
 
 def _read_texts(name: str) -> Iterator[tuple[str, str]]:
-    from provenance.files import read_bytes
-    from provenance.lines import LineReader, read_json_lines
+    from provenance.storage.files import read_bytes
+    from provenance.storage.lines import LineReader, read_json_lines
 
     path = Path(name)
     if name != "-" and any(suffix == ".jsonl" for suffix in path.suffixes):

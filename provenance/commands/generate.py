@@ -35,7 +35,7 @@ def generate(
     from provenance.embed.sink import ResponseSink
     from provenance.embed.transformers import generate_responses
     from provenance.embed.watermark import Watermark
-    from provenance.lines import LineReader, read_json_lines
+    from provenance.storage.lines import LineReader, read_json_lines
 
     watermark = Watermark.load(keys, np.random.default_rng(seed))
     watermark.keyring.public.check_tokenizer(model / "tokenizer.json")
@@ -79,7 +79,7 @@ def generate(
 
 
 def _load_model(folder: Path) -> tuple[Any, Any]:
-    from provenance.embed.loading import load_model, load_tokenizer_of
+    from provenance.served.model import load_model, load_tokenizer_of
 
     tokenizer = load_tokenizer_of(folder)
     return load_model(folder), tokenizer

@@ -82,8 +82,8 @@ def info(
 
 def _warn(manifest: IndexManifest, *, counts_weigh: bool) -> None:
     """Say on stderr what stands against every check of this index."""
-    from provenance.inputs import describe_log
-    from provenance.reservations import reserve_index
+    from provenance.check.inputs import describe_log
+    from provenance.check.reservations import reserve_index
 
     for one in reserve_index(describe_log(manifest, counts_weigh=counts_weigh)):
         words.print(

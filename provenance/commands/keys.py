@@ -10,8 +10,8 @@ import typer
 
 from provenance.commands.console import parse_labels, print_json, print_table, results, words
 from provenance.errors import UsageError
-from provenance.files import parse_json, write_json
 from provenance.keys.schedule import DEFAULT_SHARES
+from provenance.storage.files import parse_json, write_json
 
 __all__ = ["app"]
 
@@ -40,8 +40,8 @@ def new(
     """Make a keyring: keyring.json (public), tokenizer.json and master.key (mode 0600)."""
     from provenance.keys.keyring import SchemeSpecification, create_keyring
     from provenance.keys.schedule import Schedule
-    from provenance.schemes import make_scheme
-    from provenance.tokenizer import read_tokenizer
+    from provenance.keys.tokenizer import read_tokenizer
+    from provenance.marks.own import make_scheme
 
     shares = dict(DEFAULT_SHARES)
     if slot:

@@ -84,7 +84,7 @@ class MarkChoice:
     def open(self, vocabulary_size: int | None = None) -> UnlockedKeyring | Mark:
         """The mark with its key; `vocabulary_size` is used where the options give none."""
         if self.scheme is not None and self.config is not None and self.tokenizer is not None:
-            from provenance.marks.files import read_foreign_mark
+            from provenance.marks.foreign.reading import read_foreign_mark
 
             return read_foreign_mark(
                 self.scheme,
@@ -116,6 +116,6 @@ class MarkChoice:
 
     def load_tokenizer(self, mark: UnlockedKeyring | Mark) -> Tokenizer:
         """The served tokenizer, checked against the mark."""
-        from provenance.tokenizer import load_tokenizer
+        from provenance.keys.tokenizer import load_tokenizer
 
         return load_tokenizer(self.tokenizer_path, mark.public)

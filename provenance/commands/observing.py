@@ -14,14 +14,14 @@ from provenance.errors import UsageError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from provenance.check.twin_test import MeasuredTwins
     from provenance.marks import Served
     from provenance.served.index import Index
-    from provenance.suspect.language_model import LanguageModel
-    from provenance.suspect.ngram import NgramReference
+    from provenance.suspect.access.probabilities import Progress
+    from provenance.suspect.models.language_model import LanguageModel
+    from provenance.suspect.models.ngram import NgramReference
     from provenance.suspect.observations import Observations
     from provenance.suspect.positions import Positions
-    from provenance.suspect.probabilities import Progress
-    from provenance.twins import MeasuredTwins
 
 __all__ = ["Access", "Observer", "Reference"]
 
@@ -128,8 +128,8 @@ class Observer:
 
         The second line of evidence; it is judged with the check.
         """
-        from provenance.suspect.twins import read_twins
-        from provenance.twins import measure_twins
+        from provenance.check.twin_test import measure_twins
+        from provenance.suspect.access.twins import read_twins
 
         if not paths:
             return None
@@ -139,9 +139,9 @@ class Observer:
 
     def observe_outputs(self, paths: list[Path]) -> Observations:
         """Text that the suspect wrote."""
+        from provenance.suspect.access.outputs import count_positions
+        from provenance.suspect.access.probabilities import expect_with_model
         from provenance.suspect.observations import add_expectations
-        from provenance.suspect.outputs import count_positions
-        from provenance.suspect.probabilities import expect_with_model
 
         with words.status("Reading outputs"):
             positions = self._read(paths)
@@ -160,12 +160,12 @@ class Observer:
         return add_expectations(observations, expected)
 
     def observe_in_batches(self, access: Access, batches: int) -> list[Observations]:
-        """The same outputs once more, in batches for `provenance.trajectory`.
+        """The same outputs once more, in batches for `provenance.check.trajectory`.
 
         Empty for other ways of access, and with a model as reference, which would read everything
         a second time.
         """
-        from provenance.suspect.outputs import count_positions
+        from provenance.suspect.access.outputs import count_positions
         from provenance.suspect.positions import split_positions
 
         if access.kind != "outputs" or self._model is not None:
@@ -177,8 +177,8 @@ class Observer:
 
     def observe_weights(self, folder: Path, logs: list[Path], limit: int | None) -> Observations:
         """The suspect's own probabilities over documents."""
-        from provenance.suspect.documents import Documents
-        from provenance.suspect.probabilities import observe_weights
+        from provenance.suspect.access.documents import Documents
+        from provenance.suspect.access.probabilities import observe_weights
 
         documents = Documents(logs, self._tokenizer, self._index, self._keyring, limit)
         with _progress(limit) as progress:
@@ -193,7 +193,7 @@ class Observer:
 
     def observe_logprobs(self, paths: list[Path]) -> Observations:
         """What an API said of its most probable tokens."""
-        from provenance.suspect.probabilities import observe_logprobs
+        from provenance.suspect.access.probabilities import observe_logprobs
 
         with _progress(None) as progress:
             observations = observe_logprobs(
@@ -216,7 +216,7 @@ class Observer:
 
     def _load(self, folder: Path) -> LanguageModel:
         """A model, loaded once."""
-        from provenance.suspect.language_model import LanguageModel
+        from provenance.suspect.models.language_model import LanguageModel
 
         if folder not in self._models:
             self._models[folder] = LanguageModel(
@@ -228,12 +228,12 @@ class Observer:
         return self._models[folder]
 
     def _read(self, paths: list[Path]) -> Positions:
-        from provenance.suspect.outputs import read_positions
+        from provenance.suspect.access.outputs import read_positions
 
         return read_positions(paths, self._tokenizer, self._keyring.public)
 
     def _count(self) -> NgramReference:
-        from provenance.suspect.ngram import NgramReference
+        from provenance.suspect.models.ngram import NgramReference
 
         public = self._keyring.public
         text = self._read(list(self._reference.text))

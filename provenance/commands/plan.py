@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from provenance.check.weigh import choose_rule, refuse_retired
 from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.marks import MarkChoice
 from provenance.commands.plan_enough import enough
 from provenance.errors import MissingExtraError, StorageError, UsageError
-from provenance.weigh import choose_rule, refuse_retired
 
 __all__ = ["app"]
 
@@ -59,11 +59,11 @@ def new(
     twins: Annotated[bool, typer.Option("--twins", help="Twins take half of alpha.")] = False,
 ) -> None:
     """Write a plan. It names every key that may be opened; later values are not tested."""
-    from provenance.check import CheckSettings, has_control_slot
-    from provenance.files import write_atomically
+    from provenance.check.examine import CheckSettings, has_control_slot
+    from provenance.check.plan import CONTROLS, FOREIGN_CONTROLS, describe_commitments, write_plan
     from provenance.keys.schedule import key_name
-    from provenance.plan import CONTROLS, FOREIGN_CONTROLS, describe_commitments, write_plan
     from provenance.served.index import Index, IndexManifest
+    from provenance.storage.files import write_atomically
 
     if file.exists():
         raise StorageError(f"{file}: must not exist yet; it does. A plan is never overwritten.")
@@ -116,14 +116,14 @@ def commit(
     ] = None,
 ) -> None:
     """Print the plan's hash; write a time-stamp request, or take its answer in."""
+    from provenance.check.plan import Plan
     from provenance.evidence.timestamp import (
         ask_authority,
         make_request,
         read_roots,
         read_timestamp,
     )
-    from provenance.files import read_bytes, write_atomically
-    from provenance.plan import Plan
+    from provenance.storage.files import read_bytes, write_atomically
 
     if url and response:
         raise UsageError("only one of --url and --response may be given; both are. Choose one.")
@@ -169,7 +169,7 @@ def show(
     file: File, as_json: Annotated[bool, typer.Option("--json", help="The plan itself.")] = False
 ) -> None:
     """Show a plan and its hash."""
-    from provenance.plan import Plan
+    from provenance.check.plan import Plan
 
     plan = Plan.load(file)
     if as_json:
@@ -197,9 +197,9 @@ def _choose_stopping(outputs: list[int], sequential: bool) -> dict[str, Any]:
 
 def _fingerprint(reference: str, text: list[Path]) -> dict[str, Any]:
     """Kind and file hashes of the reference that will be used."""
-    from provenance.files import sha256_of_files
-    from provenance.plan import fingerprint_reference
-    from provenance.suspect.model_files import describe_model
+    from provenance.check.plan import fingerprint_reference
+    from provenance.storage.files import sha256_of_files
+    from provenance.suspect.models.model_files import describe_model
 
     if (reference == "ngram") != bool(text):
         raise UsageError(

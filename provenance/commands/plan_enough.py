@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from provenance.check.weigh import choose_rule, refuse_retired
 from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.marks import MarkChoice
-from provenance.weigh import choose_rule, refuse_retired
 
 __all__ = ["enough"]
 
@@ -47,11 +47,11 @@ def enough(
 
     They suffice if the test of the global key finds the shift with the wanted probability.
     """
+    from provenance.check.score import weigh_coins, weigh_observations
     from provenance.commands.observing import Observer, Reference
-    from provenance.families import family_weights
     from provenance.keys.schedule import key_name
     from provenance.marks import KeyringMark, as_mark
-    from provenance.scoring import weigh_coins, weigh_observations
+    from provenance.marks.alpha import family_weights
     from provenance.served.index import Index, IndexManifest
     from provenance.stats.looks import coins_needed, effective_coins, outputs_suffice
 

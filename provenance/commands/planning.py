@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from provenance.errors import ConfigurationMismatchError
 
 if TYPE_CHECKING:
-    from provenance.check import CheckSettings
-    from provenance.plan import Plan
+    from provenance.check.examine import CheckSettings
+    from provenance.check.plan import Plan
 
 __all__ = ["choose_settings"]
 
@@ -27,7 +27,7 @@ def choose_settings(
     None where not given (a rule that nobody chose follows from what is observed); whether there are
     twins. Raises UsageError; ConfigurationMismatchError naming the option that differs.
     """
-    from provenance.check import CheckSettings
+    from provenance.check.examine import CheckSettings
 
     if plan is None:
         return CheckSettings(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from provenance.check.power_statement import say_power
 from provenance.commands.console import (
     print_controls,
     print_json,
@@ -18,14 +19,13 @@ from provenance.commands.console import (
     words,
 )
 from provenance.errors import UsageError
-from provenance.power import say_power
 
 if TYPE_CHECKING:
-    from provenance.check import CheckSettings
+    from provenance.check.examine import CheckSettings
+    from provenance.check.looks.result import SequentialVerdict
+    from provenance.check.plan import Plan
     from provenance.keys.keyring import UnlockedKeyring
     from provenance.marks import Mark
-    from provenance.plan import Plan
-    from provenance.sequential.verdict import SequentialVerdict
     from provenance.served.index import Index
     from provenance.suspect.observations import Observations
 
@@ -59,10 +59,10 @@ def continue_sequentially(
     With a plan the batch is compared with it before a coin is revealed; without one the check is
     exploratory.
     """
-    from provenance.files import lock_folder, write_json
-    from provenance.inputs import describe_inputs
-    from provenance.sequential.conclude import conclude
-    from provenance.sequential.state import continue_check
+    from provenance.check.inputs import describe_inputs
+    from provenance.check.looks.conclude import conclude
+    from provenance.check.looks.state import continue_check
+    from provenance.storage.files import lock_folder, write_json
 
     if plan is not None and observations is not None:
         tested = index.keys_served(keyring.schedule)
@@ -88,7 +88,7 @@ def continue_sequentially(
 
 
 def _print(verdict: SequentialVerdict, sha256: str, plan: Plan | None) -> None:
-    from provenance.inputs import say_positions
+    from provenance.check.inputs import say_positions
 
     results.print(Text(_say(verdict), style="bold"))
     print_reasons(verdict.reasons)

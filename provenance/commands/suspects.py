@@ -11,7 +11,7 @@ from rich.text import Text
 from provenance.commands.console import print_json, print_reasons, print_table, results, words
 
 if TYPE_CHECKING:
-    from provenance.suspects import Correlation, Family, SuspectResult
+    from provenance.check.suspects import Correlation, Family, SuspectResult
 
 __all__ = ["suspects"]
 
@@ -30,7 +30,7 @@ def suspects(
 
     Exit 1: somebody is accused (family-wise); 0: nobody; 3: nobody, but not for want of a mark.
     """
-    from provenance.suspects import judge_suspects, read_suspect
+    from provenance.check.suspects import judge_suspects, read_suspect
 
     with words.status("Judging suspects"):
         family = judge_suspects([read_suspect(folder) for folder in folders], alpha, fdr)

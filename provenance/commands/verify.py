@@ -29,7 +29,7 @@ def verify(
     """Verify a bundle from its own files. Exit 0: nothing failed; 1: a step failed."""
     from provenance.evidence.signature import read_public_key
     from provenance.evidence.timestamp import read_roots
-    from provenance.evidence.verify import Trust, verify_bundle
+    from provenance.evidence.verify.run import Trust, verify_bundle
 
     trusted = Trust(
         read_public_key(public_key, str(public_key)) if public_key else None,

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from provenance.detect import detect_mark
 from provenance.embed.replay import (
     SLOT,
     TRIALS,
@@ -32,6 +31,7 @@ from provenance.embed.replay import (
     Served,
     distinct_draws,
 )
+from provenance.marks.detection import detect_mark
 
 __all__ = ["Adapter", "CheckLine", "ConformanceReport", "Request", "check"]
 

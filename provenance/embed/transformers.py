@@ -14,7 +14,7 @@ silently unmarked. Assisted decoding (an assistant model, prompt lookup) keeps t
 since a draw depends on the ids of the response alone.
 
 Where the scores are on a GPU for which Triton is installed, they stay there: the draw runs on the
-device and the host waits for nothing (`provenance.embed.torch_step`). Scores on any other
+device and the host waits for nothing (`provenance.embed.device.torch_batch`). Scores on any other
 accelerator are copied to the host.
 """
 
@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.embed.loading import load_model
-from provenance.embed.torch_coins import has_kernels, pack_keys
-from provenance.embed.torch_step import DeviceWatermark, leave_alone
+from provenance.embed.device.torch_batch import DeviceWatermark, leave_alone
+from provenance.embed.device.torch_coins import has_kernels, pack_keys
 from provenance.embed.watermark import Labels, Watermark
 from provenance.errors import (
     ConfigurationMismatchError,
     MissingExtraError,
     UsageError,
 )
+from provenance.served.model import load_model
 from provenance.served.records import Finish
 
 try:

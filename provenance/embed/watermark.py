@@ -11,7 +11,7 @@ For every token of a response:
 
 Everything follows from the ids of the response alone, so nothing is kept between steps, and batch
 neighbours, padding, speculative decoding and re-use of one object cannot change a mark. The rules
-and the draws are compiled (`provenance.embed.step`); this module decides what they are given.
+and the draws are compiled (`provenance.embed.batch`); this module decides what they are given.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins import KEY_BYTES, read_key
-from provenance.contexts import first_occurrences, pack, response_contexts
-from provenance.embed.step import MANY, NOTHING, draw_among_few, find_keys
+from provenance.coins.contexts import first_occurrences, pack, response_contexts
+from provenance.coins.words import KEY_BYTES, read_key
+from provenance.embed.batch import MANY, NOTHING, draw_among_few, find_keys
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import SELECTOR, Key, Keyring, UnlockedKeyring
 from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
-from provenance.schemes import Scheme, make_scheme
-from provenance.schemes.base import draw_unmarked
-from provenance.schemes.compiled import GUMBEL, choose, choose_by_race, draw_plain_of_many
+from provenance.marks.own import Scheme, make_scheme
+from provenance.marks.own.draws import GUMBEL, choose, choose_by_race, draw_plain_of_many
+from provenance.marks.own.scheme import draw_unmarked
 
 __all__ = ["Draw", "Labels", "Watermark"]
 

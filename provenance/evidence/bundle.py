@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from provenance.check import Examination
-from provenance.controls import list_unserved
+from provenance.check.controls import list_unserved
+from provenance.check.examine import Examination
+from provenance.check.plan import Plan
 from provenance.errors import StorageError, UsageError
 from provenance.evidence.manifest import (
     MANIFEST_FILE,
@@ -31,9 +32,8 @@ from provenance.evidence.manifest import (
     write_manifest,
 )
 from provenance.evidence.pairs import write_pairs
-from provenance.evidence.report import render_report
+from provenance.evidence.report.page import render_report
 from provenance.evidence.timestamp import read_timestamp
-from provenance.files import lock_folder, read_bytes, read_json, write_atomically, write_json
 from provenance.keys.keyring import (
     KEYRING_FILE,
     SELECTOR,
@@ -43,9 +43,15 @@ from provenance.keys.keyring import (
 )
 from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
 from provenance.marks import Mark
-from provenance.marks.disclosed import disclose_foreign
-from provenance.marks.foreign import ForeignMark
-from provenance.plan import Plan
+from provenance.marks.foreign.disclosed import disclose_foreign
+from provenance.marks.foreign.mark import ForeignMark
+from provenance.storage.files import (
+    lock_folder,
+    read_bytes,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 __all__ = [
     "CONTROL_PAIRS",

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from provenance.check import CheckSettings
-from provenance.families import AlphaSplit, split_alpha
+from provenance.check.examine import CheckSettings
+from provenance.check.verdict import OLD_SCHEMA_VERSION, SCHEMA_VERSION, Reservation, Verdict
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
-from provenance.verdict import OLD_SCHEMA_VERSION, SCHEMA_VERSION, Reservation, Verdict
+from provenance.marks.alpha import AlphaSplit, split_alpha
 
 __all__ = [
     "is_old",

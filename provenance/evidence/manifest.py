@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from provenance.errors import DISTRIBUTION, DataError
 from provenance.evidence.steps import StepFailedError
-from provenance.files import (
+from provenance.storage.files import (
     interchange_json,
     parse_json,
     read_bytes,

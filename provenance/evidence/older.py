@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from provenance.conclusion import find_reference
+from provenance.check.conclusion import find_reference
+from provenance.check.verdict import Conclusion, Control, HypothesisResult, Share
 from provenance.keys.schedule import GLOBAL, Schedule
 from provenance.stats.families import fieller_shares
-from provenance.verdict import Conclusion, Control, HypothesisResult, Share
 
 __all__ = ["accept_older_wording", "older_shares"]
 

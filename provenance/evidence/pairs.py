@@ -24,12 +24,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.contexts import MAXIMUM_VOCABULARY
+from provenance.check.score import WeightedPairs
+from provenance.coins.contexts import MAXIMUM_VOCABULARY
 from provenance.evidence.steps import StepFailedError
-from provenance.files import read_bytes, write_atomically
-from provenance.lines import MAXIMUM_EXPANSION
-from provenance.marks.units import group_pairs
-from provenance.scoring import WeightedPairs
+from provenance.marks.sharing import group_pairs
+from provenance.storage.files import read_bytes, write_atomically
+from provenance.storage.lines import MAXIMUM_EXPANSION
 
 __all__ = ["CSV", "PARQUET", "read_pairs", "read_shared_pairs", "write_pairs"]
 

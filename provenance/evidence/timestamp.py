@@ -17,7 +17,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from provenance.errors import DataError, MissingExtraError, StorageError, UsageError
-from provenance.files import read_bytes
+from provenance.storage.files import read_bytes
 
 __all__ = ["Timestamp", "ask_authority", "make_request", "read_roots", "read_timestamp"]
 

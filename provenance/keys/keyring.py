@@ -26,10 +26,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from provenance import coins
-from provenance.contexts import MAXIMUM_VOCABULARY, unpack
+from provenance.coins import words as coins
+from provenance.coins.contexts import MAXIMUM_VOCABULARY, unpack
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
-from provenance.files import (
+from provenance.keys.commitment import Commitment
+from provenance.keys.sameness import read_same
+from provenance.keys.schedule import SINGLE_VALUE, Schedule, Slot
+from provenance.keys.secrets import read_master_secret
+from provenance.storage.files import (
     canonical_json,
     lock_folder,
     read_json,
@@ -37,10 +41,6 @@ from provenance.files import (
     write_atomically,
     write_json,
 )
-from provenance.keys.commitment import Commitment
-from provenance.keys.sameness import read_same
-from provenance.keys.schedule import SINGLE_VALUE, Schedule, Slot
-from provenance.keys.secrets import read_master_secret
 
 __all__ = [
     "SELECTOR",
@@ -102,11 +102,11 @@ class Key:
         return self._secret
 
     def words(self, contexts: NDArray[np.uint32], tokens: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Coins of scattered pairs; see `provenance.coins.words`."""
+        """Coins of scattered pairs; see `provenance.coins.words.words`."""
         return coins.words(self._secret, contexts, tokens)
 
     def row(self, context: NDArray[np.uint32], vocabulary_size: int) -> NDArray[np.uint32]:
-        """Coins of a whole vocabulary after one context; see `provenance.coins.row`."""
+        """Coins of a whole vocabulary after one context; see `provenance.coins.words.row`."""
         return coins.row(self._secret, context, vocabulary_size)
 
 

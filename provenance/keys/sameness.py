@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from provenance.errors import ConfigurationMismatchError, DataError
-from provenance.files import canonical_json, parse_json, read_bytes
+from provenance.storage.files import canonical_json, parse_json, read_bytes
 
 __all__ = ["PARTS", "compare_tokenizers", "read_same"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from provenance.coins import KEY_BYTES
+from provenance.coins.words import KEY_BYTES
 from provenance.errors import DataError, KeyPermissionError, StorageError, UsageError
 
 __all__ = [

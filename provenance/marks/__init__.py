@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from provenance.marks.base import Mark, OpenKey, Placebos, Served, TextCoins
-from provenance.marks.own import KeyringMark, SchemeKey, SchemePlacebos, as_mark
+from provenance.marks.own.mark import KeyringMark, SchemeKey, SchemePlacebos, as_mark
 
 __all__ = [
     "KeyringMark",

@@ -2,7 +2,7 @@
 
 A mark opens keys; an open key turns weighted (context, token) pairs into coins, every coin once.
 Our own schemes have a coin of their own for every pair. In other people's schemes many pairs share
-one coin (`provenance.schemes.foreign`); there the weights of the pairs of a coin are added up.
+one coin (`provenance.marks.foreign`); there the weights of the pairs of a coin are added up.
 
 Knows keys and schemes; knows no files, no log, no suspect and no verdict.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import Schedule
-from provenance.marks.units import Groups
+from provenance.marks.sharing import Groups
 from provenance.stats.laws import NullLaw
 
 __all__ = ["Mark", "OpenKey", "Placebos", "Served", "TextCoins", "scored_positions"]

@@ -20,23 +20,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.engine import check_memory_limit
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
-from provenance.files import lock_folder, sha256_of_file, sync_folder
 from provenance.keys.keyring import Keyring
+from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import Served
 from provenance.served.grouping import group_tables, group_windows
-from provenance.served.log import LogReader, LogStatistics, read_log
-from provenance.served.manifest import (
+from provenance.served.index_manifest import (
     MANIFEST_FILE,
     IndexManifest,
     ServedSlot,
     ServedValue,
     keep_ends,
 )
+from provenance.served.log import LogReader, LogStatistics, read_log
 from provenance.served.table import Audit, read_table, write_table
 from provenance.served.windows import label_numbers, windows
-from provenance.tokenizer import load_tokenizer
+from provenance.storage.database import check_memory_limit
+from provenance.storage.files import lock_folder, sha256_of_file, sync_folder
 
 __all__ = ["build_index", "merge_indexes"]
 

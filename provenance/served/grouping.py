@@ -14,10 +14,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from provenance.engine import open_engine
 from provenance.errors import DataError, StorageError
 from provenance.served.table import TABLE
 from provenance.served.windows import WINDOWS
+from provenance.storage.database import open_engine
 
 __all__ = ["group_tables", "group_windows"]
 

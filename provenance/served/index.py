@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.errors import DataError, StorageError, UsageError
-from provenance.files import sha256_of_file
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import Schedule
 from provenance.served.build import build_index, merge_indexes
-from provenance.served.manifest import IndexManifest, ServedSlot, ServedValue
+from provenance.served.index_manifest import IndexManifest, ServedSlot, ServedValue
 from provenance.served.table import Audit, RowGroup, read_table
+from provenance.storage.files import sha256_of_file
 
 __all__ = [
     "Index",
@@ -142,7 +142,7 @@ class Index:
         if contexts.dtype != np.int64 or contexts.ndim != 1:
             raise UsageError(
                 f"contexts must be int64 [n]; got {contexts.dtype} of shape {contexts.shape}. "
-                "Pack them with provenance.contexts.pack."
+                "Pack them with provenance.coins.contexts.pack."
             )
         order = np.argsort(contexts, kind="stable")
         queries = contexts[order]

@@ -1,6 +1,6 @@
 """Served logs in JSONL, plain or compressed with gzip or zstd, read as a stream.
 
-Nothing of the file is trusted: lines come through `provenance.lines`, JSON is strict, and every
+Nothing of the file is trusted: lines come through `lines`, JSON is strict, and every
 value is checked. Does not know tokenizers or keys.
 """
 
@@ -16,10 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from provenance.contexts import check_token_ids
+from provenance.coins.contexts import check_token_ids
 from provenance.errors import DataError
-from provenance.files import parse_json
-from provenance.lines import LineReader
 from provenance.served.records import (
     LABELS,
     MAXIMUM_TOKENS,
@@ -31,6 +29,8 @@ from provenance.served.records import (
     list_array,
 )
 from provenance.served.writer import PART
+from provenance.storage.files import parse_json
+from provenance.storage.lines import LineReader
 
 __all__ = ["JsonLinesFile"]
 

@@ -20,8 +20,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.contexts import MAXIMUM_VOCABULARY, check_token_ids
+from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.errors import DataError, LockedError, StorageError, UsageError
+from provenance.keys.tokenizer import prepare_tokenizer, tokenise
+from provenance.served.identifiers import SeenNames, content_hashes, name_hashes
 from provenance.served.json_lines import JsonLinesFile
 from provenance.served.parquet_log import ParquetFile
 from provenance.served.records import (
@@ -32,9 +34,7 @@ from provenance.served.records import (
     list_array,
 )
 from provenance.served.rotation import LOG_ENDINGS, RotatingLog, list_log_files
-from provenance.served.seen import SeenNames, content_hashes, name_hashes
 from provenance.served.writer import PART, LogWriter, ServedRecord, is_being_written
-from provenance.tokenizer import prepare_tokenizer, tokenise
 
 __all__ = [
     "READ",
@@ -280,7 +280,7 @@ def read_log(
     Notes
     -----
     Memory: one batch, and 16 bytes per response for the check of duplicates (a hash; see
-    `provenance.served.seen`). Cost: see `JsonLinesFile` and `ParquetFile`.
+    `provenance.served.identifiers`). Cost: see `JsonLinesFile` and `ParquetFile`.
     """
     return LogReader(paths, tokenizer, vocabulary_size, batch_rows)
 

@@ -18,8 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from provenance.errors import DataError, StorageError
-from provenance.files import parse_json, sha256_of_file
-from provenance.lines import MAXIMUM_EXPANSION, MAXIMUM_LINE
 from provenance.served.records import (
     LABELS,
     MAXIMUM_NAME,
@@ -31,6 +29,8 @@ from provenance.served.records import (
     check_labels,
     refuse_drawn,
 )
+from provenance.storage.files import parse_json, sha256_of_file
+from provenance.storage.lines import MAXIMUM_EXPANSION, MAXIMUM_LINE
 
 __all__ = ["ParquetFile"]
 

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Final, Literal
 
 from provenance.errors import LockedError, StorageError, UsageError
-from provenance.lines import COMPRESSIONS
 from provenance.served.writer import PART, LogWriter, ServedRecord, is_being_written
+from provenance.storage.lines import COMPRESSIONS
 
 __all__ = ["LOG_ENDINGS", "RotatingLog", "list_log_files"]
 

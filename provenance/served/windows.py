@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from provenance.contexts import list_windows, pack_windows
+from provenance.coins.contexts import list_windows, pack_windows
 from provenance.errors import DataError
 from provenance.keys.schedule import Schedule
 from provenance.marks import Served
+from provenance.served.identifiers import name_hashes
 from provenance.served.records import unpack_drawn
-from provenance.served.seen import name_hashes
 
 __all__ = ["WINDOWS", "label_numbers", "windows"]
 
@@ -54,7 +54,7 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     slot : number of the context's slot (0 = control, which is indexed but never marked)
     value : position of the response's label in the slot's values; 0 for control and global. A
         context whose slot has no value for this response gives no row
-    context : the k ids before a token, packed (`provenance.contexts.pack`)
+    context : the k ids before a token, packed (`provenance.coins.contexts.pack`)
     lineage : 64-bit hash of conversation_id, null if there is none. Windows of equal lineage count
         once per (slot, value, context); this function sees one batch and leaves that to the index
 

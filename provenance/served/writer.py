@@ -28,10 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.contexts import MAXIMUM_VOCABULARY, check_token_ids
+from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.errors import DataError, LockedError, StorageError, UsageError
-from provenance.files import parse_json, sync_folder
-from provenance.lines import MAXIMUM_LINE
 from provenance.served.records import (
     MAXIMUM_TOKENS,
     SCHEMA,
@@ -40,6 +38,8 @@ from provenance.served.records import (
     check_name,
     pack_drawn,
 )
+from provenance.storage.files import parse_json, sync_folder
+from provenance.storage.lines import MAXIMUM_LINE
 
 __all__ = ["PART", "LogWriter", "ServedRecord", "is_being_written"]
 

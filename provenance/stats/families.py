@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from provenance.errors import UsageError
-from provenance.stats.units import identifiers
+from provenance.stats.coin_sets import identifiers
 
 __all__ = [
     "ShareIntervals",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.errors import DataError
-from provenance.stats.units import identifiers
+from provenance.stats.coin_sets import identifiers
 
 __all__ = ["NamedUnits", "WeightedUnits", "join_units"]
 

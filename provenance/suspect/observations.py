@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.contexts import ContextIds, unpack
+from provenance.coins.contexts import ContextIds, unpack
 
 __all__ = [
     "Expectations",
@@ -31,7 +31,7 @@ class Observations:
 
     Attributes
     ----------
-    contexts : int64 [n], packed (`provenance.contexts.pack`)
+    contexts : int64 [n], packed (`provenance.coins.contexts.pack`)
     tokens : uint32 [n]
     masses : float64 [n], N(c, t): how often the suspect put t at a position of c, or the sum of its
         probabilities of t there; 0 where only a reference expected the pair

@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.engine import open_engine
 from provenance.errors import StorageError
-from provenance.files import canonical_json, lock_folder, write_json
+from provenance.storage.database import open_engine
+from provenance.storage.files import canonical_json, lock_folder, write_json
 from provenance.suspect.positions import Positions
 
 __all__ = [

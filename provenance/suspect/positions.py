@@ -15,14 +15,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins import MAXIMUM_CONTEXT_WIDTH
-from provenance.contexts import (
+from provenance.coins.contexts import (
     ContextIds,
     list_windows,
     pack,
     pack_windows,
     select_first_unprompted,
 )
+from provenance.coins.words import MAXIMUM_CONTEXT_WIDTH
 
 __all__ = [
     "LAST",

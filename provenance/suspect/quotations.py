@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.contexts import list_windows
-from provenance.distinct import first_positions
+from provenance.coins.contexts import list_windows
+from provenance.coins.distinct import first_positions
 from provenance.errors import ConfigurationMismatchError
 from provenance.suspect.letters import Letters, decode_escapes, decode_fully, normalise
-from provenance.suspect.vocabularies import TokenTable, token_bytes
+from provenance.suspect.tokenizers.vocabularies import TokenTable, token_bytes
 
 __all__ = ["RULE", "UNITS", "Spelled", "Speller", "find_quotations", "leave_out"]
 

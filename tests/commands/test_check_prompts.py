@@ -72,7 +72,7 @@ def test_what_was_shown_accuses_nobody(check, synthetic_world, tmp_path, name):
 def test_the_rule_of_equal_tokens_alone_accuses(check, synthetic_world, tmp_path, monkeypatch):
     """The double: what every one of these would be without the comparison of texts."""
     monkeypatch.setattr(
-        "provenance.suspect.outputs.find_quotations",
+        "provenance.suspect.access.outputs.find_quotations",
         lambda outputs, *_, **__: [np.zeros(len(one.begins), dtype=np.bool_) for one in outputs],
     )
     path = _write(tmp_path / "o.jsonl", synthetic_world, FORMATS["alpaca"])

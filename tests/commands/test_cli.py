@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
-from provenance.files import lock_folder
+from provenance.storage.files import lock_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -399,7 +399,7 @@ def test_a_defect_exits_70_without_traceback_and_never_1(run, case, monkeypatch)
     def broken(*_):
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr("provenance.check.weigh_observations", broken)
+    monkeypatch.setattr("provenance.check.examine.weigh_observations", broken)
     code, out, err = run(*_check(case))
     assert code == 70
     assert _one_line(err)

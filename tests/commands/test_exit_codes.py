@@ -192,7 +192,7 @@ def test_a_program_that_cannot_be_loaded_exits_70_in_one_line(copied, tmp_path, 
     file, line = BREAKS[name]
     path = tmp_path / "lib/provenance" / file
     path.write_text(line + path.read_text())
-    script = "import sys; from provenance.entry import main; sys.exit(main())"
+    script = "import sys; from provenance.__main__ import main; sys.exit(main())"
     command = {
         "module": ["-m", "provenance"],
         "file": [str(ROOT / "cli.py")],
@@ -216,8 +216,8 @@ def test_a_program_that_cannot_be_loaded_exits_70_in_one_line(copied, tmp_path, 
 
 def test_the_installed_script_starts_where_the_guard_stands():
     text = (ROOT / "pyproject.toml").read_text()
-    assert 'provenance = "provenance.entry:main"' in text
-    source = (ROOT / "provenance/entry.py").read_text()
+    assert 'provenance = "provenance.__main__:main"' in text
+    source = (ROOT / "provenance/__main__.py").read_text()
     imports = [line for line in source.splitlines() if line.startswith(("import", "from"))]
     assert imports == [
         "from __future__ import annotations",

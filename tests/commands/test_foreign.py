@@ -16,8 +16,8 @@ from benchmarks.calibration.world import (
     write_outputs,
 )
 from benchmarks.foreign.world import make_foreign_world, serve
-from provenance.schemes.foreign import make_foreign
-from tests.schemes.foreign.lab import padded_windows
+from provenance.marks.foreign import make_foreign
+from tests.marks.foreign.lab import padded_windows
 
 KEY = 1_234_567_891
 CONFIG = {"greenlist_ratio": 0.25, "bias": 2.0, "hashing_key": KEY, "seeding_scheme": "lefthash"}
@@ -219,7 +219,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(run, place, tmp_
 
 def test_a_suspects_tokenizer_that_was_saved_again_is_the_marks(place, tmp_path):
     from provenance.errors import ConfigurationMismatchError
-    from provenance.marks.files import read_foreign_mark
+    from provenance.marks.foreign.reading import read_foreign_mark
 
     own = place / "tokenizer.json"
     mark = read_foreign_mark("hf-lefthash", place / "config.json", own, vocabulary_size=WORDS)

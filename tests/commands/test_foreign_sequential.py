@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.calibration.world import WORDS, write_outputs
-from provenance.sequential.sheets import Units
+from provenance.check.looks.revealed import Units
+from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
-from provenance.weigh import MAXIMAL_WEIGHTS
-from tests.bundles.foreign_lab import make_place
+from tests.evidence.foreign_lab import make_place
 
 FAST = ("--placebo-keys", "50")
 CODES = {"evidence": 1, "no evidence": 0, "inconclusive": 3}
@@ -139,7 +139,7 @@ def edit_state(folder, column):
 
     import pyarrow as pa
 
-    from provenance.files import canonical_json
+    from provenance.storage.files import canonical_json
 
     path = folder / "0001.parquet"
     table = pq.read_table(path)
@@ -182,7 +182,7 @@ def test_a_sequential_plan_of_a_foreign_mark_is_followed(run, place, tmp_path):
 
 
 def test_enough_counts_coins_and_not_pairs(run, place, monkeypatch):
-    from provenance.marks.foreign import ForeignKey
+    from provenance.marks.foreign.mark import ForeignKey
 
     monkeypatch.setattr(ForeignKey, "score", None)  # no coin may be looked at
     words = ("plan", "enough", place.folder / "guilty.jsonl", *place.scheme, *place.index)
@@ -295,8 +295,8 @@ def test_pairs_that_do_not_add_up_or_contradict_each_other_are_refused(run, repo
 
 def test_batches_of_units_are_cut_to_the_declared_bound():
     """Sums beyond it are cut, in both directions; names keep all 64 bits of a unit."""
-    from provenance.marks.units import group_pairs
-    from provenance.scoring import WeightedPairs
+    from provenance.check.score import WeightedPairs
+    from provenance.marks.sharing import group_pairs
 
     units = np.array([-1, -1, 5, 1 << 40, 5], dtype=np.int64)
     pairs = WeightedPairs(

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration.world import innocent, learn, write_outputs
-from provenance.check import CheckSettings, check_outputs
-from provenance.suspect.documents import Documents
-from provenance.suspect.ngram import NgramReference
+from provenance.check.examine import CheckSettings, check_outputs
+from provenance.check.twin_test import measure_twins
+from provenance.suspect.access.documents import Documents
+from provenance.suspect.access.outputs import observe, read_positions
+from provenance.suspect.access.probabilities import observe_logprobs, observe_weights
+from provenance.suspect.access.twins import read_twins
+from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import add_expectations
-from provenance.suspect.outputs import observe, read_positions
-from provenance.suspect.probabilities import observe_logprobs, observe_weights
-from provenance.suspect.twins import read_twins
-from provenance.twins import measure_twins
 
 pytest.importorskip("torch")
 
@@ -34,7 +34,7 @@ def suspects(world):
 
 
 def _model(world, name):
-    from provenance.suspect.language_model import LanguageModel
+    from provenance.suspect.models.language_model import LanguageModel
 
     return LanguageModel(world.folder / name, world.keyring.public, world.tokenizer)
 

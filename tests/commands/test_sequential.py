@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
+from provenance.check.score import score
 from provenance.commands.app import app
-from provenance.files import lock_folder
-from provenance.scoring import score
+from provenance.storage.files import lock_folder
 
 ALPHA = "1e-4"
 
@@ -171,16 +171,16 @@ def verdicts(folder, tmp_path_factory):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from provenance.check import CheckSettings, check_outputs
-    from provenance.files import write_json
+    from provenance.check.examine import CheckSettings, check_outputs
+    from provenance.check.looks.conclude import conclude
+    from provenance.check.looks.state import continue_check
+    from provenance.check.score import weigh_observations
     from provenance.keys.keyring import Keyring
-    from provenance.schemes import make_scheme
-    from provenance.scoring import weigh_observations
-    from provenance.sequential.conclude import conclude
-    from provenance.sequential.state import continue_check
+    from provenance.keys.tokenizer import load_tokenizer
+    from provenance.marks.own import make_scheme
     from provenance.served.index import Index
-    from provenance.suspect.outputs import observe
-    from provenance.tokenizer import load_tokenizer
+    from provenance.storage.files import write_json
+    from provenance.suspect.access.outputs import observe
 
     place = tmp_path_factory.mktemp("verdicts")
     public = Keyring.load(folder / "keys")

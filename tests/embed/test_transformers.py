@@ -11,8 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from provenance.contexts import response_contexts  # noqa: E402
-from provenance.detect import detect_mark  # noqa: E402
+from provenance.coins.contexts import response_contexts  # noqa: E402
 from provenance.embed import conformance  # noqa: E402
 from provenance.embed import transformers as adapter_module  # noqa: E402
 from provenance.embed.transformers import (  # noqa: E402
@@ -21,6 +20,7 @@ from provenance.embed.transformers import (  # noqa: E402
 )
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.errors import ConfigurationMismatchError, UsageError  # noqa: E402
+from provenance.marks.detection import detect_mark  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed.device import DEVICE  # noqa: E402
 

@@ -19,10 +19,10 @@ if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: docs/serving.md says how", allow_module_level=True)
 
 from benchmarks.serving.vllm_lab import make_model, run_server  # noqa: E402
-from provenance.detect import detect_mark  # noqa: E402
-from provenance.embed.vllm_responses import read_responses, request_fields  # noqa: E402
+from provenance.embed.vllm.responses import read_responses, request_fields  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.keys.keyring import add_value  # noqa: E402
+from provenance.marks.detection import detect_mark  # noqa: E402
 from provenance.served.writer import LogWriter  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 

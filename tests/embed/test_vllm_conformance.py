@@ -11,8 +11,8 @@ if find_spec("vllm") is None:
 conformance = pytest.importorskip("provenance.embed.conformance")
 
 from benchmarks.serving.vllm_lab import make_model  # noqa: E402
-from provenance.embed.vllm_requests import KEYRING_VARIABLE  # noqa: E402
-from provenance.embed.vllm_responses import request_fields  # noqa: E402
+from provenance.embed.vllm.requests import KEYRING_VARIABLE  # noqa: E402
+from provenance.embed.vllm.responses import request_fields  # noqa: E402
 from tests.embed.vllm_fake import apply_top_k_top_p  # noqa: E402
 
 END = 1
@@ -53,7 +53,7 @@ class VllmAdapter:
             max_model_len=256,
             max_num_seqs=16,
             enforce_eager=True,
-            logits_processors=["provenance.embed.vllm_v1:WatermarkLogitsProcessor"],
+            logits_processors=["provenance.embed.vllm.v1:WatermarkLogitsProcessor"],
         )
 
     def stop(self):

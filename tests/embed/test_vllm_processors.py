@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from provenance.embed.vllm_requests import KEYRING_VARIABLE, LABELS_FIELD  # noqa: E402
+from provenance.embed.vllm.requests import KEYRING_VARIABLE, LABELS_FIELD  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.errors import ConfigurationMismatchError, UsageError  # noqa: E402
 from provenance.keys.keyring import SchemeSpecification, add_value  # noqa: E402
@@ -31,7 +31,7 @@ REAL = find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not REAL, reason="vLLM is not installed: docs/serving.md says how")
 WEEKS = ["a", "b"]
 SHARES = {"global": 0.3, "week": 0.5}
-ADAPTERS = ("provenance.embed.vllm_v1", "provenance.embed.vllm_v2")
+ADAPTERS = ("provenance.embed.vllm.v1", "provenance.embed.vllm.v2")
 
 
 @pytest.fixture(scope="module", autouse=True)

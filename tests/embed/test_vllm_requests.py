@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provenance.embed import vllm_requests
-from provenance.embed.vllm_requests import (
+from provenance.embed.vllm import requests as vllm_requests
+from provenance.embed.vllm.requests import (
     KEYRING_VARIABLE,
     LABELS_FIELD,
     PublicKeyring,
@@ -19,7 +19,7 @@ from provenance.embed.vllm_requests import (
     check_server,
     parse_labels,
 )
-from provenance.embed.vllm_responses import request_fields
+from provenance.embed.vllm.responses import request_fields
 from provenance.embed.watermark import Watermark
 from provenance.errors import (
     ConfigurationMismatchError,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from provenance.embed.vllm_responses import read_responses, request_fields
+from provenance.embed.vllm.responses import read_responses, request_fields
 from provenance.errors import DataError, UsageError
 
 LABELS = {"week": "2026-W17"}

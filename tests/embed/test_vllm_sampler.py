@@ -21,12 +21,12 @@ with warnings.catch_warnings():  # vLLM's own imports warn
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
     from vllm.v1.sample.sampler import Sampler
 
-    from provenance.embed.vllm_v1 import WatermarkLogitsProcessor
+    from provenance.embed.vllm.v1 import WatermarkLogitsProcessor
 
 from types import SimpleNamespace  # noqa: E402
 
-from provenance.embed.torch_step import scale_logits  # noqa: E402
-from provenance.embed.vllm_requests import KEYRING_VARIABLE, LABELS_FIELD  # noqa: E402
+from provenance.embed.device.torch_batch import scale_logits  # noqa: E402
+from provenance.embed.vllm.requests import KEYRING_VARIABLE, LABELS_FIELD  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.keys.keyring import SchemeSpecification  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402

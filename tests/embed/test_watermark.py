@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from provenance.contexts import pack, response_contexts
+from provenance.coins.contexts import pack, response_contexts
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import SchemeSpecification, create_keyring

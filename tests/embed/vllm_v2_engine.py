@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
         max_model_len=512,
         max_num_seqs=4,
         enforce_eager=True,
-        logits_processors=["provenance.embed.vllm_v2:WatermarkLogitsProcessor"],
+        logits_processors=["provenance.embed.vllm.v2:WatermarkLogitsProcessor"],
     )
     parameters = [
         SamplingParams(

@@ -20,7 +20,6 @@ from provenance.errors import (
     StorageError,
     UsageError,
 )
-from provenance.files import lock_folder
 from provenance.keys.keyring import (
     Keyring,
     SchemeSpecification,
@@ -28,6 +27,7 @@ from provenance.keys.keyring import (
     disclose,
 )
 from provenance.keys.schedule import Schedule
+from provenance.storage.files import lock_folder
 from tests.conftest import SHARES, VALUES, make_keyring
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.keys.keyring import Keyring
 from provenance.keys.sameness import PARTS, compare_tokenizers
-from provenance.tokenizer import load_tokenizer
+from provenance.keys.tokenizer import load_tokenizer
 
 TEXT = "def keyring(path):\n    return ' naïve 漢字  key' <end> import"
 
@@ -230,7 +230,7 @@ def test_what_is_no_tokenizer_is_another_one(tmp_path, public, name):
     ],
 )
 def test_hostile_files_are_refused_before_they_are_loaded(tmp_path, public, content, monkeypatch):
-    monkeypatch.setattr("provenance.tokenizer.Tokenizer", None)
+    monkeypatch.setattr("provenance.keys.tokenizer.Tokenizer", None)
     path = tmp_path / "other.json"
     path.write_bytes(content)
     with pytest.raises(DataError) as raised:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from provenance import coins
+from provenance.coins import words as coins
 from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import Schedule
 from provenance.served.log import LogStatistics, read_log

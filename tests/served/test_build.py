@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from provenance.engine import open_engine
 from provenance.errors import (
     DataError,
     StorageError,
@@ -17,6 +16,7 @@ from provenance.errors import (
 )
 from provenance.keys.keyring import Keyring, add_value
 from provenance.served.index import Index, build_index, merge_indexes
+from provenance.storage.database import open_engine
 
 
 def test_merge_equals_one_index(tmp_path, keyring, make_log, write_log):

@@ -18,8 +18,8 @@ from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
 from provenance.errors import DataError
 from provenance.served.index import Index, build_index, merge_indexes
+from provenance.served.index_manifest import MANIFEST_FILE, IndexManifest
 from provenance.served.log import LogWriter
-from provenance.served.manifest import MANIFEST_FILE, IndexManifest
 from provenance.served.records import check_drawn, pack_drawn, unpack_drawn
 from provenance.served.windows import windows
 
@@ -98,7 +98,7 @@ BAD = {
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 @pytest.mark.parametrize("name", BAD)
 def test_bits_that_cannot_be_are_refused(tmp_path, write_log, read, tokenizer_path, name, form):
-    from provenance.tokenizer import read_tokenizer
+    from provenance.keys.tokenizer import read_tokenizer
 
     record = {"response_id": "a", "marked": True, "token_ids": [1, 2, 3], **BAD[name]}
     good = {"response_id": "b", "marked": True, "token_ids": [1, 2, 3], "drawn": _b64(0, 0, 1)}
@@ -203,7 +203,7 @@ def test_who_does_not_say_how_a_response_ended_does_not_claim_to_be_whole(
 
 
 def test_what_makes_an_old_record_whole(tmp_path, write_log, read, tokenizer_path):
-    from provenance.tokenizer import read_tokenizer
+    from provenance.keys.tokenizer import read_tokenizer
 
     finishes = ["length", "end", "stop", "tool_calls", None]
     record = {"marked": True, "token_ids": [1, 2, 3]}
@@ -238,7 +238,7 @@ def test_an_index_of_the_first_version_says_that_it_may_have_lost_ends(tmp_path,
     import hashlib
     import json
 
-    from provenance.files import canonical_json
+    from provenance.storage.files import canonical_json
 
     with LogWriter(tmp_path / "a.jsonl") as log:
         for number, ids in enumerate(_responses(keyring, 5)):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from provenance.contexts import pack
+from provenance.coins.contexts import pack
 from provenance.errors import (
     ConfigurationMismatchError,
     DataError,
@@ -21,9 +21,9 @@ from provenance.errors import (
     StorageError,
     UsageError,
 )
-from provenance.files import lock_folder
 from provenance.served import table
 from provenance.served.index import Index, IndexManifest, build_index
+from provenance.storage.files import lock_folder
 
 
 def rows_of(counts):

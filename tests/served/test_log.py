@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from provenance import lines
 from provenance.errors import (
     DataError,
     StorageError,
     UsageError,
 )
+from provenance.keys.tokenizer import read_tokenizer
 from provenance.served import json_lines, parquet_log
+from provenance.served.identifiers import SeenNames, content_hashes
 from provenance.served.log import READ, LogStatistics, read_log
-from provenance.served.seen import SeenNames, content_hashes
 from provenance.served.windows import windows
-from provenance.tokenizer import read_tokenizer
+from provenance.storage import lines
 
 SIZE = 300
 
@@ -118,7 +118,7 @@ def test_the_line_number_is_right(tmp_path, read):
 
 
 def test_a_line_has_a_limit(tmp_path, monkeypatch, read):
-    monkeypatch.setattr("provenance.lines.MAXIMUM_LINE", 1000)
+    monkeypatch.setattr("provenance.storage.lines.MAXIMUM_LINE", 1000)
     path = tmp_path / "bad.jsonl"
     path.write_text(line() + line(time="x" * 1000))
     with pytest.raises(DataError, match="line 2: must be at most 1000 bytes"):

@@ -12,7 +12,7 @@ from provenance.errors import (
     DataError,
     ProvenanceError,
 )
-from provenance.tokenizer import read_tokenizer
+from provenance.keys.tokenizer import read_tokenizer
 
 SIZE = 300
 

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from provenance.errors import NumericalContradictionError
-from provenance.schemes import Gumbel
+from provenance.marks.own import Gumbel
 from provenance.stats import tails
 from provenance.stats.closed_forms import log10_binomial_tail
 from provenance.stats.crosscheck import SHEVTSOVA_CONSTANT, TiltedMoments, berry_esseen

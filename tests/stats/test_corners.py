@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from provenance.check import attribute_shares, try_keys
+from provenance.check.examine import attribute_shares, try_keys
 from provenance.keys.schedule import Schedule
-from provenance.schemes import Gumbel
+from provenance.marks.own import Gumbel
+from provenance.stats.eprocess import start
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture
 from provenance.stats.placebo import randomised_p
-from provenance.stats.sequential import start
 from provenance.stats.tables import ClassTable, ScoreClass
 
 LAWS = {

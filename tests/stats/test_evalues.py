@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provenance.errors import UsageError
+from provenance.stats.eprocess import start
 from provenance.stats.evalues import adjust_e, average_e, e_bh
 from provenance.stats.families import weighted_holm
 from provenance.stats.mixture import log10_mixture
-from provenance.stats.sequential import start
 from provenance.stats.tails import ClassTable, NullLaw, ScoreClass
 
 families = st.integers(1, 7).flatmap(

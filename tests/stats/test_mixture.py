@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from provenance.stats.eprocess import start
 from provenance.stats.mixture import GRID, log10_mixture
-from provenance.stats.sequential import start
 from provenance.stats.tails import ClassTable, NullLaw, ScoreClass, log10_upper_tail
 
 Laws = dict[str, NullLaw]

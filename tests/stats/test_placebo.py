@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 from scipy.special import ndtr
 
-from provenance.controls import control_placebo
+from provenance.check.controls import control_placebo
+from provenance.check.score import WeightedPairs
 from provenance.errors import DataError, UsageError
-from provenance.scoring import WeightedPairs
 from provenance.stats import null_distribution
 from provenance.stats.closed_forms import log10_binomial_tail
 from provenance.stats.lattice import Lattice

@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from benchmarks.shares import CELLS, World, least_covered, measure
 from provenance.errors import UsageError
-from provenance.schemes import Gumbel
+from provenance.marks.own import Gumbel
 from provenance.stats.laws import NullLaw
 from provenance.stats.shares import Rejection, is_clear, share_intervals
 from provenance.stats.tables import ClassTable, ScoreClass

@@ -71,7 +71,7 @@ def foreign_folder(tmp_path_factory, foreign_tokenizer):
 def load(keyring, tokenizer):
     """Opens a model folder beside the served tokenizer."""
     pytest.importorskip("torch")
-    from provenance.suspect.language_model import LanguageModel
+    from provenance.suspect.models.language_model import LanguageModel
 
     def loader(folder, **options):
         return LanguageModel(folder, keyring.public, tokenizer, **options)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from provenance.contexts import pack
+from provenance.coins.contexts import pack
 from provenance.served.log import LogWriter
 from provenance.suspect.passes import Reading
-from provenance.suspect.vocabularies import token_bytes
+from provenance.suspect.tokenizers.vocabularies import token_bytes
 from tests.suspect.slow_quotations import slow_before, slow_both
 
 WORDS = ["def", "keyring", "return", "path", "(", "self", "\n", "import", "naïve", "key", "漢字"]

@@ -23,8 +23,8 @@ from tokenizers import (
 )
 
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
-from provenance.suspect.alignment import align, token_ends
-from provenance.suspect.vocabularies import TokenTable, VocabularyMap, token_bytes
+from provenance.suspect.tokenizers.alignment import align, token_ends
+from provenance.suspect.tokenizers.vocabularies import TokenTable, VocabularyMap, token_bytes
 
 LAB = Path(__file__).parents[2] / "fixtures" / "keys" / "tokenizer.json"
 TEXT = """The café in Zürich opens at eight; naïve guests ask “why?” and wait.

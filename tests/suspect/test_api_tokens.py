@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from provenance.errors import DataError
-from provenance.suspect.api_tokens import Speller, is_logprob
+from provenance.suspect.access.api_tokens import Speller, is_logprob
+from provenance.suspect.access.listed import Listed, forget_chosen
+from provenance.suspect.access.logprobs import read_logprobs
+from provenance.suspect.access.probabilities import observe_logprobs
 from provenance.suspect.gaps import say_gaps
-from provenance.suspect.listed import Listed, forget_chosen
-from provenance.suspect.logprobs import read_logprobs
-from provenance.suspect.probabilities import observe_logprobs
-from provenance.suspect.vocabularies import byte_alphabet, token_bytes
+from provenance.suspect.tokenizers.vocabularies import byte_alphabet, token_bytes
 
 SIGNS = {byte: sign for sign, byte in byte_alphabet().items()}
 WORDS = [b"def", b" key", b"ring", b"(", b"self", b"):", b"\n", b"   ", b" return", b" na", b"\xc3",

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from provenance.check.reservations import list_reservations
 from provenance.errors import DataError, StorageError
-from provenance.reservations import list_reservations
-from provenance.suspect.documents import Documents
-from provenance.suspect.logprobs import read_logprobs
-from provenance.suspect.probabilities import observe_logprobs, observe_weights
-from provenance.suspect.vocabularies import token_bytes
+from provenance.suspect.access.documents import Documents
+from provenance.suspect.access.logprobs import read_logprobs
+from provenance.suspect.access.probabilities import observe_logprobs, observe_weights
+from provenance.suspect.tokenizers.vocabularies import token_bytes
 from tests.suspect.lab import (
     LEAST,
     SlowMasses,
@@ -101,7 +101,7 @@ def _as_dict(observed):
 
 @pytest.fixture(scope="module")
 def from_weights(suspect_folder, log, tokenizer, index, keyring):
-    from provenance.suspect.language_model import LanguageModel
+    from provenance.suspect.models.language_model import LanguageModel
 
     model = LanguageModel(suspect_folder, keyring.public, tokenizer)
     return observe_weights(model, None, Documents([log], tokenizer, index, keyring, DOCUMENTS))
@@ -191,7 +191,7 @@ def test_several_files_and_compression(tmp_path, spoken, tokenizer, index, keyri
 def test_a_reference_reads_the_positions_of_the_file(
     tmp_path, spoken, suspect_folder, base_folder, log, tokenizer, index, keyring
 ):
-    from provenance.suspect.language_model import LanguageModel
+    from provenance.suspect.models.language_model import LanguageModel
 
     reference = LanguageModel(base_folder, keyring.public, tokenizer)
     suspect = LanguageModel(suspect_folder, keyring.public, tokenizer)

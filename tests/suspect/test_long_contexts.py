@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from provenance.check import CheckSettings, check_outputs
-from provenance.files import sha256_of_file
-from provenance.marks.foreign import ForeignMark
-from provenance.schemes.foreign import make_foreign
+from provenance.check.examine import CheckSettings, check_outputs
+from provenance.check.weigh import REFERENCE_RULE
+from provenance.marks.foreign import make_foreign
+from provenance.marks.foreign.mark import ForeignMark
 from provenance.served.index import Index, build_index
-from provenance.suspect.documents import Documents
+from provenance.storage.files import sha256_of_file
+from provenance.suspect.access.documents import Documents
+from provenance.suspect.access.outputs import count_positions
+from provenance.suspect.access.probabilities import expect_with_model, observe_weights
 from provenance.suspect.observations import add_expectations
-from provenance.suspect.outputs import count_positions
 from provenance.suspect.positions import find_positions
-from provenance.suspect.probabilities import expect_with_model, observe_weights
-from provenance.weigh import REFERENCE_RULE
 
 WIDTH = 4
 SETTINGS = CheckSettings(rule=REFERENCE_RULE, placebo_keys=50)
@@ -37,7 +37,7 @@ def index(tmp_path_factory, log, mark, tokenizer_path):
 
 @pytest.fixture(scope="module")
 def models(suspect_folder, base_folder, mark, tokenizer):
-    from provenance.suspect.language_model import LanguageModel
+    from provenance.suspect.models.language_model import LanguageModel
 
     return [LanguageModel(f, mark.public, tokenizer) for f in (suspect_folder, base_folder)]
 

@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from provenance.contexts import unpack
+from provenance.coins.contexts import unpack
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError
-from provenance.suspect.outputs import observe
-from provenance.tokenizer import load_tokenizer
+from provenance.keys.tokenizer import load_tokenizer
+from provenance.suspect.access.outputs import observe
 from tests.suspect.slow_quotations import slow_both
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration.world import Teacher, make_world
-from provenance.contexts import unpack
+from provenance.check.score import weigh_observations
+from provenance.coins.contexts import unpack
 from provenance.errors import ConfigurationMismatchError, DataError
-from provenance.files import sha256_of_file
-from provenance.scoring import weigh_observations
 from provenance.served.log import LogWriter
-from provenance.suspect.documents import Documents, find_served
-from provenance.suspect.outputs import read_positions
+from provenance.storage.files import sha256_of_file
+from provenance.suspect.access.documents import Documents, find_served
+from provenance.suspect.access.outputs import read_positions
+from provenance.suspect.access.probabilities import expect_with_model, observe_weights
 from provenance.suspect.passes import Reading
-from provenance.suspect.probabilities import expect_with_model, observe_weights
 from tests.suspect.lab import (
     LEAST,
     Document,
@@ -99,7 +99,7 @@ def test_unmarked_only_reads_all_unmarked_documents(documents, slow_documents, s
 
 @pytest.mark.parametrize("limit", [None, 5, 6, 7])
 def test_many_parts_are_one_reading(documents, slow_documents, served, monkeypatch, limit):
-    monkeypatch.setattr("provenance.suspect.documents.PART_DOCUMENTS", 3)
+    monkeypatch.setattr("provenance.suspect.access.documents.PART_DOCUMENTS", 3)
     chosen = dataclasses.replace(documents, limit=limit)
     assert all(len(positions.outputs) <= 3 for positions, _ in chosen)
     assert _walk(chosen) == _slow_walk(slow_documents[:limit], served)
@@ -109,7 +109,7 @@ def test_unmarked_documents_behind_parts_without_any(
     tmp_path, documents, slow_documents, served, monkeypatch
 ):
     """A whole part can be empty before a document that counts comes."""
-    monkeypatch.setattr("provenance.suspect.documents.PART_DOCUMENTS", 4)
+    monkeypatch.setattr("provenance.suspect.access.documents.PART_DOCUMENTS", 4)
     with LogWriter(tmp_path / "late.jsonl") as log:
         for i, one in enumerate(slow_documents[:9]):
             log.write(f"r{i}", labels={}, marked=i < 8, token_ids=one.ids)
@@ -364,7 +364,7 @@ def test_expectations_of_a_model_equal_the_oracle(
     documents = _slow_outputs(output_positions, tokenizer)
     slow = slow_read(base_folder, documents, WIDTH, size, served)
     for part in (256, 7):
-        monkeypatch.setattr("provenance.suspect.probabilities.PART_DOCUMENTS", part)
+        monkeypatch.setattr("provenance.suspect.access.probabilities.PART_DOCUMENTS", part)
         told = []
         expected = expect_with_model(
             load(base_folder),
@@ -434,7 +434,7 @@ def _read_world(world):
 
 
 def test_a_suspect_that_is_its_own_reference_weighs_nothing(world, teacher, monkeypatch):
-    monkeypatch.setattr("provenance.suspect.documents.PART_DOCUMENTS", 2)
+    monkeypatch.setattr("provenance.suspect.access.documents.PART_DOCUMENTS", 2)
     for _ in range(3):
         observed = observe_weights(Markov(teacher), Markov(teacher), _read_world(world))
         np.testing.assert_allclose(observed.masses, observed.expected, rtol=1e-9)
@@ -443,9 +443,9 @@ def test_a_suspect_that_is_its_own_reference_weighs_nothing(world, teacher, monk
 
 
 def test_a_pass_that_was_cut_off_gives_the_identical_verdict(world, teacher, tmp_path, monkeypatch):
-    from provenance.check import CheckSettings, check_outputs
+    from provenance.check.examine import CheckSettings, check_outputs
 
-    monkeypatch.setattr("provenance.suspect.documents.PART_DOCUMENTS", 20)
+    monkeypatch.setattr("provenance.suspect.access.documents.PART_DOCUMENTS", 20)
     settings = CheckSettings(rule="residual", placebo_keys=50)
     suspect, reference = Markov(teacher, 0.1, "suspect"), Markov(teacher, 0, "reference")
 
@@ -469,7 +469,8 @@ def test_a_complete_cache_never_loads_the_model(
 ):
     whole = observe_weights(load(suspect_folder), None, documents, cache=tmp_path)
     monkeypatch.setattr(
-        "provenance.suspect.language_model.load_model", lambda _: pytest.fail("it was loaded")
+        "provenance.suspect.models.language_model.load_model",
+        lambda _: pytest.fail("it was loaded"),
     )
     again = observe_weights(load(suspect_folder), None, documents, cache=tmp_path)
     np.testing.assert_allclose(again.masses, whole.masses, rtol=1e-12)

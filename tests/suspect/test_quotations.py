@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from provenance.contexts import list_windows, pack_windows, select_first_unprompted
+from provenance.coins.contexts import list_windows, pack_windows, select_first_unprompted
+from provenance.keys.tokenizer import tokenise_placed
 from provenance.suspect.letters import decode_escapes, decode_fully, normalise
 from provenance.suspect.positions import join_ids
 from provenance.suspect.quotations import Spelled, Speller, find_quotations
-from provenance.suspect.vocabularies import token_bytes
-from provenance.tokenizer import tokenise_placed
+from provenance.suspect.tokenizers.vocabularies import token_bytes
 from tests.suspect.slow_quotations import slow_before, slow_both, slow_letters
 
 WIDTH = 2

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from provenance.contexts import pack, unpack
+from provenance.check.weigh import Choices, weigh
+from provenance.coins.contexts import pack, unpack
 from provenance.errors import ConfigurationMismatchError, DataError
-from provenance.suspect.ngram import NgramReference
+from provenance.suspect.access.outputs import count_positions, observe, read_positions
+from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Expectations, add_expectations, sum_pairs
-from provenance.suspect.outputs import count_positions, observe, read_positions
-from provenance.weigh import Choices, weigh
 
 WORDS = ["def", "keyring", "return", "path", "(", "self", "\n", "import"]
 
@@ -188,7 +188,7 @@ def model_folder(tmp_path_factory, tokenizer_path, keyring):
 def test_masses_equal_reading_position_by_position(model_folder, texts, keyring, tokenizer):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from provenance.suspect.language_model import LanguageModel
+    from provenance.suspect.models.language_model import LanguageModel
 
     suspect = texts[1]
     wanted = np.arange(suspect.contexts.shape[0]) % 3 == 0
@@ -226,7 +226,7 @@ def test_masses_equal_reading_position_by_position(model_folder, texts, keyring,
 
 def test_long_outputs_are_read_in_overlapping_segments(texts):
     pytest.importorskip("torch")
-    from provenance.suspect.language_model import _cut
+    from provenance.suspect.models.language_model import _cut
 
     suspect = texts[1]
 
@@ -250,7 +250,7 @@ def test_long_outputs_are_read_in_overlapping_segments(texts):
 
 def test_another_tokenizer_is_a_mismatch(tokenizer, keyring, tmp_path):
     pytest.importorskip("torch")
-    from provenance.suspect.language_model import LanguageModel
+    from provenance.suspect.models.language_model import LanguageModel
 
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigurationMismatchError):
@@ -266,7 +266,7 @@ def test_a_chat_is_read_in_the_template_of_the_model(
     pytest.importorskip("torch")
     import shutil
 
-    from provenance.suspect.language_model import LanguageModel
+    from provenance.suspect.models.language_model import LanguageModel
 
     chat = [{"role": "system", "content": "return"}, {"role": "user", "content": "path ("}]
     spelled = "[system]return[user]path ([assistant]"

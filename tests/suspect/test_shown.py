@@ -5,7 +5,7 @@ import json
 import pytest
 
 from provenance.errors import DataError
-from provenance.suspect.outputs import observe
+from provenance.suspect.access.outputs import observe
 from provenance.suspect.shown import read_shown, same_text
 
 PASSAGE = "return the keyring of this path, then import the naïve self"

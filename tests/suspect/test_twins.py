@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from provenance.check.twin_test import check_twins, judge_twins, weigh_twins
 from provenance.errors import DataError, StorageError
-from provenance.suspect.twins import Twins, compare_twins, read_twins
-from provenance.twins import check_twins, judge_twins, weigh_twins
+from provenance.suspect.access.twins import Twins, compare_twins, read_twins
 from tests.suspect.lab import WORDS, load_llama, save_llama
 
 ALPHA = 1e-3

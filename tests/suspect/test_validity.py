@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration.world import Teacher, make_world
-from provenance.check import CheckSettings, check_outputs
+from provenance.check.examine import CheckSettings, check_outputs
+from provenance.check.score import score, weigh_observations
 from provenance.errors import ConfigurationMismatchError
-from provenance.schemes import make_scheme
-from provenance.scoring import score, weigh_observations
-from provenance.suspect.documents import Documents
-from provenance.suspect.probabilities import observe_logprobs, observe_weights
+from provenance.marks.own import make_scheme
+from provenance.suspect.access.documents import Documents
+from provenance.suspect.access.probabilities import observe_logprobs, observe_weights
 from tests.suspect.lab import Markov
 
 RESIDUAL = CheckSettings(rule="residual", placebo_keys=60)
@@ -184,7 +184,9 @@ def test_a_token_that_is_listed_because_it_stands_there_does_not_accuse(make, te
         fixed = ([path], reference, world.tokenizer, world.index, world.keyring)
         cleaned += _z(world, observe_logprobs(*fixed))
         with monkeypatch.context() as patch:
-            patch.setattr("provenance.suspect.logprobs.forget_chosen", lambda lists, _: lists)
+            patch.setattr(
+                "provenance.suspect.access.logprobs.forget_chosen", lambda lists, _: lists
+            )
             listed += _z(world, observe_logprobs(*fixed))
     _assert_standard(cleaned)
     assert np.mean(listed) > 6 / np.sqrt(len(listed))

@@ -1,0 +1,1 @@
+"""The test: weigh, score, tail, control, attribute, conclude. Integers in, a verdict out."""

@@ -1,0 +1,159 @@
+"""The result of a sequential check after any number of batches, and its JSON form.
+
+`log10_e` is the e-value now: the weighted average over all keys. `log10_p` is the anytime p: minus
+the largest of it so far. Whoever stops when it is <= log10(alpha), at any moment and for any
+reason, accuses an innocent suspect with probability <= alpha. Conclusions are those of
+`provenance.check.verdict`. Computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from provenance.check.power_statement import Power
+from provenance.check.verdict import EXIT_CODES, Conclusion, Control, group_rejected
+from provenance.keys.schedule import key_name
+from provenance.stats.tables import ClassTable
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "SequentialHypothesis",
+    "SequentialLook",
+    "SequentialVerdict",
+]
+
+SCHEMA_VERSION: Final = 2
+"""Version 1 had neither reasons nor power, and the conclusions of version 1 of a verdict."""
+
+
+@dataclass(frozen=True)
+class SequentialLook:
+    """One batch.
+
+    Attributes
+    ----------
+    outputs : hashes and counts of the batch
+    coins : coins that it revealed, over all keys of the check
+    known : coins of it that were known from earlier batches, over all keys; ignored
+    log10_e : e-value of the whole check after it
+    """
+
+    outputs: Mapping[str, Any]
+    coins: int
+    known: int
+    log10_e: float
+
+
+@dataclass(frozen=True)
+class SequentialHypothesis:
+    """One key: H0 "the suspect's choices are independent of this key's coins".
+
+    Attributes
+    ----------
+    slot, value : which key; value is "" for the single key of `global`
+    family_weight : its share in the average over keys, fixed before the coins
+    log10_e : e-value of this key alone, now
+    log10_p : anytime p of this key, adjusted for all keys of the check, <= 0
+    rejected : log10_p <= log10(alpha)
+    table : class table of all batches; `log10_e` follows from it, the scheme and the rule
+    """
+
+    slot: str
+    value: str
+    family_weight: float
+    log10_e: float
+    log10_p: float
+    rejected: bool
+    table: ClassTable
+
+    @property
+    def name(self) -> str:
+        """`global` or `week=2026-W17`."""
+        return key_name(self.slot, self.value)
+
+
+@dataclass(frozen=True)
+class SequentialVerdict:
+    """What a sequential check says now; see the module docstring.
+
+    `reasons` says why it is inconclusive. `power` is that of the global key's e-process at this
+    look, if nothing was found, nothing failed and something was revealed under that key.
+    """
+
+    conclusion: Conclusion
+    alpha: float
+    log10_e: float
+    log10_p: float
+    looks: tuple[SequentialLook, ...]
+    hypotheses: tuple[SequentialHypothesis, ...]
+    controls: tuple[Control, ...]
+    keyring_id: str
+    scheme: Mapping[str, Any]
+    weight_rule: str
+    maximal_weight: int
+    commitments: Mapping[str, str]
+    inputs: Mapping[str, Any]
+    versions: Mapping[str, str]
+    reasons: tuple[str, ...] = ()
+    power: Power | None = None
+    caveat: str = ""
+
+    @property
+    def found_evidence(self) -> bool:
+        """True if the conclusion is evidence."""
+        return self.conclusion == "evidence"
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command that made this verdict."""
+        return EXIT_CODES[self.conclusion]
+
+    @property
+    def controls_passed(self) -> bool:
+        """True if every control passed at every look."""
+        return all(control.passed for control in self.controls)
+
+    @property
+    def attributed(self) -> dict[str, list[str]]:
+        """Values whose own key is rejected, per attribute slot; at least these."""
+        return group_rejected(self.hypotheses) if self.found_evidence else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form with the schema version and every class table; holds no key."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "sequential",
+            "conclusion": self.conclusion,
+            "reasons": list(self.reasons),
+            "found_evidence": self.found_evidence,
+            "alpha": self.alpha,
+            "log10_e": self.log10_e,
+            "log10_p": self.log10_p,
+            "controls_passed": self.controls_passed,
+            "attributed": self.attributed,
+            "looks": [asdict(look) for look in self.looks],
+            "hypotheses": [
+                {
+                    "slot": result.slot,
+                    "value": result.value,
+                    "family_weight": result.family_weight,
+                    "log10_e": result.log10_e,
+                    "log10_p": result.log10_p,
+                    "rejected": result.rejected,
+                    "table": result.table.to_json(),
+                }
+                for result in self.hypotheses
+            ],
+            "controls": [asdict(control) for control in self.controls],
+            "power": self.power.to_json() if self.power else None,
+            "keyring_id": self.keyring_id,
+            "scheme": dict(self.scheme),
+            "weight_rule": self.weight_rule,
+            "maximal_weight": self.maximal_weight,
+            "commitments": dict(self.commitments),
+            "inputs": dict(self.inputs),
+            "versions": dict(self.versions),
+            "caveat": self.caveat,
+        }

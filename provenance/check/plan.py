@@ -1,0 +1,308 @@
+"""The analysis plan: what will be tested, how, and what would count, written down before the test.
+
+A plan is one file of canonical JSON (RFC 8785). Its commitment is the SHA-256 of the file, so that
+`sha256sum plan.json` shows it; a time-stamp authority can sign that hash (RFC 3161). A check that
+follows a plan refuses to differ from it, before a key is opened; a check without one is
+exploratory. Knows no coins and computes no p-value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError
+from provenance.keys.keyring import Keyring
+from provenance.keys.schedule import key_name
+from provenance.storage.files import interchange_json, parse_json, read_bytes
+
+__all__ = [
+    "ACCESSES",
+    "CONTROLS",
+    "FOREIGN_CONTROLS",
+    "Plan",
+    "describe_commitments",
+    "fingerprint_reference",
+    "write_plan",
+]
+
+ACCESSES: Final = ("outputs", "weights", "logprobs")
+CONTROLS: Final = ("placebo keys", "control slot", "unserved values", "innocent models")
+FOREIGN_CONTROLS: Final = ("placebo keys", "innocent models")
+"""Of another scheme's mark, which has one key for every context."""
+_FORMAT: Final = "provenance-plan"
+_VERSION: Final = 1
+_HEX_256: Final = re.compile(r"[0-9a-f]{64}")
+_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_MAXIMUM_BYTES: Final = 1 << 24
+
+_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "format": str,
+    "version": int,
+    "suspect": str,
+    "access": str,
+    "keyring_id": str,
+    "scheme": dict,
+    "index_sha256": str,
+    "keys": list,
+    "weight_rule": str,
+    "reference": dict,
+    "stopping": dict,
+    "alpha": (int, float),
+    "twins": bool,
+    "placebo_keys": int,
+    "controls": list,
+    "innocents": int,
+    "commitments": dict,
+    "created": str,
+    "nonce": str,
+}
+_LATER_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {"tokenizer_sha256": str}
+"""Of plans that are written today; earlier ones lack them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as its file holds it.
+
+    Attributes
+    ----------
+    document : the parsed file; docs/formats.md lists the fields
+    content : the bytes of the file, in canonical form
+    timestamp : when an authority saw its hash (RFC 3339, UTC), or None
+    """
+
+    document: Mapping[str, Any]
+    content: bytes
+    timestamp: str | None = None
+
+    @classmethod
+    def load(cls, path: Path | str, timestamp: str | None = None) -> Plan:
+        """Read a plan. Raises StorageError; DataError unless it is canonical and complete."""
+        content = read_bytes(path, _MAXIMUM_BYTES)
+        return cls.parse(content, str(path), timestamp)
+
+    @classmethod
+    def parse(cls, content: bytes, origin: str, timestamp: str | None = None) -> Plan:
+        """The same from bytes; `origin` names the file in errors."""
+        document = parse_json(content, origin)
+        try:
+            _check(document)
+            if interchange_json(document) != content:
+                raise ValueError("another order, spacing or form of numbers")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{origin}: must be a plan of version {_VERSION} in canonical JSON (RFC 8785); "
+                f"got: {error}. Make one with: provenance plan new"
+            ) from error
+        return cls(document, content, timestamp)
+
+    @property
+    def sha256(self) -> str:
+        """The commitment: hex SHA-256 of the file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def alpha_at(self, outputs: int) -> float:
+        """Alpha of all lines of evidence at so many outputs.
+
+        That of the plan; of planned looks, the share of this look. Raises
+        ConfigurationMismatchError if no look is planned there.
+        """
+        alpha = float(self.document["alpha"])
+        stopping = self.document["stopping"]
+        if stopping["rule"] != "looks":
+            return alpha
+        if outputs not in stopping["outputs"]:
+            raise ConfigurationMismatchError(
+                f"stopping.outputs: expected one of {stopping['outputs']} by the plan "
+                f"{self.sha256[:16]}..., found {outputs}. Look when it was planned."
+            )
+        return alpha * float(stopping["shares"][stopping["outputs"].index(outputs)])
+
+    def require(
+        self,
+        keyring: Keyring,
+        served: Sequence[tuple[str, str]],
+        inputs: Mapping[str, Any],
+        *,
+        sequential: bool = False,
+        twins: bool = False,
+    ) -> None:
+        """Raise ConfigurationMismatchError naming the first field in which a check differs.
+
+        Parameters
+        ----------
+        keyring : public half
+        served : (slot, value) of every key that the check tests
+        inputs : `Verdict.inputs`: what was read, and the settings
+        sequential : whether evidence is collected by an e-process, valid at any stop
+        twins : whether twins are compared, which take half of alpha
+        """
+        for name, expected, found in self.deviations(
+            keyring, served, inputs, sequential=sequential, twins=twins
+        ):
+            raise ConfigurationMismatchError(
+                f"{name}: expected {_short(expected)} by the plan {self.sha256[:16]}..., found "
+                f"{_short(found)}. Do what the plan says, or check without it: exploratory."
+            )
+
+    def deviations(
+        self,
+        keyring: Keyring,
+        served: Sequence[tuple[str, str]],
+        inputs: Mapping[str, Any],
+        *,
+        sequential: bool = False,
+        twins: bool = False,
+    ) -> list[tuple[str, Any, Any]]:
+        """(field, expected, found) wherever a check differs from the plan; see `require`."""
+        document, settings = self.document, inputs["settings"]
+        observed = inputs["outputs"]
+        commitments = describe_commitments(keyring)
+        found: dict[str, Any] = {
+            "access": observed["source"]["access"],
+            "keyring_id": keyring.id,
+            "scheme": keyring.scheme.to_json(),
+            "index_sha256": inputs["index_sha256"],
+            "keys": sorted(key_name(*pair) for pair in served),
+            "weight_rule": settings["rule"],
+            "reference": fingerprint_reference(observed["reference"]),
+            "placebo_keys": settings["placebo_keys"],
+            "innocents": len(inputs["innocents"]),
+            "twins": twins,
+            # values that were added to the keyring later were not promised and are not tested
+            "commitments": {name: commitments.get(name) for name in document["commitments"]},
+            "tokenizer_sha256": keyring.tokenizer_sha256,
+        }
+        differences = [
+            (name, document[name], value)
+            for name, value in found.items()
+            if name in document and document[name] != value
+        ]
+        return differences + self._compare_stopping(
+            int(observed["outputs"]), float(settings["alpha"]), sequential
+        )
+
+    def _compare_stopping(
+        self, outputs: int, alpha: float, sequential: bool
+    ) -> list[tuple[str, Any, Any]]:
+        """Number of outputs and alpha, which planned looks share out."""
+        stopping = self.document["stopping"]
+        rule = stopping["rule"]
+        if (rule == "sequential") != sequential:
+            return [("stopping.rule", rule, "sequential" if sequential else "fixed")]
+        planned_outputs = {"fixed": [stopping.get("outputs")], "looks": stopping.get("outputs")}
+        if outputs not in planned_outputs.get(rule, [outputs]):
+            return [("stopping.outputs", stopping["outputs"], outputs)]
+        planned = self.alpha_at(outputs)
+        return [] if math.isclose(planned, alpha, rel_tol=1e-12) else [("alpha", planned, alpha)]
+
+
+def write_plan(document: Mapping[str, Any]) -> Plan:
+    """A plan from its fields without `format` and `version`. Raises UsageError, naming the field.
+
+    >>> plan = write_plan({
+    ...     "suspect": "model x", "access": "outputs", "keyring_id": "ab", "scheme":
+    ...     {"name": "gumbel", "parameters": {}}, "index_sha256": "0" * 64, "keys": ["global"],
+    ...     "weight_rule": "log-sqrt", "reference": {"kind": "none", "sha256": []},
+    ...     "stopping": {"rule": "fixed", "outputs": 1000}, "alpha": 1e-4, "twins": False,
+    ...     "placebo_keys": 400, "controls": list(CONTROLS), "innocents": 1,
+    ...     "commitments": {"global": {}}, "created": "2026-05-01T00:00:00Z", "nonce": "0" * 64})
+    >>> plan.content[:30]
+    b'{"access":"outputs","alpha":0.'
+    """
+    full = {"format": _FORMAT, "version": _VERSION, **document}
+    try:
+        _check(full)
+        return Plan(full, interchange_json(full))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"a plan must be complete: {error}. See docs/formats.md.") from error
+
+
+def describe_commitments(keyring: Keyring) -> dict[str, dict[str, str]]:
+    """Salt and SHA-256 of every key of a keyring, by its name; the selector among them."""
+    return {
+        key_name(*pair): {"salt": commitment.salt, "sha256": commitment.sha256}
+        for pair, commitment in keyring.commitments.items()
+    }
+
+
+def fingerprint_reference(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Kind and sorted file hashes of a reference, from the description that a verdict carries.
+
+    >>> fingerprint_reference({})
+    {'kind': 'none', 'sha256': []}
+    """
+    if not reference:
+        return {"kind": "none", "sha256": []}
+    if reference["kind"] == "model":
+        hashes = [*reference["weights"].values(), *reference["template"].values()]
+        hashes += [reference["config"], reference["tokenizer"]]
+    else:
+        hashes = list(reference["sha256"].values())
+    return {"kind": str(reference["kind"]), "sha256": sorted(hashes)}
+
+
+def _check(document: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError unless every field is there and in its domain."""
+    fields = {**_FIELDS, **{n: kind for n, kind in _LATER_FIELDS.items() if n in document}}
+    if set(document) != set(fields):
+        odd = sorted(set(document) ^ set(fields))
+        raise ValueError(f"missing or unknown fields {', '.join(odd)}")
+    for name, kind in fields.items():
+        value = document[name]
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise ValueError(f"{name} of another type")
+    rules = {
+        "format": document["format"] == _FORMAT and document["version"] == _VERSION,
+        "suspect": 0 < len(document["suspect"]) <= 1000 and document["suspect"].isprintable(),
+        "access": document["access"] in ACCESSES,
+        "index_sha256": bool(_HEX_256.fullmatch(document["index_sha256"])),
+        "keys": document["keys"] == sorted(set(map(str, document["keys"]))) != [],
+        "alpha": 0 < document["alpha"] <= 0.05,
+        "placebo_keys": 50 <= document["placebo_keys"] <= 100_000,
+        "controls": document["controls"] in (list(CONTROLS), list(FOREIGN_CONTROLS)),
+        "innocents": 0 <= document["innocents"] <= 1000,
+        "created": bool(_TIME.fullmatch(document["created"])),
+        "nonce": bool(_HEX_256.fullmatch(document["nonce"])),
+        "stopping": _is_stopping_rule(document["stopping"]),
+        "reference": set(document["reference"]) == {"kind", "sha256"},
+        "commitments": set(document["keys"]) <= set(document["commitments"]),
+        "tokenizer_sha256": bool(
+            _HEX_256.fullmatch(document.get("tokenizer_sha256", document["index_sha256"]))
+        ),
+    }
+    for name, holds in rules.items():
+        if not holds:
+            raise ValueError(f"{name} out of its domain")
+
+
+def _is_stopping_rule(rule: Mapping[str, Any]) -> bool:
+    if rule == {"rule": "sequential"}:
+        return True
+    if rule.get("rule") == "fixed" and set(rule) == {"rule", "outputs"}:
+        return _is_count(rule["outputs"])
+    if rule.get("rule") != "looks" or set(rule) != {"rule", "outputs", "shares"}:
+        return False
+    outputs, shares = rule["outputs"], rule["shares"]
+    return (
+        len(outputs) == len(shares) > 0
+        and all(map(_is_count, outputs))
+        and outputs == sorted(set(outputs))
+        and all(0 < share <= 1 for share in shares)
+        and sum(shares) <= 1 + 1e-9
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 40
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,368 @@
+"""Several suspects under one keyring: what may be said of all of them together.
+
+Two error rates, both valid under any dependence between suspects:
+
+- *family-wise*: weighted Holm over suspects x keys. With probability <= alpha nobody is accused
+  wrongly. Every suspect has an equal share of alpha; within it the shares are those of `families`
+  over all keys that the keyring *committed* to, whether or not they were tried: a key that was
+  left out counts as tried without success, so leaving keys out after looking gains nothing.
+- *false discovery*: e-BH over suspects. Of the suspects named, a share <= the level is wrong on
+  average. The e-value of a suspect is the weighted average over its keys of the mixture e-value of
+  each class table (`stats.mixture`).
+
+Numbers are recomputed from the class tables. A sequential report gives e-values, and p <= 1 / e. A
+suspect whose controls failed, for whom nothing was scored, or against whose evidence something is
+held, counts but is never named. Suspects under one mark of another scheme are judged together
+likewise; its id fixes the key, and the law of a score is that of the tables, where all must agree.
+
+The conclusion is evidence if somebody is accused; no evidence if nobody is and every check on its
+own found none, with power; otherwise inconclusive, and why.
+
+Does not know keys, outputs or an index: verdicts in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from provenance.check.correlations import Correlation, correlate_bundles
+from provenance.check.verdict import EXIT_CODES, Conclusion
+from provenance.check.weigh import MAXIMAL_WEIGHTS
+from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
+from provenance.keys.keyring import SELECTOR
+from provenance.keys.schedule import CONTROL, key_name
+from provenance.marks.alpha import family_weights
+from provenance.marks.foreign import FOREIGN_SCHEMES
+from provenance.marks.own import SCHEMES, make_scheme
+from provenance.marks.sharing import MAXIMUM_WEIGHT
+from provenance.stats.evalues import average_e, e_bh
+from provenance.stats.families import weighted_holm
+from provenance.stats.laws import NullLaw
+from provenance.stats.mixture import log10_mixture, mixture_slopes
+from provenance.stats.tables import ClassTable
+from provenance.stats.tails import log10_upper_tail
+from provenance.storage.files import canonical_json, read_json
+
+__all__ = ["Correlation", "Family", "Suspect", "SuspectResult", "judge_suspects", "read_suspect"]
+
+_FILES: Final = ("verdict.json", "sequential.json")
+_TOLERANCE: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One verdict, read from its folder.
+
+    Attributes
+    ----------
+    name : the folder as given
+    sequential : whether it is a sequential report
+    keyring_id, scheme, commitments : of the keyring, or of another scheme's mark
+    law : of the score of one coin; None if another scheme's tables are all empty
+    identity : what was checked: hashes of the outputs, rule and reference
+    rule : weight rule
+    usable : its p-values may accuse: controls passed, something was scored, nothing is held against
+        evidence
+    conclusion, reasons : of its own check
+    tables : class table of each key that was tried, by (slot, value)
+    """
+
+    name: str
+    sequential: bool
+    keyring_id: str
+    scheme: Mapping[str, Any]
+    commitments: Mapping[str, str]
+    law: NullLaw | None
+    identity: bytes
+    rule: str
+    usable: bool
+    conclusion: str
+    reasons: tuple[str, ...]
+    tables: Mapping[tuple[str, str], ClassTable]
+
+
+@dataclass(frozen=True)
+class SuspectResult:
+    """What the family says of one suspect.
+
+    Attributes
+    ----------
+    name : its folder
+    usable : False if its p-values may accuse nobody, see `Suspect`; then nothing can be found
+    log10_p : smallest adjusted p over its keys; all suspects and committed keys are counted
+    accused : log10_p <= log10(alpha)
+    keys : names of its keys that are rejected: at least these
+    log10_e : e-value of the suspect, over all committed keys; None for an e-value of 0
+    log10_level : smallest false discovery rate at which e-BH names it
+    discovered : log10_level <= log10(rate)
+    """
+
+    name: str
+    usable: bool
+    log10_p: float
+    accused: bool
+    keys: tuple[str, ...]
+    log10_e: float | None
+    log10_level: float
+    discovered: bool
+
+
+@dataclass(frozen=True)
+class Family:
+    """All suspects together, see the module docstring for `conclusion`.
+
+    `reasons` says why it is inconclusive; `without_pairs`: bundles without pairs: no correlation.
+    """
+
+    keyring_id: str
+    committed_keys: int
+    alpha: float
+    false_discovery_rate: float
+    suspects: tuple[SuspectResult, ...]
+    correlations: tuple[Correlation, ...]
+    without_pairs: tuple[str, ...]
+    conclusion: Conclusion
+    reasons: tuple[str, ...]
+
+    @property
+    def found_evidence(self) -> bool:
+        """Whether anybody is accused."""
+        return self.conclusion == "evidence"
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return EXIT_CODES[self.conclusion]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {"schema_version": 2, "found_evidence": self.found_evidence, **asdict(self)}
+
+
+def read_suspect(folder: Path) -> Suspect:
+    """Read the verdict.json or sequential.json of a folder.
+
+    Raises StorageError if it holds none or both; DataError if a field is missing or impossible, or
+    if a p-value is not the one of its class table.
+    """
+    found = [folder / name for name in _FILES if (folder / name).exists()]
+    if len(found) != 1:
+        raise StorageError(
+            f"{folder}: must hold one of {' and '.join(_FILES)}; it holds {len(found)}. "
+            "Name the folder of `provenance check -o`."
+        )
+    document, sequential = read_json(found[0]), found[0].name == _FILES[1]
+    try:
+        return _parse(str(folder), document, sequential)
+    except (KeyError, TypeError, AttributeError, UsageError) as error:
+        raise DataError(
+            f"{found[0]}: must be a verdict of this format; got: {type(error).__name__} "
+            f"{error}. Make it with `provenance check -o`."
+        ) from error
+    except DataError as error:
+        raise DataError(f"{found[0]}: {error}") from error
+
+
+def judge_suspects(
+    suspects: Sequence[Suspect], alpha: float = 1e-4, false_discovery_rate: float = 0.01
+) -> Family:
+    """Holm over suspects x committed keys, e-BH over suspects, correlations.
+
+    Parameters
+    ----------
+    suspects : verdicts of one keyring, each check once
+    alpha : family-wise error rate over all suspects and keys, in (0, .05]
+    false_discovery_rate : level of e-BH, in (0, .5]
+
+    Raises
+    ------
+    UsageError for no suspect, the same check twice or a level outside its domain;
+    ConfigurationMismatchError for verdicts of several keyrings; DataError for damaged pairs.
+
+    Notes
+    -----
+    Cost: one exact tail and one mixture per table; per two suspects and key, one sort of the pairs.
+    """
+    _refuse_other(suspects, alpha, false_discovery_rate)
+    keys = _list_committed(suspects)
+    weights = family_weights(keys)
+    log10_e = np.array([[_evidence(suspect, key) for key in keys] for suspect in suspects])
+    log10_p = np.array([[_tail(suspect, key) for key in keys] for suspect in suspects])
+    adjusted = weighted_holm(
+        log10_p.ravel(), np.tile(weights / len(suspects), len(suspects))
+    ).reshape(log10_p.shape)
+    averages = np.array([average_e(row, weights) for row in log10_e])
+    levels = e_bh(averages)
+    correlations, without = correlate_bundles(suspects, _list_committed(suspects))
+    accused = [bool(row.min() <= math.log10(alpha)) for row in adjusted]
+    obstacles = [] if any(accused) else _list_obstacles(suspects)
+    return Family(
+        keyring_id=suspects[0].keyring_id,
+        committed_keys=len(keys),
+        alpha=alpha,
+        false_discovery_rate=false_discovery_rate,
+        suspects=tuple(
+            SuspectResult(
+                name=suspect.name,
+                usable=suspect.usable,
+                log10_p=float(adjusted[i].min()),
+                accused=accused[i],
+                keys=tuple(
+                    key_name(*key)
+                    for key, value in zip(keys, adjusted[i], strict=True)
+                    if value <= math.log10(alpha)
+                ),
+                log10_e=float(averages[i]) if averages[i] > -math.inf else None,
+                log10_level=float(levels[i]),
+                discovered=bool(levels[i] <= math.log10(false_discovery_rate)),
+            )
+            for i, suspect in enumerate(suspects)
+        ),
+        correlations=correlations,
+        without_pairs=without,
+        conclusion="evidence" if any(accused) else "inconclusive" if obstacles else "no evidence",
+        reasons=tuple(obstacles),
+    )
+
+
+def _list_obstacles(suspects: Sequence[Suspect]) -> list[str]:
+    """Suspects of whom "no evidence" may not be said although nobody is accused, and why."""
+    found = []
+    for suspect in suspects:
+        if suspect.conclusion == "evidence":
+            why = f"which the keys of all {len(suspects)} suspects together do not bear out"
+            found.append(f"{suspect.name}: its own check found evidence, {why}")
+        elif suspect.conclusion != "no evidence":
+            why = "; ".join(suspect.reasons) or suspect.conclusion
+            found.append(f"{suspect.name}: its own check is inconclusive: {why}")
+    return found
+
+
+def _refuse_other(suspects: Sequence[Suspect], alpha: float, rate: float) -> None:
+    if not suspects or not 0 < alpha <= 0.05 or not 0 < rate <= 0.5:
+        raise UsageError(
+            "there must be one suspect or more, alpha in (0, 0.05] and the false discovery rate in "
+            f"(0, 0.5]; got {len(suspects)}, {alpha} and {rate}. Use 1e-4 and 0.01."
+        )
+    seen: dict[bytes, str] = {}
+    first = suspects[0]
+    for suspect in suspects:
+        if suspect.identity in seen:
+            raise UsageError(
+                f"{suspect.name}: must be another check than {seen[suspect.identity]}; it has the "
+                "same outputs, rule and reference. Name each check once."
+            )
+        seen[suspect.identity] = suspect.name
+        if (suspect.keyring_id, suspect.scheme) != (first.keyring_id, first.scheme):
+            raise ConfigurationMismatchError(
+                f"{suspect.name}: must be of keyring {first.keyring_id} and its scheme; it is of "
+                f"{suspect.keyring_id}. Judge the suspects of each keyring on their own."
+            )
+        laws = {one.law for one in suspects if one.law is not None}
+        if len(laws) > 1:
+            raise DataError(
+                f"{suspect.name}: the suspects' tables must have one law of a score, as one mark "
+                "has; they have several. Run `provenance verify` on each."
+            )
+        for name, commitment in suspect.commitments.items():
+            if first.commitments.get(name, commitment) != commitment:
+                raise ConfigurationMismatchError(
+                    f"{suspect.name}: its commitment to {name} must be that of {first.name}; it is "
+                    "another. A committed key never changes: find out which verdict is real."
+                )
+
+
+def _list_committed(suspects: Sequence[Suspect]) -> list[tuple[str, str]]:
+    """(slot, value) of every key that any of the verdicts could have opened."""
+    names = {name for suspect in suspects for name in suspect.commitments}
+    return [_split(name) for name in sorted(names) if _split(name)[0] not in (SELECTOR, CONTROL)]
+
+
+def _split(name: str) -> tuple[str, str]:
+    slot, _, value = name.partition("=")
+    return slot, value
+
+
+def _evidence(suspect: Suspect, key: tuple[str, str]) -> float:
+    """log10 e of one key; 0 is what a key counts that was not tried, or failed its controls."""
+    table = suspect.tables.get(key)
+    if table is None or not suspect.usable or suspect.law is None:
+        return -math.inf
+    return log10_mixture(table, mixture_slopes(suspect.law, MAXIMAL_WEIGHTS[suspect.rule]))
+
+
+def _tail(suspect: Suspect, key: tuple[str, str]) -> float:
+    """log10 p of one key; 1 / e if the moment of the last batch may have depended on coins."""
+    if suspect.sequential:
+        return min(0.0, -max(_evidence(suspect, key), 0.0))
+    table = suspect.tables.get(key)
+    return 0.0 if table is None or not suspect.usable else log10_upper_tail(table)
+
+
+def _find_law(scheme: Mapping[str, Any], tables: Mapping[Any, ClassTable]) -> NullLaw | None:
+    """The law of our own scheme; of another's, which may depend on its key, that of its tables."""
+    if scheme["name"] in SCHEMES:
+        return make_scheme(scheme["name"], scheme["parameters"]).null_law
+    laws = {one.law for table in tables.values() for one in table.classes}
+    if scheme["name"] not in FOREIGN_SCHEMES or len(laws) > 1 or any(not x.variance for x in laws):
+        raise DataError("it must be of a known scheme, with one law of a score; it is not.")
+    return next(iter(laws), None)
+
+
+def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
+    if document["schema_version"] not in (1, 2) or document["weight_rule"] not in MAXIMAL_WEIGHTS:
+        raise DataError("must have schema version 1 or 2 and a known weight rule; it has not.")
+    own = document["scheme"]["name"] in SCHEMES
+    bound = MAXIMAL_WEIGHTS[document["weight_rule"]] if own or sequential else MAXIMUM_WEIGHT
+    tables: dict[tuple[str, str], ClassTable] = {}
+    for item in document["hypotheses"]:
+        table = ClassTable.from_json(item["table"])
+        if any(abs(one.weight) > bound for one in table.classes):
+            raise DataError("its class tables must keep to its scheme and rule; they do not.")
+        if not sequential and abs(item["log10_p"] - log10_upper_tail(table)) > _TOLERANCE:
+            raise DataError(
+                f"log10 p of {item['slot']} {item['value']} must be that of its class table; it is "
+                "not. Run `provenance verify`."
+            )
+        tables[item["slot"], item["value"]] = table
+    law = _find_law(document["scheme"], tables)
+    if any(one.law != law for table in tables.values() for one in table.classes):
+        raise DataError("its class tables must keep to its scheme and rule; they do not.")
+    if not {key_name(*key) for key in tables} <= set(document["commitments"]):
+        raise DataError("every key that was tried must have a commitment; one has none.")
+    checked = (
+        [look["outputs"] for look in document["looks"]]
+        if sequential
+        else [document["inputs"]["outputs"]]
+    )
+    identity = [sorted(one["sha256"].values()) for one in checked]
+    references = [one["reference"] for one in checked]
+    return Suspect(
+        name=name,
+        sequential=sequential,
+        keyring_id=str(document["keyring_id"]),
+        scheme=dict(document["scheme"]),
+        commitments=dict(document["commitments"]),
+        law=law,
+        identity=canonical_json([identity, references, document["weight_rule"]]),
+        rule=document["weight_rule"],
+        usable=_is_usable(document, tables.values()),
+        conclusion=str(document["conclusion"]),
+        reasons=tuple(map(str, document.get("reasons", ()))),
+        tables=tables,
+    )
+
+
+def _is_usable(document: Mapping[str, Any], tables: Iterable[ClassTable]) -> bool:
+    """Whether the p-values may accuse; too little data, for one, speaks against no accusation."""
+    if document["conclusion"] != "inconclusive":
+        return document["conclusion"] in ("evidence", "no evidence")
+    reserved = any(one["against"] != "no evidence" for one in document.get("reservations", ()))
+    scored = any(table.coins for table in tables)
+    return bool(document["controls_passed"]) and scored and not reserved

@@ -1,0 +1,1 @@
+"""Where a token becomes random: words, contexts, and which of them are distinct."""

@@ -1,0 +1,239 @@
+"""One step of marked sampling on the logits' own device: no logits and no coins travel to the host.
+
+The rules are those of `provenance.embed.watermark`, for a batch in which every row has labels of
+its own; `torch_coins` makes the coins. Shapes follow from what the host knows, so no operation
+waits for the device. Knows keyrings and tensors; knows no serving stack and no sampling parameters
+beyond temperature and min-p.
+
+Rows that no key decides are drawn as well, ordinarily, from the seed of their request: by gumbel's
+own race with the seed as key, or by a uniform of the seed. A server that draws such rows itself
+looks at `marked`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.embed.device.torch_coins import (
+    draw_function,
+    draw_unmarked,
+    has_kernels,
+    kernels,
+    pack_contexts,
+    pack_keys,
+    row,
+    slot_ends,
+    slots,
+    unsigned,
+    words,
+)
+from provenance.embed.watermark import Labels
+from provenance.errors import MissingExtraError
+from provenance.keys.keyring import SELECTOR, UnlockedKeyring
+from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
+from provenance.marks.own import Gumbel, make_scheme
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as error:
+    raise MissingExtraError(
+        "marking on an accelerator must have torch; it is not installed.", "torch"
+    ) from error
+
+__all__ = ["DeviceDraw", "DeviceWatermark", "last_contexts", "leave_alone", "scale_logits"]
+
+NO_KEY = -1
+NO_TOKEN = -1
+_BITS_OF_LOW_WORD = 11
+
+
+@dataclass(frozen=True)
+class DeviceDraw:
+    """Tokens int64 [rows], and bool [rows]: whether a key decided the row.
+
+    The token is -1, and the row not marked, where the logits are no distribution, or more
+    candidates survived than `survivors` allowed for.
+    """
+
+    tokens: Tensor
+    marked: Tensor
+
+
+class DeviceWatermark:
+    """The keys of a keyring as one table on a device.
+
+    Whoever can read the device's memory can read the keys. Cost of making it: one HKDF a key.
+    """
+
+    def __init__(self, keyring: UnlockedKeyring, device: torch.device | str) -> None:
+        self.keyring = keyring
+        specification = keyring.public.scheme
+        self._scheme = make_scheme(specification.name, specification.parameters)
+        self._draw = draw_function(self._scheme)
+        marked = [slot for slot in keyring.schedule.slots if slot.name != CONTROL]
+        names = [(slot.name, value) for slot in marked for value in slot.values]
+        self._numbers = {name: number for number, name in enumerate(names)}
+        self._keys = pack_keys([keyring.key(*name).reveal() for name in names], device)
+        self._selector = pack_keys([keyring.key(SELECTOR, SINGLE_VALUE).reveal()], device)
+        self._ends = slot_ends(keyring.schedule, device)
+
+    def __repr__(self) -> str:
+        return f"DeviceWatermark(keyring={self.keyring.public.id!r})"
+
+    def key_numbers(self, labels: Labels | None) -> NDArray[np.int64]:
+        """Which key of the table each slot has under these labels: int64 [slots], -1 for none.
+
+        `None` stands for a request that does not ask for the mark.
+        """
+        numbers = np.full(len(self.keyring.schedule.slots), NO_KEY, dtype=np.int64)
+        if labels is not None:
+            for i, slot in enumerate(self.keyring.schedule.names):
+                value = SINGLE_VALUE if slot == GLOBAL else labels.get(slot)
+                if value is not None:
+                    numbers[i] = self._numbers.get((slot, value), NO_KEY)
+        return numbers
+
+    def draw(
+        self,
+        logits: Tensor,
+        responses: Tensor,
+        lengths: Tensor,
+        key_numbers: Tensor,
+        seeds: Tensor,
+        survivors: int | None = None,
+    ) -> DeviceDraw:
+        """Draw the next token of each row.
+
+        Parameters
+        ----------
+        logits : float [rows, vocabulary], final: after temperature, min-p, top-k and top-p; -inf
+            for tokens that are no candidates
+        responses : integer [rows, n], ids of each response from its first token, padded with
+            anything; n > k
+        lengths : int64 [rows], tokens of each response so far; below k: not marked
+        key_numbers : int64 [rows, slots], from `key_numbers`
+        seeds : int32 [rows, 8], from `pack_keys`: 32 secret bytes a request; ordinary draws and
+            uniforms follow from them and the length, so a request that is preempted and taken up
+            again draws as if nothing had happened
+        survivors : at most so many candidates a row are looked at; None: the whole vocabulary.
+            Kernels (`has_kernels`) look at the whole vocabulary in any case
+
+        Notes
+        -----
+        Cost: n * k comparisons and a coin a row for the slot, and a coin a survivor. With kernels,
+        gumbel is three launches, and a coin only in stretches that hold a candidate. Memory:
+        without kernels a few times 64 bytes a survivor, or 16 a token of the vocabulary.
+        """
+        fused = has_kernels(logits.device)
+        marked, keys, nonces = self._plan(responses, lengths, key_numbers, seeds, fused)
+        if fused and isinstance(self._scheme, Gumbel):
+            tokens = kernels.race(keys, nonces, logits)
+            return DeviceDraw(tokens, marked & (tokens >= 0))
+        candidates, fits = None, True
+        if fused or survivors is None or survivors >= logits.shape[1]:
+            coins = row(keys, nonces, logits.shape[1])
+        else:
+            fits = (logits > float("-inf")).sum(dim=1) <= survivors
+            logits, candidates = logits.topk(survivors, dim=1)
+            coins = words(keys, nonces, candidates)
+        probabilities = torch.softmax(logits.double(), dim=1)
+        drawn = self._draw_rows(probabilities, coins, marked, seeds, lengths)
+        if candidates is not None:
+            drawn = candidates.gather(1, drawn.unsqueeze(1)).squeeze(1)
+        # a row of NaN is no distribution: the sampler shall see it
+        usable = fits & ~probabilities.isnan().any(dim=1)
+        return DeviceDraw(torch.where(usable, drawn, NO_TOKEN), marked & usable)
+
+    def _plan(
+        self,
+        responses: Tensor,
+        lengths: Tensor,
+        key_numbers: Tensor,
+        seeds: Tensor,
+        fused: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether a key decides each row; the key and nonce of its coins: see `kernels.plan`."""
+        width = self.keyring.context_width
+        if fused:
+            return kernels.plan(
+                responses,
+                lengths,
+                width,
+                self._selector,
+                self._ends,
+                key_numbers,
+                self._keys,
+                seeds,
+            )
+        contexts, fresh = last_contexts(responses, lengths, width)
+        packed = pack_contexts(contexts)
+        slot = slots(self._selector, packed, self._ends)
+        number = key_numbers.gather(1, slot.unsqueeze(1)).squeeze(1)
+        marked = fresh & (number >= 0)
+        own = marked.unsqueeze(1)
+        keys = torch.where(own, self._keys[number.clamp(min=0)], seeds)
+        return marked, keys, torch.where(own, packed, pack_contexts(lengths.unsqueeze(1)))
+
+    def _draw_rows(
+        self, probabilities: Tensor, coins: Tensor, marked: Tensor, seeds: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """int64 [rows], by the scheme where marked, else ordinarily."""
+        if isinstance(self._scheme, Gumbel):  # coins of a secret seed make an ordinary draw
+            return self._draw(probabilities, coins, torch.zeros_like(lengths, dtype=torch.float64))
+        uniforms = self._uniforms(seeds, lengths)
+        drawn = self._draw(probabilities, coins, uniforms)
+        return torch.where(marked, drawn, draw_unmarked(probabilities, uniforms))
+
+    def _uniforms(self, seeds: Tensor, lengths: Tensor) -> Tensor:
+        """53 random bits of (seed, position) as float64 [rows] in [0, 1)."""
+        both = torch.arange(2, device=lengths.device).expand(lengths.shape[0], 2)
+        high, low = unsigned(words(seeds, pack_contexts(lengths.unsqueeze(1)), both)).unbind(1)
+        bits = (high << (32 - _BITS_OF_LOW_WORD)) | (low >> _BITS_OF_LOW_WORD)
+        return bits.double() / (1 << 53)
+
+
+def last_contexts(responses: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The last `width` ids of each response, and whether they stand there for the first time.
+
+    Parameters: responses integer [rows, n] with n > width, padded at the end; lengths int64 [rows].
+
+    Returns contexts [rows, width] and fresh bool [rows]: False also if there are fewer ids. A
+    context is not fresh if it already stood before a token of the same response.
+    """
+    ends = lengths.clamp(min=width, max=responses.shape[1]).unsqueeze(1)
+    offsets = torch.arange(width, device=responses.device)
+    contexts = responses.gather(1, ends - width + offsets)
+    earlier = responses.shape[1] - width
+    starts = torch.arange(earlier, device=responses.device)
+    alike = starts < ends - width
+    for j in range(width):
+        alike = alike & (responses[:, j : j + earlier] == contexts[:, j : j + 1])
+    return contexts, (lengths >= width) & ~alike.any(dim=1)
+
+
+def leave_alone(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Scores that leave a sampler one candidate a row: 0 for the drawn token, else minus infinity.
+
+    Parameters: scores float [rows, vocabulary], for shape and dtype; tokens int64 [rows], from
+    `DeviceWatermark.draw`; a row without one becomes nan, on which every sampler fails.
+    """
+    if has_kernels(scores.device):
+        return kernels.leave_alone(scores, tokens)
+    values = torch.where(tokens == NO_TOKEN, float("nan"), 0.0).to(scores.dtype).unsqueeze(1)
+    alone = torch.full_like(scores, float("-inf"))
+    return alone.scatter_(1, tokens.clamp(min=0).unsqueeze(1), values)
+
+
+def scale_logits(logits: Tensor, temperature: Tensor, min_p: Tensor) -> Tensor:
+    """Temperature, then min-p, as vLLM's V2 runner applies them (gpu/sample/gumbel.py, min_p.py).
+
+    Parameters: logits float32 [rows, vocabulary]; temperature float32 [rows], > 0; min_p float32
+    [rows], 0 switches it off. Returns a new tensor; dropped tokens are -inf.
+    """
+    scaled = logits / temperature.unsqueeze(1)
+    least = scaled.amax(dim=1, keepdim=True) + torch.log(min_p).unsqueeze(1)
+    return scaled.masked_fill(scaled < least, float("-inf"))

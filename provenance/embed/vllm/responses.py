@@ -1,0 +1,180 @@
+"""From a vLLM server's answers to what the served log needs; runs where the answers pass.
+
+    request = {"model": ..., "messages": ..., **request_fields({"week": "2026-W17"})}
+    chunks = ...                                  # what the server answered, one object or a stream
+    for response in read_responses(request, chunks):
+        sink.write(**vars(response))              # provenance.embed.sink.ResponseSink
+
+The log is written from the answers, not inside the engine: a logits processor is told neither the
+response's id nor whether a request that left the batch was finished, preempted or cut short, and
+the client may have been sent less than was computed. Knows the OpenAI dialect; imports no client
+and no vLLM, and holds no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
+from provenance.embed.vllm.requests import LABELS_FIELD, parse_labels
+from provenance.embed.watermark import Labels
+from provenance.errors import DataError
+from provenance.served.records import Finish
+
+__all__ = ["VllmResponse", "read_responses", "request_fields"]
+
+_FINISHES: Final[Mapping[str, Finish]] = {"length": "length", "abort": "abort"}
+
+
+@dataclass(frozen=True)
+class VllmResponse:
+    """One served response; its fields are the arguments of `ResponseSink.write`.
+
+    Attributes
+    ----------
+    response_id : the server's id and the number of the choice
+    labels : that the request carried; empty if it did not ask for the mark
+    drawn : whether the watermark drew it
+    token_ids : uint32 [n], without prompt: all ids that the server sent, end token and stop string
+        included, since they were drawn like the others
+    finish : how it ended; "abort" if the stream broke off before it said so (what was sent before
+        did not depend on what came next), None for a reason that is not known here, such as a
+        filter that looks at what was drawn
+    prompt_token_ids : uint32 [m], or None if the server did not say
+    text : as sent to the client
+    time : when the server made it, UTC
+    """
+
+    response_id: str
+    labels: Labels
+    drawn: bool
+    token_ids: NDArray[np.uint32]
+    finish: Finish | None
+    prompt_token_ids: NDArray[np.uint32] | None
+    text: str | None
+    time: str | None
+
+
+def request_fields(labels: Labels) -> dict[str, Any]:
+    """What to add to the body of a request so that it is marked and can be logged.
+
+    With the `openai` client: `extra_body=request_fields(labels)`.
+
+    >>> request_fields({"week": "2026-W17"})["vllm_xargs"]
+    {'provenance_labels': ['week=2026-W17']}
+    """
+    named = [f"{name}={value}" for name, value in labels.items()]
+    return {"vllm_xargs": {LABELS_FIELD: named}, "return_token_ids": True}
+
+
+def read_responses(
+    request: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]
+) -> list[VllmResponse]:
+    """Every response of one answer, in the order of the choices.
+
+    Parameters
+    ----------
+    request : body of the request, as sent. Its labels are taken from it, never from elsewhere
+    chunks : the objects of the answer of /v1/completions or /v1/chat/completions: one, or those of
+        a stream in order (without `[DONE]`)
+
+    Returns
+    -------
+    One `VllmResponse` a choice that has tokens; a stream that broke off counts with what was sent,
+    and a refused request gives none.
+
+    Raises
+    ------
+    DataError if an answer has choices without token ids (the request lacked `return_token_ids`);
+    UsageError if the labels are malformed.
+
+    Notes
+    -----
+    vLLM serves `use_beam_search` through requests of its own, which carry no labels: such responses
+    are not drawn by the watermark, whatever the request asked for, and are returned so.
+    """
+    labels = parse_labels(request.get("vllm_xargs"))
+    drawn = labels is not None and not request.get("use_beam_search")
+    found: dict[int, _Choice] = {}
+    identity: Mapping[str, Any] = {}
+    for chunk in chunks:
+        if "choices" not in chunk:
+            continue  # an error ends the stream
+        identity = identity or chunk
+        for choice in chunk["choices"]:
+            found.setdefault(int(choice["index"]), _Choice()).add(choice, chunk)
+    created = identity.get("created")
+    time = None if created is None else datetime.fromtimestamp(created, UTC).isoformat()
+    responses = []
+    for index, choice in sorted(found.items()):
+        name = f"{identity.get('id')}/{index}"
+        ids = choice.check_ids(name)
+        if ids.shape[0]:
+            prompt = choice.prompt
+            responses.append(
+                VllmResponse(
+                    response_id=name,
+                    labels=labels or {},
+                    drawn=drawn,
+                    token_ids=ids,
+                    finish=choice.finish,
+                    prompt_token_ids=None if prompt is None else _check(prompt, name),
+                    text="".join(choice.texts) or None,
+                    time=time,
+                )
+            )
+    return responses
+
+
+@dataclass
+class _Choice:
+    """What the chunks so far say about one choice."""
+
+    ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    prompt: list[int] | None = None
+    has_ids: bool = False
+    finish: Finish | None = "abort"
+
+    def add(self, choice: Mapping[str, Any], chunk: Mapping[str, Any]) -> None:
+        ids = choice.get("token_ids")
+        self.has_ids |= ids is not None
+        self.ids += ids or []
+        message = choice.get("message") or choice.get("delta") or {}
+        self.texts.append(choice.get("text") or message.get("content") or "")
+        prompt = choice.get("prompt_token_ids") or chunk.get("prompt_token_ids")
+        self.prompt = self.prompt if prompt is None else prompt
+        if choice.get("finish_reason") is not None:
+            self.finish = _read_finish(choice)
+
+    def check_ids(self, origin: str) -> NDArray[np.uint32]:
+        if not self.has_ids:
+            if not any(self.texts):
+                return np.empty(0, dtype=np.uint32)
+            raise DataError(
+                f"{origin}: the answer must have token_ids; it has none. "
+                "Send the request with return_token_ids: true."
+            )
+        return _check(self.ids, origin)
+
+
+def _read_finish(choice: Mapping[str, Any]) -> Finish | None:
+    """How vLLM says that a choice ended.
+
+    `tool_calls` stands where `stop` would, if the text was parsed as a call. A `stop_reason` that
+    is a number is a stop token, none is the end token; a string was found in the text.
+    """
+    reason = choice.get("finish_reason")
+    if reason in ("stop", "tool_calls", "function_call"):
+        return "stop" if isinstance(choice.get("stop_reason"), str) else "end"
+    return _FINISHES.get(str(reason))
+
+
+def _check(ids: list[int], origin: str) -> NDArray[np.uint32]:
+    return check_token_ids(ids, MAXIMUM_VOCABULARY, origin)

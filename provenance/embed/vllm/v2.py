@@ -1,0 +1,251 @@
+"""Adapter for vLLM's V2 model runner, the default on GPUs: draws on the device, nothing travels.
+
+    PROVENANCE_KEYRING=keys/ vllm serve MODEL \\
+        --logits-processors provenance.embed.vllm.v2:WatermarkLogitsProcessor
+
+Requests say which labels they carry, see `provenance.embed.vllm.requests`. A class of one runner is
+refused by the other when the server starts, so take this one where vLLM says "V2 model runner" and
+`provenance.embed.vllm.v1` otherwise.
+
+Order of vLLM 0.32 in this runner (vllm/v1/worker/gpu/sample/sampler.py):
+
+1. grammar (structured output)
+2. allowed_token_ids, min_tokens, logit_bias, penalties, bad_words
+3. custom processors: this one
+4. thinking budget
+5. temperature, min_p, top-k, top-p, draw
+
+So this processor applies the request's temperature and min-p as vLLM does, top-k and top-p by
+vLLM's own function, draws, and leaves the drawn token alone in its row: step 5 can then draw
+nothing else. Step 4 may force another token: then that token is not ours, and carries no mark.
+Another custom processor must stand before this one. Rows whose context is not marked are not
+touched.
+
+The response is read from the runner's own token table on the device, and this step's draft tokens
+from the step's input ids, so the draw follows from ids alone, also after preemption and with
+asynchronous scheduling. With speculative decoding a marked row has one possible token: standard
+rejection sampling accepts a draft if it is that token and else returns it, so the mark is whole and
+fewer drafts are accepted. Schemes that need uniforms take them from the request's seed (or 32 fresh
+bytes) and the position.
+
+Run in vLLM's real V2 runner on a CPU, its kernels in Triton's interpreter, with temperature only;
+top-k, top-p, min-p, draft tokens and re-used slots against vLLM's real interface classes on CPU
+tensors, and against copies of those classes on an NVIDIA H200. vLLM itself has not run on a GPU
+here; neither asynchronous scheduling, speculative decoding with a real draft model nor tensor
+parallelism has been run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.embed.device.torch_batch import DeviceWatermark, leave_alone, scale_logits
+from provenance.embed.device.torch_coins import pack_keys
+from provenance.embed.vllm.requests import (
+    ServedWatermark,
+    admit_request,
+    check_request,
+    check_server,
+    named_folder,
+)
+from provenance.embed.watermark import Labels
+from provenance.errors import ConfigurationMismatchError, MissingExtraError
+
+try:
+    import torch
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+    from vllm.v1.worker.gpu.sample.logits_processor import (
+        LogitsContext,
+        LogitsProcessor,
+        LogitsProcRequestState,
+    )
+except ImportError as error:
+    raise MissingExtraError(
+        "the vLLM adapter must have vLLM 0.32 or later; it does not import.", "vllm"
+    ) from error
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.config import VllmConfig
+
+__all__ = ["WatermarkLogitsProcessor"]
+
+_ROWS_AT_ONCE = 64
+"""Bounds the memory of a step: a whole vocabulary of coins a row."""
+_TIES = 4
+"""top-k keeps ties at its last place: so many times k candidates are looked at."""
+_STEP = 64
+"""Lengths are rounded up to this, so that few shapes occur."""
+
+
+class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Draws the token of each marked row of a step. Made by vLLM, once per worker.
+
+    Raises (when the server starts) UsageError if `PROVENANCE_KEYRING` is not set;
+    ConfigurationMismatchError if the keyring does not fit the model, the engine's logprobs would
+    show the mark, or vLLM's own watermark is configured as well; and what `Keyring.load` and
+    `read_master_secret` raise.
+    """
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Refuse what cannot be marked as asked; vLLM answers with HTTP 400."""
+        admit_request(sampling_params)
+
+    def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
+        super().__init__(vllm_config, req_states)
+        self._states = req_states
+        self._served = ServedWatermark(named_folder())
+        mode = vllm_config.model_config.logprobs_mode
+        check_server(self._served.keyring, req_states.vocab_size, mode)
+        if getattr(vllm_config, "watermark_config", None) is not None:
+            raise ConfigurationMismatchError(
+                "one watermark must be configured; --watermark-config asks for vLLM's own as well. "
+                "Drop one of them."
+            )
+        self._drafts = int(vllm_config.num_speculative_tokens)
+        self._fresh = _make_generator(vllm_config)
+        self._device = DeviceWatermark(self._served.watermark.keyring, req_states.device)
+        self._labels: dict[int, Labels | None] = {}
+        count = req_states.max_num_reqs
+        self._asked = np.zeros(count, dtype=np.bool_)
+        self._top_k = np.full(count, req_states.vocab_size, dtype=np.int32)
+        self._top_p = np.ones(count, dtype=np.float32)
+        self._host = {
+            "top_k": self._top_k,
+            "top_p": self._top_p,
+            "min_p": np.zeros(count, dtype=np.float32),
+            "temperature": np.ones(count, dtype=np.float32),
+            "seeds": np.zeros((count, 8), dtype=np.int32),
+            "keys": np.tile(self._device.key_numbers(None), (count, 1)),
+        }
+        self._tables = {
+            name: torch.from_numpy(values).to(req_states.device, copy=True)
+            for name, values in self._host.items()
+        }
+        self._changed = False
+
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        """Take over the parameters of a request; True if it asks for the mark."""
+        labels = check_request(sampling_params)
+        self._labels[req_idx] = labels
+        if labels is None:
+            self._changed |= bool(self._asked[req_idx])
+            self._asked[req_idx] = False
+            self._host["keys"][req_idx] = self._device.key_numbers(None)
+            return False
+        self._asked[req_idx] = True
+        self._served.follow(labels)
+        if self._device.keyring is not self._served.watermark.keyring:
+            self._renumber()
+        size, top_k = self._states.vocab_size, sampling_params.top_k
+        self._top_k[req_idx] = top_k if 0 < top_k < size else size
+        self._top_p[req_idx] = sampling_params.top_p
+        self._host["min_p"][req_idx] = sampling_params.min_p
+        self._host["temperature"][req_idx] = sampling_params.temperature
+        self._host["seeds"][req_idx] = self._make_seed(sampling_params.seed)
+        self._host["keys"][req_idx] = self._device.key_numbers(labels)
+        self._changed = True
+        return True
+
+    def apply_staged_writes(self) -> None:
+        """Send what `add_request` wrote to the device."""
+        if self._changed:
+            for name, values in self._host.items():
+                self._tables[name].copy_(torch.from_numpy(values))
+            self._changed = False
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
+        """Draw the marked rows: float32 [rows, vocabulary], changed in place.
+
+        Cost: nothing if no request of the batch asks for the mark; else see `DeviceWatermark.draw`.
+        """
+        asked = np.flatnonzero(self._asked[ctx.idx_mapping_np])
+        if not asked.size:
+            return logits
+        slots = ctx.idx_mapping_np[asked]
+        if logits.shape[0] == ctx.idx_mapping_np.shape[0]:
+            rows = torch.from_numpy(asked).to(logits.device)
+        else:  # one row a draft token: only the device knows whose
+            rows = torch.arange(logits.shape[0], device=logits.device)
+        seen = ctx.seq_lens_upper_bound_np[asked] - self._states.prompt_len.np[slots]
+        longest = max(int(seen.max()), self._device.keyring.context_width + 1)
+        longest = -(-longest // _STEP) * _STEP
+        for part in rows.split(_ROWS_AT_ONCE):
+            self._mark(logits, ctx, part, slots, longest)
+        return logits
+
+    def _mark(
+        self,
+        logits: torch.Tensor,
+        ctx: LogitsContext,
+        rows: torch.Tensor,
+        slots: NDArray[np.int64],
+        longest: int,
+    ) -> None:
+        """Draw some rows; `slots` are the batch's requests that ask, for what the host decides."""
+        owner = ctx.expanded_idx_mapping[rows].long().clamp(min=0)
+        size = logits.shape[1]
+        scaled = scale_logits(
+            logits[rows], self._tables["temperature"][owner], self._tables["min_p"][owner]
+        )
+        most = int(self._top_k[slots].max())
+        top_k = self._tables["top_k"][owner] if int(self._top_k[slots].min()) < size else None
+        top_p = self._tables["top_p"][owner] if float(self._top_p[slots].min()) < 1 else None
+        responses, lengths = self._responses(ctx, rows, owner, longest)
+        draw = self._device.draw(
+            apply_top_k_top_p(scaled, top_k, top_p),
+            responses,
+            lengths,
+            self._tables["keys"][owner],
+            self._tables["seeds"][owner],
+            survivors=_TIES * most if 16 * _TIES * most <= size else None,
+        )
+        marked = draw.marked & (ctx.expanded_idx_mapping[rows] >= 0)
+        alone = leave_alone(scaled, draw.tokens)
+        logits[rows] = torch.where(marked.unsqueeze(1), alone, logits[rows])
+
+    def _responses(
+        self, ctx: LogitsContext, rows: torch.Tensor, owner: torch.Tensor, longest: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output ids up to each row, drafts included: int32 [rows, longest], int64 [rows]."""
+        table = self._states.all_token_ids.gpu
+        prompt = self._states.prompt_len.gpu[owner].long()
+        lengths = ctx.pos[rows].long() + 1 - prompt
+        places = prompt.unsqueeze(1) + torch.arange(longest, device=rows.device)
+        responses = table[owner.unsqueeze(1), places.clamp(max=table.shape[1] - 1)]
+        # the token fed i rows before a row of the same request stands i places before its end
+        for back in range(self._drafts + 1):
+            place = (lengths - 1 - back).clamp(min=0, max=longest - 1).unsqueeze(1)
+            token = ctx.input_ids[(rows - back).clamp(min=0)].to(responses.dtype).unsqueeze(1)
+            own = (ctx.expanded_local_pos[rows] >= back) & (lengths > back)
+            kept = responses.gather(1, place)
+            responses.scatter_(1, place, torch.where(own.unsqueeze(1), token, kept))
+        return responses, lengths
+
+    def _renumber(self) -> None:
+        """The keyring grew while serving: a new table of keys, and new numbers into it."""
+        self._device = DeviceWatermark(self._served.watermark.keyring, self._states.device)
+        for slot, labels in self._labels.items():
+            self._host["keys"][slot] = self._device.key_numbers(labels)
+        self._changed = True
+
+    def _make_seed(self, seed: int | None) -> NDArray[np.int32]:
+        """32 bytes as int32 [8]: of the request's seed, or fresh ones."""
+        if seed is None:
+            secret = self._fresh.bytes(32)
+        else:
+            secret = hashlib.sha256(b"provenance-seed" + str(seed).encode("ascii")).digest()
+        words: NDArray[np.int32] = pack_keys([secret]).numpy()[0]
+        return words
+
+
+def _make_generator(vllm_config: Any) -> np.random.Generator:
+    """Fresh seeds: from the operating system, or the same on all ranks that draw in step."""
+    if vllm_config.parallel_config.tensor_parallel_size == 1:
+        return np.random.default_rng()
+    return np.random.default_rng(vllm_config.model_config.seed)

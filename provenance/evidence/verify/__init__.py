@@ -1,0 +1,1 @@
+"""Verification: every step of a bundle, repeated from its files."""

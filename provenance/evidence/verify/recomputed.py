@@ -1,0 +1,357 @@
+"""Steps on what a bundle says: keys, pairs, scores, tables, tails, controls and the verdict.
+
+Each returns what it found in words, or raises StepFailedError or NotPossibleError.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+
+from provenance.check.examine import say_caveat, try_keys
+from provenance.check.score import Weighing, WeightedPairs, open_coins
+from provenance.coins.contexts import name_contexts
+from provenance.evidence.bundle import (
+    CONTROL_PAIRS,
+    DISCLOSED_FOLDER,
+    PAIRS_FOLDER,
+    REPORT_FILE,
+    TRAJECTORY_FILE,
+    VERDICT_FILE,
+    make_report,
+    name_pairs,
+    name_pooled,
+    pooled_slots,
+)
+from provenance.evidence.editions import is_old, split_stated_alpha
+from provenance.evidence.manifest import describe_environment
+from provenance.evidence.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
+from provenance.evidence.steps import NotPossibleError, StepFailedError
+from provenance.evidence.verify.foreign_key import (
+    add_up,
+    check_description,
+    check_one_slot,
+    read_foreign,
+)
+from provenance.evidence.verify.rebuild import (
+    ControlRecord,
+    KeyPair,
+    compare,
+    rebuild_controls,
+    rebuild_verdict,
+)
+from provenance.evidence.verify.state import State
+from provenance.keys.keyring import KEYRING_FILE, SELECTOR, Key
+from provenance.keys.schedule import CONTROL, SINGLE_VALUE, key_name
+from provenance.marks.foreign.mark import is_foreign
+from provenance.stats.laws import NullLaw
+from provenance.stats.tables import ClassTable
+from provenance.storage.files import read_bytes, read_json
+
+__all__ = [
+    "check_controls",
+    "check_disclosed",
+    "check_keyring",
+    "check_pairs",
+    "check_report",
+    "check_scores",
+    "check_slots",
+    "check_tables",
+    "check_tails",
+    "check_verdict",
+]
+
+_SELECTOR_KEY: Final = (SELECTOR, SINGLE_VALUE)
+_DISCLOSED_FIELDS: Final = frozenset(
+    {
+        "format",
+        "keyring_id",
+        "scheme",
+        "context_width",
+        "slot",
+        "value",
+        "key",
+        "salt",
+        "commitment",
+    }
+)
+
+
+def check_keyring(state: State) -> str:
+    """The verdict is about this keyring, its scheme and its committed keys."""
+    public, document = state.public, state.document
+    expected = {
+        "keyring_id": public.id,
+        "scheme": public.scheme.to_json(),
+        "commitments": {key_name(*pair): c.sha256 for pair, c in public.commitments.items()},
+    }
+    stated = {name: document[name] for name in expected}
+    if difference := compare(stated, expected):
+        raise StepFailedError(KEYRING_FILE, difference)
+    for pair in state.need(state.tables, "the class tables"):
+        if pair not in public.commitments or pair[0] in (CONTROL, SELECTOR):
+            raise StepFailedError(KEYRING_FILE, f"has no key for {key_name(*pair)}")
+    if document["inputs"]["tokenizer_sha256"] != public.tokenizer_sha256:
+        raise StepFailedError(KEYRING_FILE, "inputs.tokenizer_sha256: another tokenizer")
+    if is_foreign(public):
+        return check_description(public)
+    return f"{public.id}, {len(public.commitments)} keys committed"
+
+
+def check_disclosed(state: State) -> str:
+    """Every disclosed key opens the commitment that the keyring made to it."""
+    public = state.public
+    names = sorted(n for n in state.whole.names if n.startswith(f"{DISCLOSED_FOLDER}/"))
+    if not names:
+        raise NotPossibleError("no key is disclosed")
+    if is_foreign(public):
+        state.foreign = read_foreign(state.folder, names, public)
+        return f"{public.scheme.name}, by scrypt of its key"
+    keys: dict[KeyPair, Key] = {}
+    for name in names:
+        shown = read_json(state.folder / name)
+        if not isinstance(shown, dict) or set(shown) != _DISCLOSED_FIELDS:
+            raise StepFailedError(name, "must have the fields of a disclosed key and no others")
+        pair = (shown["slot"], shown["value"])
+        commitment = public.commitments.get(pair)
+        if commitment is None or pair in keys:
+            raise StepFailedError(name, f"{pair}: has no key in the keyring, or is shown twice")
+        if not re.fullmatch("[0-9a-f]{64}", shown["key"]):
+            raise StepFailedError(name, "key: must be 64 hex digits")
+        stated = {name: shown[name] for name in ("keyring_id", "scheme", "context_width")}
+        expected = {
+            "keyring_id": public.id,
+            "scheme": public.scheme.to_json(),
+            "context_width": public.context_width,
+        }
+        if difference := compare(stated, expected):
+            raise StepFailedError(name, difference)
+        secret = bytes.fromhex(shown["key"])
+        same = (shown["salt"], shown["commitment"]) == (commitment.salt, commitment.sha256)
+        if not same or not commitment.opens_to(secret):
+            raise StepFailedError(
+                name, f"must open the commitment to {key_name(*pair)}; it does not"
+            )
+        keys[pair] = Key(secret, *pair)
+    state.keys = keys
+    return ", ".join(key_name(*pair) for pair in keys)
+
+
+def check_pairs(state: State) -> str:
+    """Pairs are sorted, distinct, the same in both files, and of disjoint slots."""
+    manifest, public = state.whole, state.public
+    tables = state.need(state.tables, "the class tables")
+    found = {n for n in manifest.names if n.startswith(f"{PAIRS_FOLDER}/")}
+    if not manifest.pairs:
+        if found:
+            raise StepFailedError(min(found), "must be absent: the manifest says so")
+        raise NotPossibleError("the pairs were left out")
+    pooled = pooled_slots(public.schedule, list(tables))
+    names = [name_pairs(i) for i in range(len(tables))]
+    names += [CONTROL_PAIRS, *map(name_pooled, pooled.values())]
+    due = {name + suffix for name in names for suffix in (CSV, PARQUET)}
+    if odd := sorted(found ^ due):
+        raise StepFailedError(odd[0], "missing, or not a file of pairs of this verdict")
+    hypotheses: dict[KeyPair, WeightedPairs] = {}
+    scores: dict[KeyPair, Any] = {}
+    units: dict[KeyPair, Any] = {}
+    for number, pair in enumerate(tables):
+        place = (state.folder, name_pairs(number), public.context_width)
+        if is_foreign(public):
+            hypotheses[pair], scores[pair], units[pair] = read_shared_pairs(*place)
+        else:
+            hypotheses[pair], scores[pair] = read_pairs(*place, scored=True)
+    control, _ = _read_unscored(state, CONTROL_PAIRS)
+    together = {slot: _read_unscored(state, name_pooled(n))[0] for slot, n in pooled.items()}
+    weighing = Weighing(hypotheses, together, control)
+    _check_disjoint(weighing)
+    _check_vocabulary(weighing, public.vocabulary_size)
+    state.weighing, state.scores, state.units = weighing, scores, units
+    return f"{sum(map(len, hypotheses.values()))} scored, {len(control)} of the control slot"
+
+
+def _read_unscored(state: State, name: str) -> tuple[WeightedPairs, Any]:
+    return read_pairs(state.folder, name, state.public.context_width, scored=False)
+
+
+def _list_slots(weighing: Weighing) -> list[tuple[str, str, WeightedPairs]]:
+    """(slot, name of its file, pairs) of everything in a weighing."""
+    rows = [
+        (slot, name_pairs(number) + CSV, pairs)
+        for number, ((slot, _), pairs) in enumerate(weighing.hypotheses.items())
+    ]
+    rows.append((CONTROL, CONTROL_PAIRS + CSV, weighing.control))
+    return rows + [(slot, PAIRS_FOLDER, pairs) for slot, pairs in weighing.pooled.items()]
+
+
+def _check_disjoint(weighing: Weighing) -> None:
+    """A context belongs to one slot: raise if two slots share one."""
+    owner: dict[str, list[Any]] = {}
+    for slot, _, pairs in _list_slots(weighing):
+        owner.setdefault(slot, []).append(np.unique(name_contexts(pairs.contexts)))
+    sets = [np.unique(np.concatenate(parts)) for parts in owner.values()]
+    together = np.concatenate([*sets, np.empty(0, dtype=np.int64)])
+    if np.unique(together).size != together.size:
+        raise StepFailedError(PAIRS_FOLDER, "a context must belong to one slot; one is in two")
+
+
+def _check_vocabulary(weighing: Weighing, size: int) -> None:
+    for _, name, pairs in _list_slots(weighing):
+        if len(pairs) and int(max(pairs.contexts.max(), pairs.tokens.max())) >= size:
+            raise StepFailedError(name, f"ids must be below {size}; one is not")
+
+
+def check_slots(state: State) -> str:
+    """Every context lies in the slot whose key scores it, by the selector's coin."""
+    weighing = state.need(state.weighing, "the pairs")
+    if is_foreign(state.public):
+        return check_one_slot(state.public, _list_slots(weighing))
+    selector = state.keys.get(_SELECTOR_KEY)
+    if selector is None:
+        raise NotPossibleError("the selector is not disclosed")
+    schedule = state.public.schedule
+    for slot, name, pairs in _list_slots(weighing):
+        words = selector.words(pairs.contexts, np.zeros(len(pairs), dtype=np.uint32))
+        if not (schedule.assign(words) == schedule.names.index(slot)).all():
+            raise StepFailedError(name, f"contexts must lie in slot {slot}; one does not")
+    return "every context is in its slot"
+
+
+def check_scores(state: State) -> str:
+    """The scores in the pairs are those of the disclosed keys' coins."""
+    weighing = state.need(state.weighing, "the pairs")
+    if state.placebos is None and not is_foreign(state.public):
+        raise NotPossibleError(f"scheme {state.public.scheme.name} is not one of these keys' own")
+    opened, done, missing = state.opened, [], []
+    for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
+        if pair not in opened:
+            missing.append(key_name(*pair))
+            continue
+        coins = open_coins(pairs, opened[pair])
+        units = coins.numbers
+        if units is not None and (odd := np.flatnonzero(units != state.units[pair])).size:
+            raise StepFailedError(
+                name_pairs(number) + CSV,
+                f"row {odd[0] + 1}: pairs must share a coin as under the key; they do not",
+            )
+        wrong = np.flatnonzero(coins.scores_of_pairs != state.scores[pair])
+        if wrong.size:
+            raise StepFailedError(
+                name_pairs(number) + CSV,
+                f"row {wrong[0] + 1}: the score must be that of the key's coin; it is not",
+            )
+        done.append(key_name(*pair))
+    if not done:
+        raise NotPossibleError("no tested key is disclosed")
+    return f"{', '.join(done)}" + (f"; not disclosed: {', '.join(missing)}" if missing else "")
+
+
+def check_tables(state: State) -> str:
+    """Weights and scores of the pairs add up to the class tables of the verdict."""
+    tables = state.need(state.tables, "the class tables")
+    weighing = state.need(state.weighing, "the pairs")
+    for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
+        stated = tables[pair]
+        law = state.law or _only_law(stated)
+        coins = (pairs.weights, state.scores[pair])
+        if pair in state.units:
+            coins = add_up(*coins, state.units[pair])
+        found = ClassTable.from_scores(*coins, law)
+        if found != stated:
+            raise StepFailedError(
+                name_pairs(number) + CSV,
+                f"must add up to the table of {key_name(*pair)} (statistic {stated.statistic}); "
+                f"gives {found.statistic}",
+            )
+    return f"{len(tables)} tables"
+
+
+def _only_law(table: ClassTable) -> NullLaw:
+    """The law of a table of a scheme that is not known here; its tail is computed all the same."""
+    laws = {row.law for row in table.classes} or {NullLaw((1,))}
+    if len(laws) > 1:
+        raise NotPossibleError("the pairs do not tell which of several laws each of them has")
+    return laws.pop()
+
+
+def check_tails(state: State) -> str:
+    """log10 p of every class table, and weighted Holm over them, are as stated."""
+    document, law = state.document, state.law
+    tables = state.need(state.tables, "the class tables")
+    for pair, table in tables.items():
+        laws = {row.law for row in table.classes}
+        if law is not None and laws - {law}:
+            raise StepFailedError(VERDICT_FILE, f"{key_name(*pair)}: another law than the scheme's")
+    state.hypotheses = found = try_keys(tables, split_stated_alpha(document).keys)
+    for row, one in zip(document["hypotheses"], found, strict=True):
+        stated = (row["log10_p"], row["log10_adjusted"], row["family_weight"], row["rejected"])
+        follows = (one.tail.log10_p, one.log10_adjusted, one.family_weight, one.rejected)
+        if difference := compare(list(stated), list(follows)):
+            raise StepFailedError(VERDICT_FILE, f"{one.name}: {difference}")
+    said = "; ".join(f"{h.name} {h.tail.log10_p:.2f}" for h in found)
+    return said if law is not None else f"{said}; the law of a score is taken as stated"
+
+
+def check_controls(state: State) -> str:
+    """Every due control is there; those that pairs and keys allow are repeated."""
+    hypotheses = state.need(state.hypotheses, "the tails")
+    records = rebuild_controls(
+        state.document, hypotheses, state.public, state.weighing, state.opened, state.placebos
+    )
+    for record in records:
+        if record.recomputed is not None:
+            difference = compare(asdict(record.stated), asdict(record.recomputed))
+            if difference:
+                raise StepFailedError(VERDICT_FILE, f"{record.stated.name}: {difference}")
+    state.controls = [record.best for record in records]
+    if not any(record.recomputed for record in records):
+        raise NotPossibleError(_list_controls(records))
+    return _list_controls(records)
+
+
+def _list_controls(records: Sequence[ControlRecord]) -> str:
+    repeated = [record.stated.name for record in records if record.recomputed]
+    stated = [record.stated.name for record in records if not record.recomputed]
+    parts = [("repeated: ", repeated), ("as stated: ", stated)]
+    return "; ".join(title + ", ".join(names) for title, names in parts if names)
+
+
+def check_verdict(state: State) -> str:
+    """Conclusion, headline, attribution, shares and every other word follow from the numbers."""
+    hypotheses = state.need(state.hypotheses, "the tails")
+    controls = state.need(state.controls, "the controls")
+    plan = None
+    if state.document["plan"] is not None:
+        plan = state.need(state.plan, "the plan")
+    found = rebuild_verdict(state.document, state.public, hypotheses, controls, plan)
+    if state.foreign is not None:
+        found["caveat"] = say_caveat(state.foreign)
+    if difference := compare(state.document, found):
+        raise StepFailedError(VERDICT_FILE, difference)
+    return f"{found['conclusion']}; log10 p {found['log10_p']:.2f}; " + (
+        "exploratory" if found["exploratory"] else "planned"
+    )
+
+
+def check_report(state: State) -> str:
+    """report.html is what this version makes of the verdict (and of the unchecked trajectory)."""
+    state.need(state.verdict, "the verdict")
+    if REPORT_FILE not in state.whole.names:
+        raise NotPossibleError("the bundle holds no report")
+    try:
+        made = make_report(state.folder, state.plan)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StepFailedError(TRAJECTORY_FILE, f"must be drawable; got: {error}") from error
+    if made == read_bytes(state.folder / REPORT_FILE):
+        return "the same bytes"
+    if is_old(state.document):
+        raise NotPossibleError("made from a verdict of an older form, which was drawn differently")
+    theirs, mine = state.whole.environment, describe_environment()
+    packages: Mapping[str, str] = {n: mine[n] for n in ("provenance", "matplotlib", "jinja2")}
+    if all(theirs.get(name) == value for name, value in packages.items()):
+        raise StepFailedError(REPORT_FILE, "must be what this version makes of verdict.json")
+    raise NotPossibleError("made with other versions, which draw it differently")

@@ -1,0 +1,134 @@
+"""Our own keyring as the mark under test: a coin for every pair, contexts shared out to slots."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from provenance.coins.contexts import first_pairs, response_contexts
+from provenance.keys.keyring import Key, Keyring, UnlockedKeyring
+from provenance.keys.schedule import Schedule
+from provenance.marks.base import Mark, OpenKey, TextCoins, scored_positions
+from provenance.marks.own import Scheme, make_scheme
+from provenance.stats.laws import NullLaw
+
+__all__ = ["KeyringMark", "SchemeKey", "SchemePlacebos", "as_mark"]
+
+Integers = NDArray[np.int64]
+Tokens = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class SchemeKey:
+    """A key of our own keyring and the scheme that scores its words."""
+
+    key: Key
+    scheme: Scheme
+
+    @property
+    def slot(self) -> str:
+        """Name of the slot."""
+        return self.key.slot
+
+    @property
+    def value(self) -> str:
+        """Name of the value."""
+        return self.key.value
+
+    def group(self, contexts: Tokens, tokens: Tokens) -> None:
+        """Every pair has a coin of its own."""
+
+    def score(self, contexts: Tokens, tokens: Tokens) -> Integers:
+        """Of each pair's word. Cost: one coin a pair."""
+        return self.scheme.score(self.key.words(contexts, tokens))
+
+    def open(
+        self, contexts: Tokens, tokens: Tokens, weights: Integers
+    ) -> tuple[Integers, Integers]:
+        """Every pair has a coin of its own. Cost: one coin a pair."""
+        return weights, self.score(contexts, tokens)
+
+
+class SchemePlacebos:
+    """Placebo keys of one of our own schemes; needs no keyring."""
+
+    def __init__(self, scheme: Scheme) -> None:
+        self.scheme = scheme
+
+    @property
+    def null_law(self) -> NullLaw:
+        """Of the scheme."""
+        return self.scheme.null_law
+
+    def placebo(self, seed: bytes, number: int) -> OpenKey:
+        """256 bits from the seed."""
+        secret = hashlib.sha256(b"placebo" + seed + number.to_bytes(4, "big")).digest()
+        return SchemeKey(Key(secret, "placebo", str(number)), self.scheme)
+
+
+class KeyringMark(SchemePlacebos):
+    """Our own keyring as the mark under test."""
+
+    caveat = ""
+    shares_coins = False
+
+    def __init__(self, keyring: UnlockedKeyring) -> None:
+        specification = keyring.public.scheme
+        super().__init__(make_scheme(specification.name, specification.parameters))
+        self._keyring = keyring
+
+    @property
+    def public(self) -> Keyring:
+        """The public half."""
+        return self._keyring.public
+
+    @property
+    def schedule(self) -> Schedule:
+        """The public schedule."""
+        return self._keyring.schedule
+
+    @property
+    def context_width(self) -> int:
+        """k."""
+        return self._keyring.context_width
+
+    def slots_of_names(self, names: Integers) -> NDArray[np.uint8]:
+        """See `UnlockedKeyring.slots_of_names`."""
+        return self._keyring.slots_of_names(names)
+
+    def open(self, slot: str, value: str) -> OpenKey:
+        """See `UnlockedKeyring.key`."""
+        return SchemeKey(self._keyring.key(slot, value), self.scheme)
+
+    def read(self, token_ids: Tokens) -> Iterator[TextCoins]:
+        """Each (context, token) once, under the keys of its context's slot.
+
+        Cost: one coin of the selector a pair, and one a key of its slot.
+        """
+        return self.read_pooled([token_ids])
+
+    def read_pooled(self, texts: Sequence[Tokens]) -> Iterator[TextCoins]:
+        """Every key yields, also where a text is too short for any coin."""
+        width = self.context_width
+        pairs = [response_contexts(ids, width) for ids in texts]
+        contexts = np.concatenate([contexts for contexts, _ in pairs])
+        tokens = np.concatenate([tokens for _, tokens in pairs])
+        positions = scored_positions([ids.shape[0] for ids in texts], width)
+        kept = first_pairs(contexts, tokens)
+        slots = self._keyring.slots_of(contexts[kept])
+        for number, slot in enumerate(self.schedule.slots[1:], start=1):
+            own = kept[slots == number]
+            for value in slot.values:
+                scores = self.scheme.score(
+                    self._keyring.key(slot.name, value).words(contexts[own], tokens[own])
+                )
+                yield TextCoins(slot.name, value, positions[own], scores)
+
+
+def as_mark(keyring: UnlockedKeyring | Mark) -> Mark:
+    """The mark of our own unlocked keyring; other marks as they are."""
+    return KeyringMark(keyring) if isinstance(keyring, UnlockedKeyring) else keyring

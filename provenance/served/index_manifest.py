@@ -1,0 +1,212 @@
+"""What an index says about itself: which keyring, which logs, which table, and all their hashes.
+
+The manifest is written last and names the table by its hash, so a folder without a manifest holds
+no index. Knows the public half of a keyring; does not read tables or logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from provenance.errors import ConfigurationMismatchError, DataError
+from provenance.keys.keyring import Keyring
+from provenance.marks.own import SCHEMES
+from provenance.served.log import LogFile
+from provenance.storage.files import canonical_json, read_json, write_json
+
+__all__ = ["MANIFEST_FILE", "IndexManifest", "ServedSlot", "ServedValue", "keep_ends"]
+
+MANIFEST_FILE = "manifest.json"
+_FORMAT = "provenance-index"
+_VERSION = 2
+_MOST_ENDS = 64
+_LEAST_END = 0.01
+_SHOWN = 80
+_TABLE_NAME = re.compile(r"windows-[0-9a-f]{16}\.parquet")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ServedValue:
+    """One value of a slot: its name, distinct contexts served, and their total of responses."""
+
+    name: str
+    contexts: int
+    responses: int
+
+
+@dataclass(frozen=True)
+class ServedSlot:
+    """One slot as it was when the index was built; the number of a value is its position.
+
+    `without_value`: marked responses that had no label (or one without a key) for this slot.
+    """
+
+    name: str
+    share_words: int
+    values: tuple[ServedValue, ...]
+    without_value: int
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """Everything about an index but its rows.
+
+    keyring_id, scheme, context_width, tokenizer_sha256, vocabulary_size, slots : the keyring
+    responses, marked_responses, duplicates, empty, retokenised, tokens, marked_tokens : the log,
+        see `provenance.served.log.LogStatistics`
+    marked_retokenised, unended : marked responses whose windows were selected by what was drawn in
+        them: their ids come from text, or may lack the token that ended them. A check against an
+        index with such responses cannot be evidence by itself (docs/method.md, section 3). An index
+        of version 1 did not know: all its marked responses count as unended
+    ends : how often each token ended a marked response whose record says that an end token did
+    logs : the files of the log with their SHA-256
+    rows, content_sha256 : the table's rows; the hash does not depend on how files were split,
+        batched or ordered, nor on the Parquet writer
+    table, table_sha256 : the Parquet file
+    """
+
+    keyring_id: str
+    scheme: Mapping[str, Any]
+    context_width: int
+    tokenizer_sha256: str
+    vocabulary_size: int
+    slots: tuple[ServedSlot, ...]
+    responses: int
+    marked_responses: int
+    duplicates: int
+    empty: int
+    retokenised: int
+    tokens: int
+    marked_tokens: int
+    logs: tuple[LogFile, ...]
+    rows: int
+    content_sha256: str
+    table: str
+    table_sha256: str
+    duplicate_ids: tuple[str, ...] = field(default=())
+    marked_retokenised: int = 0
+    unended: int = 0
+    ends: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Tokens that end responses: those that ended at least one in a hundred, ascending.
+
+        So which tokens these are does not hang on single draws.
+        """
+        least = _LEAST_END * sum(self.ends.values())
+        return sorted(int(token) for token, count in self.ends.items() if count >= least)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> IndexManifest:
+        """Read manifest.json. Raises StorageError if it is missing, DataError if malformed."""
+        path = Path(folder) / MANIFEST_FILE
+        document = read_json(path)
+        try:
+            if document["format"] != _FORMAT or document["version"] not in (1, _VERSION):
+                raise ValueError("another format or version")
+            if document["sha256"] != _own_hash(document):
+                raise ValueError("content that does not match its checksum")
+            return _parse(document["index"], document["version"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{path}: must be the manifest of an index of version {_VERSION}; got: {error}. "
+                "Build it again with: provenance index build"
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json atomically, mode 0600: the commit point of the index."""
+        document = {"format": _FORMAT, "version": _VERSION, "index": asdict(self)}
+        document["sha256"] = _own_hash(document)
+        write_json(folder / MANIFEST_FILE, document, mode=0o600)
+
+    def check_keyring(self, public: Keyring, origin: str) -> None:
+        """Raise ConfigurationMismatchError (78) unless the index was built under this mark.
+
+        `public` is the public half of a keyring or of another mark. What differs is named, the most
+        telling first; where all else agrees it is the key. The keyring may have gained values
+        since; a value never changes its position.
+        """
+        given = public.scheme.to_json()
+        served = dict(self.scheme)
+        parameters = served.get("parameters", {}), given["parameters"]
+        pairs = [
+            ("scheme", served.get("name"), given["name"]),
+            *(
+                (f"parameter {name}", *(side.get(name) for side in parameters))
+                for name in sorted({*parameters[0], *parameters[1]})
+            ),
+            ("context width", self.context_width, public.context_width),
+            ("tokenizer's sha256", self.tokenizer_sha256, public.tokenizer_sha256),
+            ("vocabulary size", self.vocabulary_size, public.vocabulary_size),
+            (
+                "slots",
+                [(slot.name, slot.share_words) for slot in self.slots],
+                [(slot.name, slot.share_words) for slot in public.schedule.slots],
+            ),
+            ("keyring" if given["name"] in SCHEMES else "key", self.keyring_id, public.id),
+        ]
+        for own, slot in zip(self.slots, public.schedule.slots, strict=False):
+            names = tuple(value.name for value in own.values)
+            pairs.append((f"values of slot {own.name}", names, slot.values[: len(names)]))
+        for what, found, wanted in pairs:
+            if found != wanted:
+                raise ConfigurationMismatchError(
+                    f"{origin}: must be an index of the mark that was given; its {what} is "
+                    f"{_shorten(found)}, that of the mark is {_shorten(wanted)}. Give the "
+                    "keyring, or the scheme with its configuration, tokenizer and key, that the "
+                    "log was served under."
+                )
+
+
+def _shorten(value: object) -> str:
+    """The value for a message: a table of 8 KiB has no place in one line."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _own_hash(document: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in document.items() if name != "sha256"}
+    return hashlib.sha256(canonical_json(rest)).hexdigest()
+
+
+def keep_ends(ends: Mapping[int, int]) -> dict[str, int]:
+    """The most frequent of the tokens that ended responses, with their counts, as JSON has them."""
+    often = sorted(ends.items(), key=lambda item: (-item[1], item[0]))[:_MOST_ENDS]
+    return {str(token): count for token, count in often}
+
+
+def _parse(index: Mapping[str, Any], version: int) -> IndexManifest:
+    if version == 1:
+        retokenised = min(index["retokenised"], index["marked_responses"])
+        unended = index["marked_responses"] - retokenised
+        index = {**index, "marked_retokenised": retokenised, "unended": unended, "ends": {}}
+    names = set(IndexManifest.__dataclass_fields__)
+    if set(index) != names:
+        raise ValueError(f"unknown or missing fields {sorted(set(index) ^ names)}")
+    manifest = IndexManifest(
+        **{
+            **index,
+            "slots": tuple(
+                ServedSlot(
+                    **{**slot, "values": tuple(ServedValue(**value) for value in slot["values"])}
+                )
+                for slot in index["slots"]
+            ),
+            "logs": tuple(LogFile(**log) for log in index["logs"]),
+            "duplicate_ids": tuple(index["duplicate_ids"]),
+        }
+    )
+    if not all(token.isdecimal() and type(n) is int for token, n in manifest.ends.items()):
+        raise ValueError("ends that are no counts of tokens")
+    if not _TABLE_NAME.fullmatch(manifest.table):
+        raise ValueError("a table with an impossible name")
+    if not _SHA256.fullmatch(manifest.table_sha256):
+        raise ValueError("a table without a SHA-256")
+    return manifest

@@ -1,0 +1,163 @@
+"""Lines of a file, plain or compressed with gzip or zstd, read as a stream and hashed on the way.
+
+Nothing of the file is trusted: a line is at most 16 MiB, a compressed file may not expand without
+end, JSON is strict. Knows bytes and JSON; no record formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import pyarrow as pa
+
+from provenance.errors import DataError, ProvenanceError, StorageError, UsageError
+from provenance.storage.files import name_files, parse_json
+
+__all__ = [
+    "COMPRESSIONS",
+    "MAXIMUM_EXPANSION",
+    "MAXIMUM_LINE",
+    "LineReader",
+    "check_distinct",
+    "hashes_of",
+    "read_json_lines",
+]
+
+COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
+MAXIMUM_LINE: Final = 1 << 24
+"""Bytes of one line of JSONL, and of one text."""
+MAXIMUM_EXPANSION: Final = 200
+"""Times that a file may grow when it is unpacked, beyond the first 64 MiB. Logs grow 3 to 20 times;
+a gzip bomb grows 1,028 times."""
+_FREE_EXPANSION: Final = 1 << 26
+
+
+def check_distinct(paths: Sequence[Path | str]) -> None:
+    """Raise UsageError if a file is named twice: what stands in it would count twice."""
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if path.resolve() in seen:
+            raise UsageError(f"{path}: a file must be named once; it is named twice. Name it once.")
+        seen.add(path.resolve())
+
+
+class LineReader:
+    """Lines of one file; iterate once, then `sha256` is that of the bytes that were read.
+
+    Yields (number from 1, line with its line break). Raises DataError naming file and line for a
+    line over 16 MiB, a damaged archive or one that expands without end; StorageError. The suffix
+    decides about compression. Memory: one line.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.sha256 = ""
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        try:
+            file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        with file:
+            source = _HashedFile(file, self.path)
+            expanded = _Expanded(source, COMPRESSIONS.get(self.path.suffix))
+            lines: BinaryIO = io.BufferedReader(expanded, 1 << 20)
+            number = 0
+            while line := lines.readline(MAXIMUM_LINE + 1):
+                number += 1
+                if len(line) > MAXIMUM_LINE:
+                    raise DataError(
+                        f"{self.path}: line {number}: must be at most {MAXIMUM_LINE} bytes; it is "
+                        "longer. Write one record per line."
+                    )
+                yield number, line
+            source.drain()
+            self.sha256 = source.digest.hexdigest()
+
+
+def hashes_of(readers: Sequence[LineReader]) -> dict[str, str]:
+    """Hex SHA-256 of what was read, by the names of `name_files`."""
+    names = name_files([reader.path for reader in readers])
+    return {name: reader.sha256 for name, reader in zip(names, readers, strict=True)}
+
+
+def read_json_lines(lines: LineReader) -> Iterator[tuple[str, Any]]:
+    """Origin (`file: line n`) and value of every line that is not blank. Raises DataError."""
+    for number, line in lines:
+        if line.strip():
+            origin = f"{lines.path}: line {number}"
+            yield origin, parse_json(line, origin)
+
+
+class _HashedFile(io.RawIOBase):
+    """The file as it lies on disk, hashed while it is read; reading errors become StorageError."""
+
+    def __init__(self, file: BinaryIO | io.FileIO, path: Path) -> None:
+        self._file = file
+        self.path = path
+        self.digest = hashlib.sha256()
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            block = self._file.read(size) or b""
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        self.digest.update(block)
+        self.count += len(block)
+        return block
+
+    def drain(self) -> None:
+        """Read and hash what a decompressor left."""
+        while self.read(1 << 20):
+            pass
+
+
+class _Expanded(io.RawIOBase):
+    """The unpacked bytes of a file, with a cap on how far it may expand."""
+
+    def __init__(self, source: _HashedFile, compression: str | None) -> None:
+        self._source = source
+        self._stream = (
+            source
+            if compression is None
+            else pa.CompressedInputStream(pa.PythonFile(source, mode="r"), compression)
+        )
+        self._produced = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        path = self._source.path
+        try:
+            block = self._stream.read(len(buffer))
+        except ProvenanceError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).partition("\n")[0][:200]
+            raise DataError(
+                f"{path}: must be a whole compressed file; got: {reason}. Copy it again."
+            ) from error
+        self._produced += len(block)
+        limit = max(_FREE_EXPANSION, MAXIMUM_EXPANSION * self._source.count)
+        if self._produced > limit:
+            raise DataError(
+                f"{path}: must not expand more than {MAXIMUM_EXPANSION} times; "
+                f"{self._source.count} bytes gave more than {limit}. Check what it is."
+            )
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: must be a readable file; got: {error.strerror or error}. Check the path."
+    )

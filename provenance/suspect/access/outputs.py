@@ -1,0 +1,244 @@
+"""A suspect's outputs (text) -> how often it put which token after which context.
+
+Knows the served tokenizer and the format of outputs; knows no key, no index and no scheme.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from provenance.coins.contexts import check_token_ids
+from provenance.errors import DataError
+from provenance.keys.keyring import Keyring
+from provenance.keys.tokenizer import tokenise, tokenise_placed
+from provenance.storage.lines import LineReader, check_distinct, hashes_of, read_json_lines
+from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
+from provenance.suspect.positions import Chat, Positions, find_positions
+from provenance.suspect.quotations import RULE, Spelled, Speller, find_quotations
+from provenance.suspect.shown import Shown, read_shown
+
+__all__ = ["Output", "count_positions", "observe", "read_outputs", "read_positions"]
+
+_BATCH: Final = 4096
+_BATCH_CHARACTERS: Final = 1 << 22
+_OUTPUT_FIELDS: Final = frozenset({"output", "outputs", "output_token_ids"})
+_Ids = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output and what was shown before it; `token_ids` wins over `text` if both are given.
+
+    `shown.last_turns` are those that may be an output of `token_ids`; of texts, this is settled.
+    """
+
+    origin: str
+    shown: Shown
+    text: str | None
+    token_ids: Sequence[int] | None
+
+
+def read_outputs(lines: LineReader) -> Iterator[Output]:
+    """Outputs of a JSONL file, and what the suspect was shown (`shown.read_shown`).
+
+    `output` is a string, `outputs` a list of strings; `output_token_ids` (a list of ids of the
+    served tokenizer) may stand instead. Raises DataError with file and line, StorageError.
+    """
+    for origin, record in read_json_lines(lines):
+        if not isinstance(record, dict):
+            raise DataError(f"{origin}: must be a JSON object; got {type(record).__name__}.")
+        if "output_token_ids" in record:
+            shown = read_shown(record, origin, _OUTPUT_FIELDS)
+            yield Output(origin, shown, None, record["output_token_ids"])
+            continue
+        texts = [record["output"]] if "output" in record else record.get("outputs")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(
+                f"{origin}: must have output (a string) or outputs (a list of strings); got "
+                f"{sorted(record)}. See the README for the format."
+            )
+        if "output" in record and record.get("outputs") is not None:
+            raise DataError(f"{origin}: must have output or outputs; got both. Keep one of them.")
+        shown = _settle(read_shown(record, origin, _OUTPUT_FIELDS), texts)
+        for text in texts:
+            yield Output(origin, shown, text, None)
+
+
+def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring) -> Observations:
+    """Count N(c, t) over all outputs of the files; arguments and errors as `read_positions`."""
+    return count_positions(read_positions(paths, tokenizer, keyring))
+
+
+def count_positions(positions: Positions) -> Observations:
+    """N(c, t): how often each (context, token) stands at the positions. Cost: one sort."""
+    contexts, tokens, (counts,) = sum_pairs(
+        positions.contexts, positions.tokens, np.ones(positions.contexts.shape[0])
+    )
+    visited, visits = np.unique(positions.contexts, return_counts=True)
+    return Observations(
+        contexts=contexts,
+        tokens=tokens,
+        masses=counts,
+        totals=totals_of_pairs(contexts, visited, visits.astype(np.int64)),
+        expected=np.zeros(contexts.shape[0]),
+        sampled=True,
+        positions=int(positions.contexts.shape[0]),
+        outputs=len(positions.outputs),
+        tokens_read=positions.tokens_read,
+        short_outputs=positions.short_outputs,
+        repeated=positions.repeated,
+        prompted=positions.prompted,
+        quoted=positions.quoted,
+        with_prompt=positions.with_prompt,
+        sha256=positions.sha256,
+        source={"access": "outputs", "left_out": RULE},
+        wide=positions.wide,
+        asked=count_positions(positions.asked) if positions.asked else None,
+    )
+
+
+def read_positions(
+    paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring
+) -> Positions:
+    """Read outputs and find the positions that count.
+
+    Parameters
+    ----------
+    paths : JSONL files of outputs
+    tokenizer : the served tokenizer, see `provenance.keys.tokenizer.load_tokenizer`
+    keyring : for its context width and vocabulary size
+
+    Raises
+    ------
+    DataError for a malformed record or if no output has more than k tokens; StorageError.
+
+    Notes
+    -----
+    Cost: tokenising (about 1 M tokens per second and core), comparing with the prompts
+    (`find_quotations`) and sorting; memory about 100 bytes a token.
+    """
+    check_distinct(paths)
+    readers = [LineReader(path) for path in paths]
+    width = keyring.context_width
+    desk = _Desk(tokenizer, keyring.vocabulary_size, width)
+    for reader in readers:
+        for output in read_outputs(reader):
+            desk.take(output)
+    desk.finish()
+    if all(ids.shape[0] <= width for ids in desk.outputs):
+        raise DataError(
+            f"{', '.join(map(str, paths))}: at least one output must have more than {width} "
+            f"tokens; got {len(desk.outputs)} outputs without one. Collect longer outputs."
+        )
+    sha256 = hashes_of(readers)
+    found = find_positions(desk.outputs, desk.prompts, desk.prompt_rows, width, sha256, desk.quoted)
+    asked = find_positions(desk.asked, [], [], width, {})
+    return replace(
+        found,
+        chats=desk.chats if any(desk.chats) else (),
+        asked=asked if asked.contexts.size else None,
+    )
+
+
+def _settle(shown: Shown, outputs: Sequence[str]) -> Shown:
+    """The same with its last turns told apart from these outputs; shared by all of them."""
+    texts, chat = shown.before(outputs)
+    return Shown(texts, shown.token_ids, chat)
+
+
+@dataclass
+class _Desk:
+    """Tokenises outputs and prompts batch by batch, and compares them as texts.
+
+    outputs, chats, quoted : one per output; prompts, prompt_rows : ids of every part of a prompt
+    with the number of its output; asked : ids of every distinct text of a prompt
+    """
+
+    tokenizer: Tokenizer
+    vocabulary_size: int
+    width: int
+    outputs: list[_Ids] = field(default_factory=list)
+    chats: list[Chat | None] = field(default_factory=list)
+    quoted: list[NDArray[np.bool_]] = field(default_factory=list)
+    prompts: list[_Ids] = field(default_factory=list)
+    prompt_rows: list[int] = field(default_factory=list)
+    asked: list[_Ids] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._speller = Speller(self.tokenizer, self.vocabulary_size)
+        self._batch: list[Output] = []
+        self._characters = 0
+        self._seen: set[bytes] = set()
+
+    def take(self, output: Output) -> None:
+        """One more output."""
+        before = self._batch[-1].shown if self._batch else None
+        self._batch.append(output)
+        self._characters += len(output.text or output.token_ids or "")
+        if output.shown is not before:
+            self._characters += sum(map(len, output.shown.texts))
+        if len(self._batch) == _BATCH or self._characters > _BATCH_CHARACTERS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Work through what is left."""
+        batch, self._batch, self._characters = self._batch, [], 0
+        if not batch:
+            return
+        origin = batch[0].origin
+        ids, spelled = self._spell(batch, origin)
+        settled = [
+            output.shown if output.token_ids is None else _settle(output.shown, [one.text])
+            for output, one in zip(batch, spelled, strict=True)
+        ]
+        parts = self._tokenise_prompts(settled, origin)
+        shown = []
+        for row, (output, one) in enumerate(zip(batch, settled, strict=True)):
+            own = [parts[text] for text in one.texts]
+            texts = one.texts
+            if one.token_ids is not None:
+                own.append(check_token_ids(one.token_ids, self.vocabulary_size, output.origin))
+                texts += (self._speller.spell(own[-1]).text,)
+            self.prompts += own
+            self.prompt_rows += [len(self.outputs) + row] * len(own)
+            self._ask(texts, own)
+            shown.append(texts)
+        self.chats += [one.chat for one in settled]
+        self.quoted += find_quotations(spelled, shown, self.width, drawn_by_suspect=True)
+        self.outputs += ids
+
+    def _spell(self, batch: Sequence[Output], origin: str) -> tuple[list[_Ids], list[Spelled]]:
+        """Ids and text of each output, whichever it was given as."""
+        placed = tokenise_placed(self.tokenizer, [output.text or "" for output in batch], origin)
+        ids: list[_Ids] = []
+        spelled: list[Spelled] = []
+        for output, (own, offsets) in zip(batch, placed, strict=True):
+            if output.token_ids is None:
+                ids.append(own)
+                spelled.append(Spelled.of_offsets(output.text or "", offsets))
+            else:
+                size, where = self.vocabulary_size, output.origin
+                ids.append(check_token_ids(output.token_ids, size, where))
+                spelled.append(self._speller.spell(ids[-1]))
+        return ids, spelled
+
+    def _tokenise_prompts(self, settled: Sequence[Shown], origin: str) -> dict[str, _Ids]:
+        """Ids of every text of a prompt, each once."""
+        texts = list(dict.fromkeys(text for one in settled for text in one.texts))
+        return dict(zip(texts, tokenise(self.tokenizer, texts, origin), strict=True))
+
+    def _ask(self, texts: Sequence[str], parts: Sequence[_Ids]) -> None:
+        """Keep the texts that no earlier output was shown."""
+        for text, part in zip(texts, parts, strict=True):
+            name = hashlib.blake2b(text.encode("utf-8", "surrogatepass")).digest()
+            if name not in self._seen:
+                self._seen.add(name)
+                self.asked.append(part)

@@ -1,0 +1,1 @@
+"""A suspect with another tokenizer: two vocabularies, and the positions in both."""
