@@ -30,6 +30,8 @@ SPLITS = ("teacher", "base", "prompts")
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
 MIN_CHARS, MAX_CHARS = 200, 2000
+LATER = {"rfc3161-client", "rfc8785"}
+"""Pinned after the fixtures were made: with their text the corpus and its tokenizer are others."""
 SOURCE_BYTES_PER_PACKAGE = 14_000_000  # read at most this much of one package
 DOCUMENT_BYTES_PER_PACKAGE = {"code": 1_200_000, "prose": 1_200_000, "headers": 8_000_000}
 HALF_BYTES = 3_500_000  # kept per capability and training half
@@ -53,10 +55,10 @@ class Document:
 
 
 def pinned_packages(constraints: Path = CONSTRAINTS) -> list[str]:
-    """Names pinned in the constraints file and installed here, sorted."""
+    """Names pinned in the constraints file and installed here, sorted; without `LATER`."""
     names = re.findall(r"^([\w.-]+)==", constraints.read_text(), flags=re.MULTILINE)
     installed = {d.metadata["Name"].lower() for d in metadata.distributions()}
-    return sorted({n.lower() for n in names} & installed)
+    return sorted({n.lower() for n in names} & installed - LATER)
 
 
 def package_files(package: str, suffixes: tuple[str, ...]) -> list[Path]:
