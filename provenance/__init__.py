@@ -24,7 +24,7 @@ _HOMES = {
     "Verdict": "provenance.check.verdict",
     "Watermark": "provenance.embed.watermark",
     "add_value": "provenance.keys.keyring",
-    "build_index": "provenance.served.index",
+    "build_index": "provenance.served.build",
     "check_outputs": "provenance.check.examine",
     "create_keyring": "provenance.keys.keyring",
     "detect_mark": "provenance.marks.detection",

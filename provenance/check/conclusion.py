@@ -31,19 +31,6 @@ from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule, key_name
 from provenance.stats.shares import Rejection, is_clear, share_intervals
 from provenance.stats.tables import ClassTable
 
-__all__ = [
-    "LEFT_OUT",
-    "Ruling",
-    "attribute_shares",
-    "conclude",
-    "explain_positions",
-    "find_power",
-    "find_reference",
-    "make_verdict",
-    "say_failed_controls",
-    "say_nothing_scored",
-]
-
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _MOST_NAMES: Final = 5
 

@@ -28,20 +28,11 @@ from provenance.check.score import WeightedPairs, tabulate
 from provenance.check.verdict import Control
 from provenance.keys.schedule import Schedule, key_name
 from provenance.marks import OpenKey, Placebos
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
 from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.placebo import coarsen, placebo_test
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
-
-__all__ = [
-    "LEVEL",
-    "control_innocents",
-    "control_placebo",
-    "control_prompts",
-    "control_slot",
-    "control_unserved",
-]
 
 LEVEL: Final = 1e-3
 

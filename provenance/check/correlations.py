@@ -26,8 +26,6 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.shared import WeightedUnits, join_units
 from provenance.stats.tables import ClassTable
 
-__all__ = ["Bundled", "Correlation", "correlate_bundles"]
-
 _PAIRS_FOLDER: Final = "pairs"
 _NUMBERS: Final = frozenset({"token", "weight", "unit", "score"})
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.check.conclusion import attribute_shares, conclude, find_power, make_verdict
+from provenance.check.conclusion import make_verdict
 from provenance.check.controls import (
     control_innocents,
     control_placebo,
@@ -46,21 +46,6 @@ from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.storage.files import canonical_json
 from provenance.suspect.observations import Observations
-
-__all__ = [
-    "CheckSettings",
-    "Examination",
-    "attribute_shares",
-    "check_outputs",
-    "conclude",
-    "examine_outputs",
-    "find_power",
-    "has_control_slot",
-    "make_verdict",
-    "run_placebos",
-    "say_caveat",
-    "try_keys",
-]
 
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _KeyPair = tuple[str, str]

@@ -21,16 +21,6 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import key_name
 from provenance.storage.files import interchange_json, parse_json, read_bytes
 
-__all__ = [
-    "ACCESSES",
-    "CONTROLS",
-    "FOREIGN_CONTROLS",
-    "Plan",
-    "describe_commitments",
-    "fingerprint_reference",
-    "write_plan",
-]
-
 ACCESSES: Final = ("outputs", "weights", "logprobs")
 CONTROLS: Final = ("placebo keys", "control slot", "unserved values", "innocent models")
 FOREIGN_CONTROLS: Final = ("placebo keys", "innocent models")

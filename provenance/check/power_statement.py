@@ -23,19 +23,6 @@ from provenance.stats.power import DetectableShift, detectable_shift, invert_res
 from provenance.stats.tables import ClassTable
 from provenance.storage.files import parse_json
 
-__all__ = [
-    "LEAST_COINS",
-    "MARGIN",
-    "POWER",
-    "Power",
-    "Setting",
-    "find_curve",
-    "find_shortfall",
-    "say_power",
-    "say_power_json",
-    "state_power",
-]
-
 POWER: Final = 0.9
 MARGIN: Final = 1.645
 """Standard errors taken off each measured z: its lower 95 % limit over the draw of a key."""

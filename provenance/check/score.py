@@ -25,18 +25,6 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.suspect.observations import Observations
 
-__all__ = [
-    "Coins",
-    "Weighing",
-    "WeightedPairs",
-    "merge_weights",
-    "open_coins",
-    "score",
-    "tabulate",
-    "weigh_coins",
-    "weigh_observations",
-]
-
 
 @dataclass(frozen=True)
 class WeightedPairs:

@@ -33,19 +33,9 @@ from provenance.coins.contexts import unpack
 from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
 from provenance.marks import Mark
 from provenance.served.index import Index
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
 from provenance.suspect.observations import Expectations, Observations
-
-__all__ = [
-    "ENDS",
-    "EXPECTED_UNSERVED",
-    "UNSERVED",
-    "SelectionPairs",
-    "control_selection",
-    "name_selection",
-    "weigh_selection",
-]
 
 UNSERVED: Final = "unserved contexts"
 EXPECTED_UNSERVED: Final = "unserved contexts (reference)"

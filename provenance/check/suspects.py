@@ -43,13 +43,11 @@ from provenance.marks.own import SCHEMES, make_scheme
 from provenance.marks.sharing import MAXIMUM_WEIGHT
 from provenance.stats.evalues import average_e, e_bh
 from provenance.stats.families import weighted_holm
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
 from provenance.storage.files import canonical_json, read_json
-
-__all__ = ["Correlation", "Family", "Suspect", "SuspectResult", "judge_suspects", "read_suspect"]
 
 _FILES: Final = ("verdict.json", "sequential.json")
 _TOLERANCE: Final = 1e-6

@@ -24,10 +24,8 @@ from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
 from provenance.marks.own import Scheme, make_scheme
 from provenance.served.index import Index
 from provenance.stats.eprocess import EProcess, add_batch, start
-from provenance.stats.tails import log10_upper_tail
+from provenance.stats.inversion import log10_upper_tail
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
-
-__all__ = ["BATCHES", "Point", "Trajectory", "merge_observations", "trace_evidence"]
 
 BATCHES: Final = 12
 """How many batches make a readable curve."""

@@ -24,22 +24,6 @@ from provenance.keys.schedule import key_name
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
 
-__all__ = [
-    "EXIT_CODES",
-    "OLD_SCHEMA_VERSION",
-    "SCHEMA_VERSION",
-    "SHARE_METHOD",
-    "Conclusion",
-    "Control",
-    "HypothesisResult",
-    "PlanReference",
-    "Reservation",
-    "Share",
-    "TwinsResult",
-    "Verdict",
-    "group_rejected",
-]
-
 SCHEMA_VERSION: Final = 2
 OLD_SCHEMA_VERSION: Final = 1
 """Still read and verified. It said `nothing scored` and `invalid` for `inconclusive`."""

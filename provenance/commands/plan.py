@@ -16,8 +16,6 @@ from provenance.commands.marks import MarkChoice
 from provenance.commands.plan_enough import enough
 from provenance.errors import MissingExtraError, StorageError, UsageError
 
-__all__ = ["app"]
-
 app = typer.Typer(help="Analysis plans: what a check will do, fixed before.", no_args_is_help=True)
 app.command("enough")(enough)
 
@@ -62,7 +60,8 @@ def new(
     from provenance.check.examine import CheckSettings, has_control_slot
     from provenance.check.plan import CONTROLS, FOREIGN_CONTROLS, describe_commitments, write_plan
     from provenance.keys.schedule import key_name
-    from provenance.served.index import Index, IndexManifest
+    from provenance.served.index import Index
+    from provenance.served.index_manifest import IndexManifest
     from provenance.storage.files import write_atomically
 
     if file.exists():

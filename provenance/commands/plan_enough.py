@@ -13,8 +13,6 @@ from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.marks import MarkChoice
 
-__all__ = ["enough"]
-
 
 def enough(
     outputs: Annotated[
@@ -52,7 +50,8 @@ def enough(
     from provenance.keys.schedule import key_name
     from provenance.marks import KeyringMark, as_mark
     from provenance.marks.alpha import family_weights
-    from provenance.served.index import Index, IndexManifest
+    from provenance.served.index import Index
+    from provenance.served.index_manifest import IndexManifest
     from provenance.stats.looks import coins_needed, effective_coins, outputs_suffice
 
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)

@@ -53,27 +53,6 @@ from provenance.storage.files import (
     write_json,
 )
 
-__all__ = [
-    "CONTROL_PAIRS",
-    "DISCLOSED_FOLDER",
-    "PAIRS_FOLDER",
-    "PLAN_FILE",
-    "REPORT_FILE",
-    "REQUEST_FILE",
-    "RESPONSE_FILE",
-    "TRAJECTORY_FILE",
-    "VERDICT_FILE",
-    "Contents",
-    "check_request",
-    "choose_disclosed",
-    "gather_plan",
-    "make_report",
-    "name_pairs",
-    "name_pooled",
-    "pooled_slots",
-    "write_bundle",
-]
-
 VERDICT_FILE: Final = "verdict.json"
 PLAN_FILE: Final = "plan.json"
 REQUEST_FILE: Final = "plan.tsq"

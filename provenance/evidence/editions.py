@@ -17,15 +17,6 @@ from provenance.check.verdict import OLD_SCHEMA_VERSION, SCHEMA_VERSION, Reserva
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
 from provenance.marks.alpha import AlphaSplit, split_alpha
 
-__all__ = [
-    "is_old",
-    "read_planned_settings",
-    "read_reservations",
-    "read_settings",
-    "split_stated_alpha",
-    "write_edition",
-]
-
 _ADDED = ("reasons", "reservations", "found_by")
 
 

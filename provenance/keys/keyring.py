@@ -42,18 +42,6 @@ from provenance.storage.files import (
     write_json,
 )
 
-__all__ = [
-    "SELECTOR",
-    "Commitment",
-    "Key",
-    "Keyring",
-    "SchemeSpecification",
-    "UnlockedKeyring",
-    "add_value",
-    "create_keyring",
-    "disclose",
-]
-
 SELECTOR = "selector"
 """Name of the key whose coins share out the contexts among the slots; it marks nothing."""
 

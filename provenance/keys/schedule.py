@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from provenance.errors import ConfigurationMismatchError, UsageError
 
-__all__ = ["CONTROL", "DEFAULT_SHARES", "GLOBAL", "SINGLE_VALUE", "Schedule", "Slot", "key_name"]
-
 CONTROL: Final = "control"
 GLOBAL: Final = "global"
 SINGLE_VALUE: Final = ""

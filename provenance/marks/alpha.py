@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
 
-__all__ = ["AlphaSplit", "family_weights", "split_alpha"]
-
 
 class AlphaSplit(NamedTuple):
     """Error rate of all keys together, and of the twins: 0 without twins."""

@@ -24,12 +24,11 @@ from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import key_name
 from provenance.marks import Mark, TextCoins, as_mark
 from provenance.marks.alpha import family_weights
+from provenance.stats.closed_forms import log10_gamma_tail
 from provenance.stats.families import weighted_holm
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_gamma_tail, log10_upper_tail
-
-__all__ = ["Detection", "KeyDetection", "detect_mark", "detect_pooled"]
 
 _SHORTEST: Final = 64
 _STRIDES: Final = 4

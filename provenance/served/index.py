@@ -20,20 +20,9 @@ from numpy.typing import NDArray
 from provenance.errors import DataError, StorageError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import Schedule
-from provenance.served.build import build_index, merge_indexes
-from provenance.served.index_manifest import IndexManifest, ServedSlot, ServedValue
+from provenance.served.index_manifest import IndexManifest, ServedValue
 from provenance.served.table import Audit, RowGroup, read_table
 from provenance.storage.files import sha256_of_file
-
-__all__ = [
-    "Index",
-    "IndexManifest",
-    "Matches",
-    "ServedSlot",
-    "ServedValue",
-    "build_index",
-    "merge_indexes",
-]
 
 _CONTROL_SLOT, _GLOBAL_SLOT = 0, 1
 

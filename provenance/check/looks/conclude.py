@@ -30,8 +30,6 @@ from provenance.marks import Mark, as_mark
 from provenance.marks.alpha import family_weights
 from provenance.stats.evalues import adjust_e, average_e
 
-__all__ = ["conclude"]
-
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _NOTHING_SEEN: Final[dict[str, Any]] = {"source": {}, "reference": {}}
 

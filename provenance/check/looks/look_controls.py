@@ -36,8 +36,6 @@ from provenance.stats.eprocess import EProcess
 from provenance.stats.evalues import average_e
 from provenance.storage.files import canonical_json
 
-__all__ = ["collect_controls", "control_placebos"]
-
 _GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 
 

@@ -45,8 +45,6 @@ from provenance.stats.eprocess import start as start_process
 from provenance.storage.files import canonical_json
 from provenance.suspect.observations import Observations
 
-__all__ = ["add_outputs", "reveal_pairs", "start"]
-
 Tokens = NDArray[np.uint32]
 
 

@@ -17,13 +17,6 @@ from provenance.check.verdict import EXIT_CODES, Conclusion, Control, group_reje
 from provenance.keys.schedule import key_name
 from provenance.stats.tables import ClassTable
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "SequentialHypothesis",
-    "SequentialLook",
-    "SequentialVerdict",
-]
-
 SCHEMA_VERSION: Final = 2
 """Version 1 had neither reasons nor power, and the conclusions of version 1 of a verdict."""
 

@@ -22,17 +22,6 @@ from provenance.check.verdict import Control
 from provenance.marks.sharing import Groups, sum_weights
 from provenance.stats.eprocess import EProcess, Reveal, add_batch
 
-__all__ = [
-    "UNIT_NAME_WIDTH",
-    "Batch",
-    "Revealed",
-    "Role",
-    "SequentialCheck",
-    "Sheet",
-    "Units",
-    "extend_sheet",
-]
-
 Role = Literal["tested", "control slot", "unserved values"]
 
 

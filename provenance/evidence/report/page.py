@@ -36,8 +36,6 @@ from provenance.evidence.report.wording import (
 from provenance.keys.schedule import key_name
 from provenance.storage.printable import clean, shorten
 
-__all__ = ["PALETTE", "render_report"]
-
 PALETTE: Final[Mapping[str, str]] = {
     "ink": INK,
     "soft": "#4b5768",

@@ -17,8 +17,6 @@ from provenance.marks.foreign.mark import ForeignMark, derive_id, derive_salt
 from provenance.marks.own import SCHEMES
 from provenance.storage.files import read_json
 
-__all__ = ["add_up", "check_description", "check_one_slot", "read_foreign"]
-
 Integers = NDArray[np.int64]
 
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from provenance.check.conclusion import make_verdict
 from provenance.check.controls import LEVEL, control_slot, control_unserved, list_unserved
-from provenance.check.examine import has_control_slot, make_verdict, run_placebos
+from provenance.check.examine import has_control_slot, run_placebos
 from provenance.check.plan import Plan
 from provenance.check.score import Weighing
 from provenance.check.selection import name_selection
@@ -34,15 +35,6 @@ from provenance.marks.own import SCHEMES
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.storage.files import canonical_json
-
-__all__ = [
-    "ControlRecord",
-    "compare",
-    "read_tables",
-    "rebuild_controls",
-    "rebuild_twins",
-    "rebuild_verdict",
-]
 
 _RELATIVE: Final = 1e-8
 _TEXT: Final = re.compile(r"(?:^|\.)(?:detail|reasons\[\d+\])$")

@@ -52,19 +52,6 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.storage.files import read_bytes, read_json
 
-__all__ = [
-    "check_controls",
-    "check_disclosed",
-    "check_keyring",
-    "check_pairs",
-    "check_report",
-    "check_scores",
-    "check_slots",
-    "check_tables",
-    "check_tails",
-    "check_verdict",
-]
-
 _SELECTOR_KEY: Final = (SELECTOR, SINGLE_VALUE)
 _DISCLOSED_FIELDS: Final = frozenset(
     {

@@ -24,8 +24,6 @@ from provenance.marks.own import Scheme, make_scheme
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 
-__all__ = ["State", "Trust"]
-
 _T = TypeVar("_T")
 
 

@@ -18,8 +18,6 @@ from provenance.marks.foreign import make_foreign
 from provenance.marks.foreign.mark import ForeignMark, Original
 from provenance.storage.files import canonical_json
 
-__all__ = ["disclose_foreign", "open_disclosed"]
-
 _FORMAT: Final = "provenance-disclosed-scheme"
 
 

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, first_occurrences
 from provenance.errors import ConfigurationMismatchError, UsageError
-from provenance.keys.keyring import SELECTOR, Commitment, Keyring, SchemeSpecification
+from provenance.keys.commitment import Commitment
+from provenance.keys.keyring import SELECTOR, Keyring, SchemeSpecification
 from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule
 from provenance.marks.base import TextCoins, scored_positions
 from provenance.marks.foreign.scheme import ForeignScheme, ScoredOtherwise, Tokens
 from provenance.marks.sharing import (
-    MAXIMUM_WEIGHT,
     Groups,
     group_pairs,
     quantise_weights,
@@ -35,16 +35,6 @@ from provenance.marks.sharing import (
 )
 from provenance.stats.laws import NullLaw
 from provenance.storage.files import canonical_json
-
-__all__ = [
-    "MAXIMUM_WEIGHT",
-    "ForeignKey",
-    "ForeignMark",
-    "Original",
-    "derive_id",
-    "derive_salt",
-    "is_foreign",
-]
 
 Integers = NDArray[np.int64]
 
