@@ -59,7 +59,6 @@ def new(
     """Write a plan. It names every key that may be opened; later values are not tested."""
     from provenance.check.examine import CheckSettings, has_control_slot
     from provenance.check.plan import CONTROLS, FOREIGN_CONTROLS, describe_commitments, write_plan
-    from provenance.keys.schedule import key_name
     from provenance.served.index import Index
     from provenance.served.index_manifest import IndexManifest
     from provenance.storage.files import write_atomically
@@ -71,7 +70,7 @@ def new(
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     public = choice.describe(IndexManifest.load(index).vocabulary_size)
     with Index.open(index, public) as opened:
-        names = sorted(key_name(*pair) for pair in opened.keys_served(public.schedule))
+        names = sorted(str(pair) for pair in opened.keys_served(public.schedule))
         content = opened.manifest.content_sha256
     made = write_plan(
         {

@@ -47,7 +47,6 @@ def enough(
     """
     from provenance.check.score import weigh_coins, weigh_observations
     from provenance.commands.observing import Observer, Reference
-    from provenance.keys.schedule import key_name
     from provenance.marks import KeyringMark, as_mark
     from provenance.marks.alpha import family_weights
     from provenance.served.index import Index
@@ -70,7 +69,7 @@ def enough(
         weights = pairs.weights if own else weigh_coins(pairs, mark.open(*key))
         rows.append(
             {
-                "key": key_name(*key),
+                "key": str(key),
                 "pairs": len(pairs),
                 "coins": int((weights != 0).sum()),
                 "effective_coins": effective_coins(weights),

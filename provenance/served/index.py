@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from provenance.errors import DataError, StorageError, UsageError
 from provenance.keys.keyring import Keyring
-from provenance.keys.schedule import Schedule
+from provenance.keys.schedule import KeyName, Schedule
 from provenance.served.index_manifest import IndexManifest, ServedValue
 from provenance.served.table import Audit, RowGroup, read_table
 from provenance.storage.files import sha256_of_file
@@ -150,13 +150,13 @@ class Index:
         by_query = np.argsort(query, kind="stable")
         return Matches(query[by_query], value[by_query], responses[by_query])
 
-    def keys_served(self, schedule: Schedule) -> list[tuple[str, str]]:
+    def keys_served(self, schedule: Schedule) -> list[KeyName]:
         """(slot, value) of every key that marked a context of this index, in the schedule's order.
 
         Those are the keys that a check tests.
         """
         return [
-            (slot.name, served.name)
+            KeyName(slot.name, served.name)
             for number, slot in enumerate(schedule.slots)
             if number != _CONTROL_SLOT
             for served in self.values_served(number)
