@@ -15,7 +15,7 @@ _HOMES = {
     "Index": "provenance.served.index",
     "Key": "provenance.keys.keyring",
     "Keyring": "provenance.keys.keyring",
-    "LogWriter": "provenance.served.log",
+    "LogWriter": "provenance.served.writer",
     "Observations": "provenance.suspect.observations",
     "ProvenanceError": "provenance.errors",
     "Schedule": "provenance.keys.schedule",

@@ -213,7 +213,7 @@ def find_curve(setting: Setting) -> dict[str, Any] | None:
 
 def _read_curves() -> dict[str, Any]:
     content: dict[str, Any] = parse_json(
-        files("provenance").joinpath(_CURVES).read_bytes(), _CURVES
+        files("provenance.check").joinpath(_CURVES).read_bytes(), _CURVES
     )
     if content.get("format") != _FORMAT:
         raise UsageError(f"{_CURVES}: must have the format {_FORMAT!r}. Install the package again.")

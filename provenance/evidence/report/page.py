@@ -94,7 +94,7 @@ def render_report(
     standing = find_standing(verdict)
     valid = shows_numbers(verdict)
     environment = Environment(
-        loader=PackageLoader("provenance.evidence"),
+        loader=PackageLoader("provenance.evidence.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
