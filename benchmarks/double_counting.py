@@ -23,7 +23,8 @@ from provenance.check.score import WeightedPairs, tabulate, weigh_observations
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import as_mark
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.suspect.access.outputs import observe
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from provenance.check.examine import check_outputs
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import load_tokenizer, tokenise_placed
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.suspect.access.documents import Documents
 from provenance.suspect.access.outputs import observe
 from provenance.suspect.quotations import RULE, Spelled, find_quotations

@@ -22,11 +22,12 @@ from scipy.special import logsumexp
 
 from provenance.marks.own import Green, Gumbel
 from provenance.stats.eprocess import EProcess, add_batch, start
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import GRID, log10_mixture
 from provenance.stats.power import critical_value
-from provenance.stats.tables import ClassTable, ScoreClass
-from provenance.stats.tails import log10_upper_tail
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 COINS, LOOKS = 100_000, 200
 GREEN, GUMBEL = Green().null_law, Gumbel().null_law

@@ -46,12 +46,13 @@ from provenance.check.score import score, weigh_observations
 from provenance.check.weigh import DEFAULT_RULE
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring, UnlockedKeyring
 from provenance.marks.own import Green, make_scheme
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.stats.evalues import e_bh
 from provenance.stats.families import fieller_shares, weighted_holm
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
 from provenance.suspect.access.outputs import observe
 from provenance.suspect.observations import Observations
 

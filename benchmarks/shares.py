@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.special import erfcx
 from scipy.stats import binom
 
-from provenance.check.examine import attribute_shares
+from provenance.check.conclusion import attribute_shares
 from provenance.check.verdict import HypothesisResult
 from provenance.evidence.older import older_shares
 from provenance.keys.schedule import Schedule

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from provenance.marks.own import Green, Gumbel, Scheme, Tournament
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail, upper_tail
+from provenance.stats.tails import upper_tail
 
 
 def make_table(scheme: Scheme, coins: int, levels: int, shift: float, seed: int) -> ClassTable:

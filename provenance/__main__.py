@@ -11,8 +11,6 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-__all__ = ["main"]
-
 _DEFECT = 70
 _INTERRUPTED = 130
 

@@ -20,19 +20,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "DISTRIBUTION",
-    "ConfigurationMismatchError",
-    "DataError",
-    "KeyPermissionError",
-    "LockedError",
-    "MissingExtraError",
-    "NumericalContradictionError",
-    "ProvenanceError",
-    "StorageError",
-    "UsageError",
-]
-
 DISTRIBUTION: Final = "provenance-watermark"
 """Name of this package on the package index, where `provenance` is another project."""
 

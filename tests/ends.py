@@ -23,7 +23,8 @@ from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
 from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import Schedule
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.suspect.access.outputs import count_positions, read_positions
 from provenance.suspect.access.probabilities import expect_with_model
 from provenance.suspect.observations import add_expectations

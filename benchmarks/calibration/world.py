@@ -25,8 +25,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from provenance.embed.watermark import Watermark
 from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import Schedule
-from provenance.served.index import Index, build_index
-from provenance.served.log import LogWriter
+from provenance.served.build import build_index
+from provenance.served.index import Index
+from provenance.served.writer import LogWriter
 
 WORDS = 256
 CANDIDATES = 12

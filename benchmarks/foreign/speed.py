@@ -37,8 +37,8 @@ from provenance.keys.keyring import SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
 from provenance.marks.detection import detect_mark
 from provenance.marks.foreign.mark import ForeignMark
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
 
 RESULTS: Final = Path(__file__).parents[1] / "results/detect.json"
 ORIGINALS: Final = Path(__file__).parent / "work/originals"

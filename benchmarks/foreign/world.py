@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from benchmarks.calibration.world import WORDS, Ids, Teacher, decode, save_tokenizer
 from provenance.marks.foreign import ForeignScheme, make_foreign
 from provenance.marks.foreign.mark import ForeignMark
-from provenance.served.index import Index, build_index
-from provenance.served.log import LogWriter
+from provenance.served.build import build_index
+from provenance.served.index import Index
+from provenance.served.writer import LogWriter
 from provenance.storage.files import sha256_of_file
 
 CONFIGURATIONS: Final[dict[str, dict[str, Any]]] = {

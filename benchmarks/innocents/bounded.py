@@ -27,7 +27,8 @@ from provenance.check.weigh import Choices, weigh, weigh_presence
 from provenance.keys.keyring import Keyring, UnlockedKeyring
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks.own import make_scheme
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.stats.tables import ClassTable
 from provenance.suspect.access.outputs import observe, read_positions
 from provenance.suspect.models.ngram import NgramReference

@@ -45,8 +45,8 @@ from benchmarks.innocents.suspects import Log, Shown, Source
 from benchmarks.innocents.traffic import serve
 from benchmarks.innocents.weighing import FAULTS, SOUND
 from provenance.marks.own import make_scheme
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
 
 __all__ = ["LEVELS", "judge", "main", "run_experiment", "summarise"]
 

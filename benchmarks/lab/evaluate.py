@@ -20,7 +20,8 @@ from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.weigh import REFERENCE_RULE, RULES
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import load_tokenizer
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.suspect.access.outputs import observe, read_positions
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import add_expectations

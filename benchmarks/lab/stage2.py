@@ -34,8 +34,7 @@ from benchmarks.lab.tokenizer import VOCABULARY, load_tokenizer
 from provenance.embed.watermark import Watermark
 from provenance.keys.keyring import Keyring, SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
-from provenance.served.log import SCHEMA
-from provenance.served.records import pack_drawn
+from provenance.served.records import SCHEMA, pack_drawn
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 WEEKS = tuple(f"2026-W{week}" for week in range(17, 23))

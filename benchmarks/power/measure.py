@@ -32,7 +32,8 @@ from provenance.coins.contexts import list_windows, pack_windows, unpack
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks.own import make_scheme
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail

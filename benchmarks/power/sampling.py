@@ -18,7 +18,7 @@ from benchmarks.lab.stage2 import Responses, list_drawn, marked_draw
 from benchmarks.lab.tokenizer import load_tokenizer
 from benchmarks.power.settings import BATCH
 from provenance.embed.watermark import Watermark
-from provenance.served.log import SCHEMA
+from provenance.served.records import SCHEMA
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from provenance.coins.contexts import unpack
 from provenance.keys.keyring import Keyring, UnlockedKeyring
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks.own import make_scheme
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.storage.files import read_json, write_json
 from provenance.suspect.access.documents import Documents
 from provenance.suspect.access.outputs import count_positions, read_positions

@@ -33,7 +33,7 @@ from benchmarks.smollm.prompts import CAPABILITIES, Prompt, prompts_for
 from provenance.embed.watermark import Watermark
 from provenance.keys.keyring import Keyring, SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
-from provenance.served.log import LogWriter
+from provenance.served.writer import LogWriter
 from provenance.storage.files import write_atomically
 
 SHARES = {"global": 0.2, "capability": 0.1, "week": 0.05, "cohort": 0.05}

@@ -27,24 +27,10 @@ from provenance.check.verdict import (
     Verdict,
 )
 from provenance.keys.keyring import Keyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule, key_name
+from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, Schedule
 from provenance.stats.shares import Rejection, is_clear, share_intervals
 from provenance.stats.tables import ClassTable
 
-__all__ = [
-    "LEFT_OUT",
-    "Ruling",
-    "attribute_shares",
-    "conclude",
-    "explain_positions",
-    "find_power",
-    "find_reference",
-    "make_verdict",
-    "say_failed_controls",
-    "say_nothing_scored",
-]
-
-_GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _MOST_NAMES: Final = 5
 
 LEFT_OUT: Final[Mapping[str, str]] = {
@@ -194,7 +180,7 @@ def make_verdict(
         keyring_id=public.id,
         scheme=public.scheme.to_json(),
         weight_rule=rule,
-        commitments={key_name(*pair): one.sha256 for pair, one in public.commitments.items()},
+        commitments={str(pair): one.sha256 for pair, one in public.commitments.items()},
         inputs=inputs,
         versions=versions,
         plan=PlanReference(plan.sha256, plan.timestamp) if plan is not None else None,
@@ -223,7 +209,7 @@ def find_power(
     failed = not all(control.passed for control in controls)
     if not scored or failed or any(h.rejected for h in hypotheses):
         return None
-    found = max(scored, key=lambda h: ((h.slot, h.value) == _GLOBAL_KEY, h.tail.effective_coins))
+    found = max(scored, key=lambda h: (h.key == GLOBAL_KEY, h.tail.effective_coins))
     return state_power(found.table, found.name, alpha * found.family_weight, setting)
 
 
@@ -267,6 +253,6 @@ def find_reference(
     hypotheses: Sequence[HypothesisResult], conclusion: Conclusion
 ) -> HypothesisResult | None:
     """The global key's result if shares may be stated against it: after evidence by the keys."""
-    found = next((h for h in hypotheses if (h.slot, h.value) == _GLOBAL_KEY), None)
+    found = next((h for h in hypotheses if h.key == GLOBAL_KEY), None)
     by_keys = conclusion == "evidence" and any(h.rejected for h in hypotheses)
     return found if by_keys else None

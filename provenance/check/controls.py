@@ -26,22 +26,13 @@ from numpy.typing import NDArray
 
 from provenance.check.score import WeightedPairs, tabulate
 from provenance.check.verdict import Control
-from provenance.keys.schedule import Schedule, key_name
+from provenance.keys.schedule import KeyName, Schedule
 from provenance.marks import OpenKey, Placebos
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
 from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.placebo import coarsen, placebo_test
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
-
-__all__ = [
-    "LEVEL",
-    "control_innocents",
-    "control_placebo",
-    "control_prompts",
-    "control_slot",
-    "control_unserved",
-]
 
 LEVEL: Final = 1e-3
 
@@ -142,10 +133,10 @@ def control_unserved(
     return _smallest("unserved values", tests, law)
 
 
-def list_unserved(schedule: Schedule, served: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+def list_unserved(schedule: Schedule, served: Collection[KeyName]) -> list[KeyName]:
     """(slot, value) of every attribute value that has a key but is not among the served ones."""
     return [
-        (slot.name, value)
+        KeyName(slot.name, value)
         for slot in schedule.slots[2:]
         for value in slot.values
         if (slot.name, value) not in served
@@ -217,5 +208,5 @@ def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], law: Nu
         corrected > math.log10(LEVEL),
         corrected,
         f"{len(tests)} keys, {sum(len(pairs) for pairs, _ in tests)} coins: smallest log10 p "
-        f"{values[best]:.2f} ({key_name(key.slot, key.value)})",
+        f"{values[best]:.2f} ({KeyName(key.slot, key.value)!s})",
     )

@@ -20,18 +20,14 @@ from numpy.typing import NDArray
 
 from provenance.check.score import merge_weights
 from provenance.errors import DataError, UsageError
-from provenance.keys.schedule import key_name
+from provenance.keys.schedule import KeyName
 from provenance.stats.families import correlate_z
 from provenance.stats.laws import NullLaw
 from provenance.stats.shared import WeightedUnits, join_units
 from provenance.stats.tables import ClassTable
 
-__all__ = ["Bundled", "Correlation", "correlate_bundles"]
-
 _PAIRS_FOLDER: Final = "pairs"
 _NUMBERS: Final = frozenset({"token", "weight", "unit", "score"})
-
-KeyPair = tuple[str, str]
 
 
 class Bundled(Protocol):
@@ -46,7 +42,7 @@ class Bundled(Protocol):
         """None if no coin was scored."""
 
     @property
-    def tables(self) -> Mapping[KeyPair, ClassTable]:
+    def tables(self) -> Mapping[KeyName, ClassTable]:
         """Of each key that was tried, in the order of the verdict."""
 
 
@@ -65,7 +61,7 @@ class Correlation:
 
 
 def correlate_bundles(
-    suspects: Sequence[Bundled], keys: Sequence[KeyPair]
+    suspects: Sequence[Bundled], keys: Sequence[KeyName]
 ) -> tuple[tuple[Correlation, ...], tuple[str, ...]]:
     """Per key, every two suspects whose bundles hold the pairs; and the names of the others.
 
@@ -77,7 +73,7 @@ def correlate_bundles(
         pairs = [(one.name, _read_pairs(one, key)) for one in holders if key in one.tables]
         for (first, left), (second, right) in combinations(pairs, 2):
             value, shared = _correlate_two(first, left, second, right)
-            found.append(Correlation(first, second, key_name(*key), shared, value))
+            found.append(Correlation(first, second, str(key), shared, value))
     return tuple(found), tuple(one.name for one in suspects if one not in holders)
 
 
@@ -107,7 +103,7 @@ def _take_units(table: Any) -> tuple[WeightedUnits, NDArray[np.int64]]:
     return WeightedUnits(rows, numbers, merged), scores[numbers >= 0][first]
 
 
-def _read_pairs(suspect: Bundled, key: KeyPair) -> WeightedUnits:
+def _read_pairs(suspect: Bundled, key: KeyName) -> WeightedUnits:
     """Coins and weights of one key; refused unless they add up to the verdict's class table."""
     path = Path(suspect.name) / _PAIRS_FOLDER / f"{list(suspect.tables).index(key):03d}.parquet"
     try:
@@ -116,12 +112,11 @@ def _read_pairs(suspect: Bundled, key: KeyPair) -> WeightedUnits:
     except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise DataError(
-            f"{path}: must hold the pairs of {key_name(*key)}; got: {reason}. "
-            "Run `provenance verify`."
+            f"{path}: must hold the pairs of {key!s}; got: {reason}. Run `provenance verify`."
         ) from error
     if found != suspect.tables[key]:
         raise DataError(
-            f"{path}: must add up to the class table of {key_name(*key)}; it does not. "
+            f"{path}: must add up to the class table of {key!s}; it does not. "
             "Run `provenance verify`."
         )
     return units

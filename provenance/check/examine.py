@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.check.conclusion import attribute_shares, conclude, find_power, make_verdict
+from provenance.check.conclusion import make_verdict
 from provenance.check.controls import (
     control_innocents,
     control_placebo,
@@ -37,7 +37,7 @@ from provenance.check.verdict import (
 from provenance.check.weigh import DEFAULT_RULE, RETIRED, RULES, choose_rule, refuse_retired
 from provenance.errors import UsageError
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE, Schedule
+from provenance.keys.schedule import CONTROL, GLOBAL_KEY, KeyName, Schedule
 from provenance.marks import Mark, Placebos, as_mark
 from provenance.marks.alpha import family_weights, split_alpha
 from provenance.served.index import Index
@@ -46,24 +46,6 @@ from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.storage.files import canonical_json
 from provenance.suspect.observations import Observations
-
-__all__ = [
-    "CheckSettings",
-    "Examination",
-    "attribute_shares",
-    "check_outputs",
-    "conclude",
-    "examine_outputs",
-    "find_power",
-    "has_control_slot",
-    "make_verdict",
-    "run_placebos",
-    "say_caveat",
-    "try_keys",
-]
-
-_GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
-_KeyPair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -107,10 +89,10 @@ class Examination:
 
     verdict: Verdict
     weighing: Weighing
-    coins: Mapping[_KeyPair, Coins]
+    coins: Mapping[KeyName, Coins]
 
     @property
-    def scores(self) -> Mapping[_KeyPair, NDArray[np.int64]]:
+    def scores(self) -> Mapping[KeyName, NDArray[np.int64]]:
         """int64 [n] per (slot, value), in the order of `weighing.hypotheses[slot, value]`.
 
         Where several pairs share a coin, each of them has its score.
@@ -118,7 +100,7 @@ class Examination:
         return {key: found.scores_of_pairs for key, found in self.coins.items()}
 
     @property
-    def units(self) -> Mapping[_KeyPair, NDArray[np.int64]]:
+    def units(self) -> Mapping[KeyName, NDArray[np.int64]]:
         """Number of the coin of each pair, see `scoring.Coins`; only of marks that share coins."""
         return {
             key: found.numbers for key, found in self.coins.items() if found.numbers is not None
@@ -230,23 +212,21 @@ def _choose_rule(settings: CheckSettings, observations: Observations, plan: Plan
     return choose_rule(sampled=observations.sampled, has_reference=bool(observations.reference))
 
 
-def _open_all(weighing: Weighing, mark: Mark) -> dict[_KeyPair, Coins]:
+def _open_all(weighing: Weighing, mark: Mark) -> dict[KeyName, Coins]:
     """Only here are the keys opened."""
     return {
         pair: open_coins(pairs, mark.open(*pair)) for pair, pairs in weighing.hypotheses.items()
     }
 
 
-def _tabulate(coins: Mapping[_KeyPair, Coins], mark: Mark) -> dict[_KeyPair, ClassTable]:
+def _tabulate(coins: Mapping[KeyName, Coins], mark: Mark) -> dict[KeyName, ClassTable]:
     return {
         pair: ClassTable.from_scores(found.weights, found.scores, mark.null_law)
         for pair, found in coins.items()
     }
 
 
-def try_keys(
-    tables: Mapping[tuple[str, str], ClassTable], alpha: float
-) -> tuple[HypothesisResult, ...]:
+def try_keys(tables: Mapping[KeyName, ClassTable], alpha: float) -> tuple[HypothesisResult, ...]:
     """Tails of all keys and weighted Holm over them.
 
     Parameters: the class table per (slot, value); alpha of the family. Returns one result per
@@ -305,10 +285,10 @@ def run_placebos(
     """
     seed = hashlib.sha256(canonical_json([dict(inputs), keyring_id])).digest()
     headline = min(hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
-    found = {(h.slot, h.value): h for h in hypotheses}
-    chosen = [pair for pair in [_GLOBAL_KEY] if pair in found]
-    if headline and (headline.slot, headline.value) not in chosen:
-        chosen.append((headline.slot, headline.value))
+    found = {h.key: h for h in hypotheses}
+    chosen = [pair for pair in [GLOBAL_KEY] if pair in found]
+    if headline and headline.key not in chosen:
+        chosen.append(headline.key)
     return [
         control_placebo(
             weighing.hypotheses[pair],

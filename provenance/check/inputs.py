@@ -8,16 +8,9 @@ from importlib.metadata import version
 from typing import Any
 
 from provenance.errors import DISTRIBUTION
-from provenance.served.index import Index, IndexManifest
+from provenance.served.index import Index
+from provenance.served.index_manifest import IndexManifest
 from provenance.suspect.observations import Observations
-
-__all__ = [
-    "describe_inputs",
-    "describe_log",
-    "describe_observations",
-    "describe_versions",
-    "say_positions",
-]
 
 
 def describe_inputs(

@@ -18,18 +18,8 @@ from typing import Any, Final
 
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.keys.keyring import Keyring
-from provenance.keys.schedule import key_name
+from provenance.keys.schedule import KeyName
 from provenance.storage.files import interchange_json, parse_json, read_bytes
-
-__all__ = [
-    "ACCESSES",
-    "CONTROLS",
-    "FOREIGN_CONTROLS",
-    "Plan",
-    "describe_commitments",
-    "fingerprint_reference",
-    "write_plan",
-]
 
 ACCESSES: Final = ("outputs", "weights", "logprobs")
 CONTROLS: Final = ("placebo keys", "control slot", "unserved values", "innocent models")
@@ -127,7 +117,7 @@ class Plan:
     def require(
         self,
         keyring: Keyring,
-        served: Sequence[tuple[str, str]],
+        served: Sequence[KeyName],
         inputs: Mapping[str, Any],
         *,
         sequential: bool = False,
@@ -154,7 +144,7 @@ class Plan:
     def deviations(
         self,
         keyring: Keyring,
-        served: Sequence[tuple[str, str]],
+        served: Sequence[KeyName],
         inputs: Mapping[str, Any],
         *,
         sequential: bool = False,
@@ -169,7 +159,7 @@ class Plan:
             "keyring_id": keyring.id,
             "scheme": keyring.scheme.to_json(),
             "index_sha256": inputs["index_sha256"],
-            "keys": sorted(key_name(*pair) for pair in served),
+            "keys": sorted(str(pair) for pair in served),
             "weight_rule": settings["rule"],
             "reference": fingerprint_reference(observed["reference"]),
             "placebo_keys": settings["placebo_keys"],
@@ -227,7 +217,7 @@ def write_plan(document: Mapping[str, Any]) -> Plan:
 def describe_commitments(keyring: Keyring) -> dict[str, dict[str, str]]:
     """Salt and SHA-256 of every key of a keyring, by its name; the selector among them."""
     return {
-        key_name(*pair): {"salt": commitment.salt, "sha256": commitment.sha256}
+        str(pair): {"salt": commitment.salt, "sha256": commitment.sha256}
         for pair, commitment in keyring.commitments.items()
     }
 

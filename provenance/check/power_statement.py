@@ -23,19 +23,6 @@ from provenance.stats.power import DetectableShift, detectable_shift, invert_res
 from provenance.stats.tables import ClassTable
 from provenance.storage.files import parse_json
 
-__all__ = [
-    "LEAST_COINS",
-    "MARGIN",
-    "POWER",
-    "Power",
-    "Setting",
-    "find_curve",
-    "find_shortfall",
-    "say_power",
-    "say_power_json",
-    "state_power",
-]
-
 POWER: Final = 0.9
 MARGIN: Final = 1.645
 """Standard errors taken off each measured z: its lower 95 % limit over the draw of a key."""
@@ -226,7 +213,7 @@ def find_curve(setting: Setting) -> dict[str, Any] | None:
 
 def _read_curves() -> dict[str, Any]:
     content: dict[str, Any] = parse_json(
-        files("provenance").joinpath(_CURVES).read_bytes(), _CURVES
+        files("provenance.check").joinpath(_CURVES).read_bytes(), _CURVES
     )
     if content.get("format") != _FORMAT:
         raise UsageError(f"{_CURVES}: must have the format {_FORMAT!r}. Install the package again.")

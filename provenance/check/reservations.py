@@ -20,8 +20,6 @@ from scipy import special
 from provenance.check.verdict import HypothesisResult, Reservation
 from provenance.suspect.gaps import say_gaps
 
-__all__ = ["list_reservations", "reserve_index"]
-
 
 def list_reservations(
     inputs: Mapping[str, Any], hypotheses: Sequence[HypothesisResult], alpha: float

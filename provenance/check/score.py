@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from provenance.check.weigh import REFERENCE_RULE, Choices, weigh
 from provenance.errors import UsageError
 from provenance.keys.keyring import Key
-from provenance.keys.schedule import CONTROL
+from provenance.keys.schedule import CONTROL, KeyName
 from provenance.marks import OpenKey, SchemeKey, Served
 from provenance.marks.own import Scheme
 from provenance.marks.sharing import quantise_weights, sum_weights
@@ -24,18 +24,6 @@ from provenance.served.index import Index
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.suspect.observations import Observations
-
-__all__ = [
-    "Coins",
-    "Weighing",
-    "WeightedPairs",
-    "merge_weights",
-    "open_coins",
-    "score",
-    "tabulate",
-    "weigh_coins",
-    "weigh_observations",
-]
 
 
 @dataclass(frozen=True)
@@ -62,7 +50,7 @@ class Weighing:
     contexts_met : how many of the suspect's contexts were served marked, under any value of a slot
     """
 
-    hypotheses: Mapping[tuple[str, str], WeightedPairs]
+    hypotheses: Mapping[KeyName, WeightedPairs]
     pooled: Mapping[str, WeightedPairs]
     control: WeightedPairs
     contexts_met: int = 0
@@ -91,7 +79,7 @@ def weigh_observations(
     contexts, starts = np.unique(observations.contexts, return_index=True)
     stops = np.append(starts[1:], observations.contexts.shape[0])
     slots = keyring.slots_of_names(contexts)
-    hypotheses: dict[tuple[str, str], WeightedPairs] = {}
+    hypotheses: dict[KeyName, WeightedPairs] = {}
     pooled: dict[str, WeightedPairs] = {}
     met = 0
     for number, slot in enumerate(keyring.schedule.slots):
@@ -108,7 +96,7 @@ def weigh_observations(
         for value, served in enumerate(index.values_served(number)):
             part = np.flatnonzero(matches.value == value)
             if served.contexts:
-                hypotheses[slot.name, served.name] = _expand(
+                hypotheses[KeyName(slot.name, served.name)] = _expand(
                     observations, keyring, starts, stops, rows[part], responses[part], rule
                 )
     return Weighing(hypotheses, pooled, pooled[CONTROL], met)

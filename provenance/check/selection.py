@@ -30,29 +30,17 @@ from provenance.check.controls import LEVEL
 from provenance.check.score import WeightedPairs
 from provenance.check.verdict import Control
 from provenance.coins.contexts import unpack
-from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
+from provenance.keys.schedule import CONTROL, GLOBAL_KEY, KeyName
 from provenance.marks import Mark
 from provenance.served.index import Index
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
 from provenance.suspect.observations import Expectations, Observations
-
-__all__ = [
-    "ENDS",
-    "EXPECTED_UNSERVED",
-    "UNSERVED",
-    "SelectionPairs",
-    "control_selection",
-    "name_selection",
-    "weigh_selection",
-]
 
 UNSERVED: Final = "unserved contexts"
 EXPECTED_UNSERVED: Final = "unserved contexts (reference)"
 ENDS: Final = "end tokens"
 
-_Pair = tuple[str, str]
-_GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _SCALE: Final = 4
 _COUNT_CAP: Final = 16
 _RESPONSES_CAP: Final = 1 << 10
@@ -67,9 +55,9 @@ class SelectionPairs:
     ends : of what the reference expected of end tokens, in contexts that the key marked
     """
 
-    unserved: Mapping[_Pair, WeightedPairs]
-    expected: Mapping[_Pair, WeightedPairs]
-    ends: Mapping[_Pair, WeightedPairs]
+    unserved: Mapping[KeyName, WeightedPairs]
+    expected: Mapping[KeyName, WeightedPairs]
+    ends: Mapping[KeyName, WeightedPairs]
 
 
 def weigh_selection(observations: Observations, index: Index, mark: Mark) -> SelectionPairs:
@@ -85,10 +73,10 @@ def weigh_selection(observations: Observations, index: Index, mark: Mark) -> Sel
     """
     contexts, rows = np.unique(observations.contexts, return_inverse=True)
     slots = mark.slots_of_names(contexts)
-    unserved: dict[_Pair, WeightedPairs] = {}
-    expected: dict[_Pair, WeightedPairs] = {}
+    unserved: dict[KeyName, WeightedPairs] = {}
+    expected: dict[KeyName, WeightedPairs] = {}
     keys = index.keys_served(mark.schedule)
-    tested = [_GLOBAL_KEY] if _GLOBAL_KEY in keys else keys
+    tested = [GLOBAL_KEY] if GLOBAL_KEY in keys else keys
     for number, slot in enumerate(mark.schedule.slots):
         own = np.flatnonzero(slots == number)
         if slot.name == CONTROL or not own.size or not any(key[0] == slot.name for key in tested):
@@ -111,12 +99,12 @@ def weigh_selection(observations: Observations, index: Index, mark: Mark) -> Sel
 
 
 def _weigh_ends(
-    observations: Observations, index: Index, mark: Mark, keys: Sequence[_Pair]
-) -> dict[_Pair, WeightedPairs]:
+    observations: Observations, index: Index, mark: Mark, keys: Sequence[KeyName]
+) -> dict[KeyName, WeightedPairs]:
     """What the reference expected of end tokens in served contexts, per key."""
     masses = _find_ends(observations, index.manifest.end_tokens)
     slots = mark.slots_of_names(masses.contexts)
-    ended: dict[_Pair, WeightedPairs] = {}
+    ended: dict[KeyName, WeightedPairs] = {}
     for number, slot in enumerate(mark.schedule.slots):
         own = np.flatnonzero(slots == number)
         if slot.name == CONTROL or not own.size:
@@ -126,7 +114,7 @@ def _weigh_ends(
             part = matches.value == value
             if (slot.name, served.name) in keys:
                 pairs = own[matches.query[part]]
-                ended[slot.name, served.name] = _weigh(
+                ended[KeyName(slot.name, served.name)] = _weigh(
                     unpack(masses.contexts[pairs], mark.context_width),
                     masses.tokens[pairs],
                     masses.masses[pairs],
@@ -219,7 +207,7 @@ def _weigh(
 
 
 def _control_low(
-    name: str, pairs: Mapping[_Pair, WeightedPairs], mark: Mark, nothing: str
+    name: str, pairs: Mapping[KeyName, WeightedPairs], mark: Mark, nothing: str
 ) -> Control:
     """One-sided test that the scores of all these coins together are not too low."""
     opened = [mark.open(*key).open(p.contexts, p.tokens, p.weights) for key, p in pairs.items()]

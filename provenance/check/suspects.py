@@ -36,20 +36,18 @@ from provenance.check.verdict import EXIT_CODES, Conclusion
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from provenance.keys.keyring import SELECTOR
-from provenance.keys.schedule import CONTROL, key_name
+from provenance.keys.schedule import CONTROL, KeyName
 from provenance.marks.alpha import family_weights
 from provenance.marks.foreign import FOREIGN_SCHEMES
 from provenance.marks.own import SCHEMES, make_scheme
 from provenance.marks.sharing import MAXIMUM_WEIGHT
 from provenance.stats.evalues import average_e, e_bh
 from provenance.stats.families import weighted_holm
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
 from provenance.storage.files import canonical_json, read_json
-
-__all__ = ["Correlation", "Family", "Suspect", "SuspectResult", "judge_suspects", "read_suspect"]
 
 _FILES: Final = ("verdict.json", "sequential.json")
 _TOLERANCE: Final = 1e-6
@@ -84,7 +82,7 @@ class Suspect:
     usable: bool
     conclusion: str
     reasons: tuple[str, ...]
-    tables: Mapping[tuple[str, str], ClassTable]
+    tables: Mapping[KeyName, ClassTable]
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def judge_suspects(
                 log10_p=float(adjusted[i].min()),
                 accused=accused[i],
                 keys=tuple(
-                    key_name(*key)
+                    str(key)
                     for key, value in zip(keys, adjusted[i], strict=True)
                     if value <= math.log10(alpha)
                 ),
@@ -278,18 +276,13 @@ def _refuse_other(suspects: Sequence[Suspect], alpha: float, rate: float) -> Non
                 )
 
 
-def _list_committed(suspects: Sequence[Suspect]) -> list[tuple[str, str]]:
+def _list_committed(suspects: Sequence[Suspect]) -> list[KeyName]:
     """(slot, value) of every key that any of the verdicts could have opened."""
     names = {name for suspect in suspects for name in suspect.commitments}
-    return [_split(name) for name in sorted(names) if _split(name)[0] not in (SELECTOR, CONTROL)]
+    return [key for key in map(KeyName.parse, sorted(names)) if key.slot not in (SELECTOR, CONTROL)]
 
 
-def _split(name: str) -> tuple[str, str]:
-    slot, _, value = name.partition("=")
-    return slot, value
-
-
-def _evidence(suspect: Suspect, key: tuple[str, str]) -> float:
+def _evidence(suspect: Suspect, key: KeyName) -> float:
     """log10 e of one key; 0 is what a key counts that was not tried, or failed its controls."""
     table = suspect.tables.get(key)
     if table is None or not suspect.usable or suspect.law is None:
@@ -297,7 +290,7 @@ def _evidence(suspect: Suspect, key: tuple[str, str]) -> float:
     return log10_mixture(table, mixture_slopes(suspect.law, MAXIMAL_WEIGHTS[suspect.rule]))
 
 
-def _tail(suspect: Suspect, key: tuple[str, str]) -> float:
+def _tail(suspect: Suspect, key: KeyName) -> float:
     """log10 p of one key; 1 / e if the moment of the last batch may have depended on coins."""
     if suspect.sequential:
         return min(0.0, -max(_evidence(suspect, key), 0.0))
@@ -320,7 +313,7 @@ def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
         raise DataError("must have schema version 1 or 2 and a known weight rule; it has not.")
     own = document["scheme"]["name"] in SCHEMES
     bound = MAXIMAL_WEIGHTS[document["weight_rule"]] if own or sequential else MAXIMUM_WEIGHT
-    tables: dict[tuple[str, str], ClassTable] = {}
+    tables: dict[KeyName, ClassTable] = {}
     for item in document["hypotheses"]:
         table = ClassTable.from_json(item["table"])
         if any(abs(one.weight) > bound for one in table.classes):
@@ -330,11 +323,11 @@ def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
                 f"log10 p of {item['slot']} {item['value']} must be that of its class table; it is "
                 "not. Run `provenance verify`."
             )
-        tables[item["slot"], item["value"]] = table
+        tables[KeyName(item["slot"], item["value"])] = table
     law = _find_law(document["scheme"], tables)
     if any(one.law != law for table in tables.values() for one in table.classes):
         raise DataError("its class tables must keep to its scheme and rule; they do not.")
-    if not {key_name(*key) for key in tables} <= set(document["commitments"]):
+    if not {str(key) for key in tables} <= set(document["commitments"]):
         raise DataError("every key that was tried must have a commitment; one has none.")
     checked = (
         [look["outputs"] for look in document["looks"]]

@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 from provenance.check.score import WeightedPairs, score, weigh_observations
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.keys.keyring import Key, UnlockedKeyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.keys.schedule import GLOBAL_KEY, KeyName
 from provenance.marks.own import Scheme, make_scheme
 from provenance.served.index import Index
 from provenance.stats.eprocess import EProcess, add_batch, start
-from provenance.stats.tails import log10_upper_tail
+from provenance.stats.inversion import log10_upper_tail
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
-
-__all__ = ["BATCHES", "Point", "Trajectory", "merge_observations", "trace_evidence"]
 
 BATCHES: Final = 12
 """How many batches make a readable curve."""
@@ -70,7 +68,7 @@ def trace_evidence(
     index: Index,
     keyring: UnlockedKeyring,
     rule: str,
-    key: tuple[str, str] = (GLOBAL, SINGLE_VALUE),
+    key: KeyName = GLOBAL_KEY,
 ) -> Trajectory:
     """How the evidence of one key grew over batches of outputs.
 
@@ -113,7 +111,7 @@ def trace_evidence(
                 log10_e=process.log10_e,
             )
         )
-    return Trajectory(key_name(*key), rule, tuple(points))
+    return Trajectory(str(key), rule, tuple(points))
 
 
 def merge_observations(parts: Sequence[Observations]) -> Observations:
@@ -158,7 +156,7 @@ def _pairs(
     index: Index,
     keyring: UnlockedKeyring,
     rule: str,
-    key: tuple[str, str],
+    key: KeyName,
 ) -> WeightedPairs | None:
     """Weighted pairs of one key; None if it marked nothing."""
     return weigh_observations(observations, index, keyring, rule).hypotheses.get(key)

@@ -22,8 +22,6 @@ from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.suspect.access.twins import LikelihoodReader, Twins, compare_twins
 
-__all__ = ["MeasuredTwins", "check_twins", "judge_twins", "measure_twins", "weigh_twins"]
-
 _LEVELS = 255
 
 

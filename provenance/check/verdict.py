@@ -20,25 +20,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol
 
 from provenance.check.power_statement import Power
-from provenance.keys.schedule import key_name
+from provenance.keys.schedule import KeyName
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
-
-__all__ = [
-    "EXIT_CODES",
-    "OLD_SCHEMA_VERSION",
-    "SCHEMA_VERSION",
-    "SHARE_METHOD",
-    "Conclusion",
-    "Control",
-    "HypothesisResult",
-    "PlanReference",
-    "Reservation",
-    "Share",
-    "TwinsResult",
-    "Verdict",
-    "group_rejected",
-]
 
 SCHEMA_VERSION: Final = 2
 OLD_SCHEMA_VERSION: Final = 1
@@ -104,9 +88,14 @@ class HypothesisResult:
     table: ClassTable
 
     @property
+    def key(self) -> KeyName:
+        """Which key it is about."""
+        return KeyName(self.slot, self.value)
+
+    @property
     def name(self) -> str:
         """`global` or `week=2026-W17`."""
-        return key_name(self.slot, self.value)
+        return str(self.key)
 
     @property
     def mean_shift(self) -> float:

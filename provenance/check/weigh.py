@@ -17,18 +17,6 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 
-__all__ = [
-    "DEFAULT_RULE",
-    "MAXIMAL_WEIGHTS",
-    "REFERENCE_RULE",
-    "RETIRED",
-    "RULES",
-    "Choices",
-    "choose_rule",
-    "refuse_retired",
-    "weigh",
-]
-
 Integers = NDArray[np.int64]
 Masses = NDArray[np.float64]
 

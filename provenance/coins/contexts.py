@@ -17,22 +17,6 @@ from provenance.coins.distinct import first_positions
 from provenance.coins.words import MAXIMUM_CONTEXT_WIDTH
 from provenance.errors import DataError, UsageError
 
-__all__ = [
-    "MAXIMUM_VOCABULARY",
-    "ContextIds",
-    "check_token_ids",
-    "first_occurrences",
-    "first_pairs",
-    "hash_columns",
-    "list_windows",
-    "name_contexts",
-    "pack",
-    "pack_windows",
-    "response_contexts",
-    "select_first_unprompted",
-    "unpack",
-]
-
 _BITS = 21
 MAXIMUM_VOCABULARY = 1 << _BITS
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

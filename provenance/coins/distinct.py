@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from provenance.coins.kernels import kernel
 
-__all__ = ["first_positions"]
-
 _PART_BITS = 13
 _MOST_PARTS_BITS = 11
 

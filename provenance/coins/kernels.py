@@ -11,8 +11,6 @@ from typing import Any
 
 from numba import njit
 
-__all__ = ["kernel"]
-
 
 def kernel(**options: Any) -> Any:
     """`numba.njit` with a cache if there is a place for one.

@@ -27,17 +27,6 @@ from numpy.typing import NDArray
 from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 
-__all__ = [
-    "CONSTANTS",
-    "KEY_BYTES",
-    "MAXIMUM_CONTEXT_WIDTH",
-    "fill_one",
-    "fill_words",
-    "read_key",
-    "row",
-    "words",
-]
-
 KEY_BYTES = 32
 MAXIMUM_CONTEXT_WIDTH = 3
 _MISSING = 0xFFFFFFFF

@@ -22,11 +22,10 @@ from provenance.commands import (
     suspects,
     verify,
 )
-from provenance.commands.console import clean, words
+from provenance.commands.console import words
 from provenance.commands.streams import guard_streams
 from provenance.errors import ProvenanceError, StorageError
-
-__all__ = ["app", "main"]
+from provenance.storage.printable import clean
 
 _INTERRUPTED: Final = 130
 _CLICK_ERROR: Final[Any] = next(

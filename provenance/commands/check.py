@@ -11,8 +11,6 @@ from provenance.commands import marks
 from provenance.commands.marks import MarkChoice
 from provenance.errors import UsageError
 
-__all__ = ["check"]
-
 
 def check(
     index: Annotated[Path, typer.Option(help="Folder of the index.")],

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from provenance.commands.marks import MarkChoice
     from provenance.evidence.bundle import Contents
 
-__all__ = ["Bench", "Bundle", "Wanted"]
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -78,7 +76,8 @@ class Bench:
     def __init__(self, choice: MarkChoice, index: Path, reference: Reference) -> None:
         from provenance.keys.keyring import UnlockedKeyring
         from provenance.marks import as_mark
-        from provenance.served.index import Index, IndexManifest
+        from provenance.served.index import Index
+        from provenance.served.index_manifest import IndexManifest
 
         keyring = choice.open(IndexManifest.load(index).vocabulary_size)
         self._keyring = keyring if isinstance(keyring, UnlockedKeyring) else None

@@ -14,18 +14,6 @@ from provenance.check.power_statement import say_power
 from provenance.check.verdict import Control, TwinsResult, Verdict
 from provenance.storage.printable import clean
 
-__all__ = [
-    "clean",
-    "parse_labels",
-    "print_controls",
-    "print_json",
-    "print_reasons",
-    "print_table",
-    "print_verdict",
-    "results",
-    "words",
-]
-
 _NUMBERS = {
     "adjusted",
     "batch",

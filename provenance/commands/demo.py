@@ -12,8 +12,6 @@ import typer
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.errors import StorageError
 
-__all__ = ["demo"]
-
 _FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
 
@@ -25,7 +23,8 @@ def demo(
     from provenance.check.examine import check_outputs
     from provenance.keys.keyring import MASTER_FILE, TOKENIZER_FILE, Keyring
     from provenance.keys.tokenizer import load_tokenizer
-    from provenance.served.index import Index, build_index
+    from provenance.served.build import build_index
+    from provenance.served.index import Index
     from provenance.storage.files import read_json
     from provenance.suspect.access.outputs import observe
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from provenance.marks.detection import Detection
 
-__all__ = ["detect"]
-
 
 @dataclass(frozen=True)
 class _Text:

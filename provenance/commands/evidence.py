@@ -9,8 +9,6 @@ import typer
 
 from provenance.commands.console import results, words
 
-__all__ = ["app"]
-
 app = typer.Typer(help="Evidence bundles: signing keys and signatures.", no_args_is_help=True)
 
 

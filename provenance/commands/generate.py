@@ -10,8 +10,6 @@ import typer
 from provenance.commands.console import parse_labels, words
 from provenance.errors import DataError
 
-__all__ = ["generate"]
-
 
 def generate(
     model: Annotated[Path, typer.Option(help="Folder of a transformers model.")],

@@ -12,9 +12,7 @@ from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.marks import MarkChoice
 
 if TYPE_CHECKING:
-    from provenance.served.index import IndexManifest
-
-__all__ = ["app"]
+    from provenance.served.index_manifest import IndexManifest
 
 app = typer.Typer(
     help="The index: which context was served marked how often.", no_args_is_help=True
@@ -37,7 +35,7 @@ def build(
 ) -> None:
     """Build the index of served logs. It is as confidential as the logs."""
     from provenance.marks import as_mark
-    from provenance.served.index import build_index
+    from provenance.served.build import build_index
 
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     mark = choice.open()

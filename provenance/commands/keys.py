@@ -13,8 +13,6 @@ from provenance.errors import UsageError
 from provenance.keys.schedule import DEFAULT_SHARES
 from provenance.storage.files import parse_json, write_json
 
-__all__ = ["app"]
-
 app = typer.Typer(help="Keyrings: master secret, slots and commitments.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the keyring.")]

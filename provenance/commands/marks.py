@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from provenance.keys.keyring import Keyring, UnlockedKeyring
     from provenance.marks import Mark
 
-__all__ = [
-    "Keys",
-    "MarkChoice",
-    "SchemeConfig",
-    "SchemeKeyCommand",
-    "SchemeKeyFile",
-    "SchemeName",
-    "TokenizerFile",
-    "VocabularySize",
-]
-
 Keys = Annotated[Path | None, typer.Option(help="Folder of the keyring.")]
 SchemeName = Annotated[
     str | None,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from provenance.suspect.observations import Observations
     from provenance.suspect.positions import Positions
 
-__all__ = ["Access", "Observer", "Reference"]
-
 
 @dataclass(frozen=True)
 class Access:

@@ -16,8 +16,6 @@ from provenance.commands.marks import MarkChoice
 from provenance.commands.plan_enough import enough
 from provenance.errors import MissingExtraError, StorageError, UsageError
 
-__all__ = ["app"]
-
 app = typer.Typer(help="Analysis plans: what a check will do, fixed before.", no_args_is_help=True)
 app.command("enough")(enough)
 
@@ -61,8 +59,8 @@ def new(
     """Write a plan. It names every key that may be opened; later values are not tested."""
     from provenance.check.examine import CheckSettings, has_control_slot
     from provenance.check.plan import CONTROLS, FOREIGN_CONTROLS, describe_commitments, write_plan
-    from provenance.keys.schedule import key_name
-    from provenance.served.index import Index, IndexManifest
+    from provenance.served.index import Index
+    from provenance.served.index_manifest import IndexManifest
     from provenance.storage.files import write_atomically
 
     if file.exists():
@@ -72,7 +70,7 @@ def new(
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     public = choice.describe(IndexManifest.load(index).vocabulary_size)
     with Index.open(index, public) as opened:
-        names = sorted(key_name(*pair) for pair in opened.keys_served(public.schedule))
+        names = sorted(str(pair) for pair in opened.keys_served(public.schedule))
         content = opened.manifest.content_sha256
     made = write_plan(
         {

@@ -13,8 +13,6 @@ from provenance.commands import marks
 from provenance.commands.console import print_json, print_table, results, words
 from provenance.commands.marks import MarkChoice
 
-__all__ = ["enough"]
-
 
 def enough(
     outputs: Annotated[
@@ -49,10 +47,10 @@ def enough(
     """
     from provenance.check.score import weigh_coins, weigh_observations
     from provenance.commands.observing import Observer, Reference
-    from provenance.keys.schedule import key_name
     from provenance.marks import KeyringMark, as_mark
     from provenance.marks.alpha import family_weights
-    from provenance.served.index import Index, IndexManifest
+    from provenance.served.index import Index
+    from provenance.served.index_manifest import IndexManifest
     from provenance.stats.looks import coins_needed, effective_coins, outputs_suffice
 
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
@@ -71,7 +69,7 @@ def enough(
         weights = pairs.weights if own else weigh_coins(pairs, mark.open(*key))
         rows.append(
             {
-                "key": key_name(*key),
+                "key": str(key),
                 "pairs": len(pairs),
                 "coins": int((weights != 0).sum()),
                 "effective_coins": effective_coins(weights),

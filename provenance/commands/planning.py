@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from provenance.check.examine import CheckSettings
     from provenance.check.plan import Plan
 
-__all__ = ["choose_settings"]
-
 
 def choose_settings(
     plan: Plan | None,

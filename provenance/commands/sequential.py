@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from provenance.served.index import Index
     from provenance.suspect.observations import Observations
 
-__all__ = ["REPORT_FILE", "continue_sequentially", "refuse_with_sequential"]
-
 REPORT_FILE = "sequential.json"
 
 

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-__all__ = ["guard_streams"]
-
 
 class _Descriptor(io.RawIOBase):
     """Writes to a descriptor until its reader has gone; then, or if `quiet` at any error, nowhere.

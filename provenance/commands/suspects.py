@@ -11,9 +11,8 @@ from rich.text import Text
 from provenance.commands.console import print_json, print_reasons, print_table, results, words
 
 if TYPE_CHECKING:
-    from provenance.check.suspects import Correlation, Family, SuspectResult
-
-__all__ = ["suspects"]
+    from provenance.check.correlations import Correlation
+    from provenance.check.suspects import Family, SuspectResult
 
 
 def suspects(

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from provenance.commands.console import clean, print_json, results
+from provenance.commands.console import print_json, results
 from provenance.evidence.steps import Verification
-
-__all__ = ["verify"]
+from provenance.storage.printable import clean
 
 
 def verify(
@@ -29,7 +28,8 @@ def verify(
     """Verify a bundle from its own files. Exit 0: nothing failed; 1: a step failed."""
     from provenance.evidence.signature import read_public_key
     from provenance.evidence.timestamp import read_roots
-    from provenance.evidence.verify.run import Trust, verify_bundle
+    from provenance.evidence.verify.run import verify_bundle
+    from provenance.evidence.verify.state import Trust
 
     trusted = Trust(
         read_public_key(public_key, str(public_key)) if public_key else None,

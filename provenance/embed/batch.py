@@ -14,8 +14,6 @@ from provenance.coins.kernels import kernel
 from provenance.coins.words import CONSTANTS, fill_one, fill_words
 from provenance.marks.own.draws import GUMBEL, PLAIN, choose, choose_by_race
 
-__all__ = ["MANY", "NOTHING", "draw_among_few", "find_keys"]
-
 NOTHING: Final = -1
 """In place of a token: no score of this row is a number above minus infinity."""
 MANY: Final = -2

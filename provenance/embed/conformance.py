@@ -33,8 +33,6 @@ from provenance.embed.replay import (
 )
 from provenance.marks.detection import detect_mark
 
-__all__ = ["Adapter", "CheckLine", "ConformanceReport", "Request", "check"]
-
 _ALPHA: Final = 1e-6
 """Level of every statistical line: a right adapter fails one in a million times."""
 _BINS: Final = 16

@@ -30,8 +30,6 @@ from numpy.typing import NDArray
 from provenance.embed.watermark import Labels, Watermark
 from provenance.errors import UsageError
 
-__all__ = ["LlamaCppWatermark", "Sampling"]
-
 
 @dataclass(frozen=True)
 class Sampling:

@@ -21,8 +21,6 @@ from provenance.errors import UsageError
 from provenance.keys.keyring import Key, SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import CONTROL, Schedule
 
-__all__ = ["Adapter", "ReplayedDraw", "Request", "SeededGlobals", "Served", "distinct_draws"]
-
 SLOT: Final = "trial"
 TRIALS: Final = tuple(f"trial-{i:02d}" for i in range(24))
 _SHARES: Final = {"global": 0.3, SLOT: 0.5}

@@ -23,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.embed.watermark import Labels, Watermark
-from provenance.served.log import LogWriter, RotatingLog, ServedRecord
 from provenance.served.records import Finish
-
-__all__ = ["ResponseSink"]
+from provenance.served.rotation import RotatingLog
+from provenance.served.writer import LogWriter, ServedRecord
 
 
 class ResponseSink:

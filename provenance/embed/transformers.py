@@ -35,7 +35,6 @@ from provenance.errors import (
     MissingExtraError,
     UsageError,
 )
-from provenance.served.model import load_model
 from provenance.served.records import Finish
 
 try:
@@ -54,9 +53,6 @@ _NO_CONTINUOUS_BATCHING: Final = (
     "Continuous batching does not tell a processor which response a row is; use generate."
 )
 _NO_ENSEMBLE: Final = "It accepts tokens that the watermark did not draw; leave it out."
-
-__all__ = ["GeneratedResponse", "TransformersWatermark", "generate_responses", "load_model"]
-
 
 _Tables = dict[torch.device, DeviceWatermark]
 """The keys on each device that scores were on: copied once, whatever the number of calls."""

@@ -33,8 +33,6 @@ from provenance.marks.own import Scheme, make_scheme
 from provenance.marks.own.draws import GUMBEL, choose, choose_by_race, draw_plain_of_many
 from provenance.marks.own.scheme import draw_unmarked
 
-__all__ = ["Draw", "Labels", "Watermark"]
-
 Labels = Mapping[str, str]
 """Attribute values of one request, for example week=2026-W17. Names without a slot are ignored."""
 

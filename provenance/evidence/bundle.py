@@ -41,7 +41,7 @@ from provenance.keys.keyring import (
     UnlockedKeyring,
     disclose,
 )
-from provenance.keys.schedule import SINGLE_VALUE, Schedule, key_name
+from provenance.keys.schedule import SINGLE_VALUE, KeyName, Schedule
 from provenance.marks import Mark
 from provenance.marks.foreign.disclosed import disclose_foreign
 from provenance.marks.foreign.mark import ForeignMark
@@ -52,27 +52,6 @@ from provenance.storage.files import (
     write_atomically,
     write_json,
 )
-
-__all__ = [
-    "CONTROL_PAIRS",
-    "DISCLOSED_FOLDER",
-    "PAIRS_FOLDER",
-    "PLAN_FILE",
-    "REPORT_FILE",
-    "REQUEST_FILE",
-    "RESPONSE_FILE",
-    "TRAJECTORY_FILE",
-    "VERDICT_FILE",
-    "Contents",
-    "check_request",
-    "choose_disclosed",
-    "gather_plan",
-    "make_report",
-    "name_pairs",
-    "name_pooled",
-    "pooled_slots",
-    "write_bundle",
-]
 
 VERDICT_FILE: Final = "verdict.json"
 PLAN_FILE: Final = "plan.json"
@@ -184,7 +163,7 @@ def check_request(folder: Path | None, names: Sequence[str], keyring: Keyring) -
     Parameters: the folder, None if no bundle is wanted; names of keys to disclose; the keyring.
     Raises UsageError, StorageError.
     """
-    known = {"all", *(key_name(*pair) for pair in keyring.commitments)}
+    known = {"all", *(str(pair) for pair in keyring.commitments)}
     if unknown := sorted(set(names) - known):
         raise UsageError(
             f"--disclose must name keys of the keyring; got {', '.join(unknown)}. Use `all`, "
@@ -216,7 +195,7 @@ def choose_disclosed(
     used = [(SELECTOR, SINGLE_VALUE), *served, *list_unserved(keyring.schedule, served)]
     if "all" in names:
         return [disclose(keyring, *pair) for pair in used]
-    known = {key_name(*pair): pair for pair in used}
+    known = {str(pair): pair for pair in used}
     if unknown := sorted(set(names) - set(known)):
         raise UsageError(
             f"--disclose must name keys of this check; got {', '.join(unknown)}. Use `all`, or "
@@ -235,7 +214,7 @@ def name_pooled(number: int) -> str:
     return f"{PAIRS_FOLDER}/pooled-{number:03d}"
 
 
-def pooled_slots(schedule: Schedule, served: Sequence[tuple[str, str]]) -> dict[str, int]:
+def pooled_slots(schedule: Schedule, served: Sequence[KeyName]) -> dict[str, int]:
     """Slots whose pooled pairs the control of unserved values needs, with their numbers."""
     needed = {slot for slot, _ in list_unserved(schedule, served)}
     return {name: number for number, name in enumerate(schedule.names) if name in needed}

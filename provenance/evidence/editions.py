@@ -14,17 +14,8 @@ from typing import Any
 
 from provenance.check.examine import CheckSettings
 from provenance.check.verdict import OLD_SCHEMA_VERSION, SCHEMA_VERSION, Reservation, Verdict
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.keys.schedule import GLOBAL_KEY
 from provenance.marks.alpha import AlphaSplit, split_alpha
-
-__all__ = [
-    "is_old",
-    "read_planned_settings",
-    "read_reservations",
-    "read_settings",
-    "split_stated_alpha",
-    "write_edition",
-]
 
 _ADDED = ("reasons", "reservations", "found_by")
 
@@ -90,7 +81,7 @@ def write_edition(verdict: Verdict, *, old: bool) -> dict[str, Any]:
         conclusion = "invalid"
     else:
         conclusion = "evidence" if by_keys else "no evidence"
-    has_power = verdict.power is not None and verdict.power.key == key_name(GLOBAL, SINGLE_VALUE)
+    has_power = verdict.power is not None and verdict.power.key == str(GLOBAL_KEY)
     return {
         **{name: value for name, value in document.items() if name not in _ADDED},
         "schema_version": OLD_SCHEMA_VERSION,

@@ -26,18 +26,6 @@ from provenance.storage.files import (
     write_atomically,
 )
 
-__all__ = [
-    "MANIFEST_FILE",
-    "PUBLIC_KEY_FILE",
-    "SIGNATURE_FILE",
-    "Entry",
-    "Manifest",
-    "check_files",
-    "describe_environment",
-    "read_manifest",
-    "write_manifest",
-]
-
 MANIFEST_FILE: Final = "manifest.json"
 SIGNATURE_FILE: Final = "manifest.sig"
 PUBLIC_KEY_FILE: Final = "manifest.pub.pem"

@@ -16,8 +16,6 @@ from provenance.check.verdict import Conclusion, Control, HypothesisResult, Shar
 from provenance.keys.schedule import GLOBAL, Schedule
 from provenance.stats.families import fieller_shares
 
-__all__ = ["accept_older_wording", "older_shares"]
-
 _NOTHING_TESTED: Final[Mapping[str, str]] = {
     "control slot": "no context of the control slot was scored",
     "unserved values": "the keyring has no unserved value",

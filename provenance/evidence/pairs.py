@@ -31,8 +31,6 @@ from provenance.marks.sharing import group_pairs
 from provenance.storage.files import read_bytes, write_atomically
 from provenance.storage.lines import MAXIMUM_EXPANSION
 
-__all__ = ["CSV", "PARQUET", "read_pairs", "read_shared_pairs", "write_pairs"]
-
 PARQUET: Final = ".parquet"
 CSV: Final = ".csv.gz"
 _MAXIMUM_BYTES: Final = 1 << 32

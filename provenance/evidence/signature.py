@@ -30,8 +30,6 @@ from provenance.evidence.steps import StepFailedError
 from provenance.keys.secrets import SIGNING, read_secret
 from provenance.storage.files import lock_folder, read_bytes, write_atomically
 
-__all__ = ["create_signing_key", "fingerprint", "read_public_key", "sign_bundle", "verify_bytes"]
-
 _MAXIMUM_BYTES = 1 << 16
 
 

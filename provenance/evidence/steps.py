@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["NotPossibleError", "Step", "StepFailedError", "Verification"]
-
 Status = Literal["held", "failed", "not possible"]
 
 

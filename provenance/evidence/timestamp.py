@@ -19,8 +19,6 @@ from cryptography import x509
 from provenance.errors import DataError, MissingExtraError, StorageError, UsageError
 from provenance.storage.files import read_bytes
 
-__all__ = ["Timestamp", "ask_authority", "make_request", "read_roots", "read_timestamp"]
-
 _MAXIMUM_BYTES: Final = 1 << 20
 _SECONDS: Final = 60
 _SHA256: Final = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Commitment"]
-
 
 @dataclass(frozen=True)
 class Commitment:

@@ -31,7 +31,7 @@ from provenance.coins.contexts import MAXIMUM_VOCABULARY, unpack
 from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from provenance.keys.commitment import Commitment
 from provenance.keys.sameness import read_same
-from provenance.keys.schedule import SINGLE_VALUE, Schedule, Slot
+from provenance.keys.schedule import SINGLE_VALUE, KeyName, Schedule, Slot
 from provenance.keys.secrets import read_master_secret
 from provenance.storage.files import (
     canonical_json,
@@ -42,19 +42,8 @@ from provenance.storage.files import (
     write_json,
 )
 
-__all__ = [
-    "SELECTOR",
-    "Commitment",
-    "Key",
-    "Keyring",
-    "SchemeSpecification",
-    "UnlockedKeyring",
-    "add_value",
-    "create_keyring",
-    "disclose",
-]
-
 SELECTOR = "selector"
+SELECTOR_KEY = KeyName(SELECTOR)
 """Name of the key whose coins share out the contexts among the slots; it marks nothing."""
 
 KEYRING_FILE = "keyring.json"
@@ -122,7 +111,7 @@ class Keyring:
     vocabulary_size: int
     tokenizer_sha256: str
     schedule: Schedule
-    commitments: Mapping[tuple[str, str], Commitment]
+    commitments: Mapping[KeyName, Commitment]
     tokenizer_copy: Path | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -144,7 +133,7 @@ class Keyring:
         """JSON form, as stored in `keyring.json`; holds no secret. Other people's schemes have no
         selector and no key of the control slot: such a file opens no key.
         """
-        selector = self.commitments.get((SELECTOR, SINGLE_VALUE))
+        selector = self.commitments.get(SELECTOR_KEY)
         return {
             "format": _FORMAT,
             "version": _VERSION,
@@ -159,7 +148,7 @@ class Keyring:
                     "name": slot.name,
                     "share_words": slot.share_words,
                     "values": [
-                        {"value": value, **vars(self.commitments[slot.name, value])}
+                        {"value": value, **vars(self.commitments[KeyName(slot.name, value)])}
                         for value in slot.values
                         if (slot.name, value) in self.commitments
                     ],
@@ -204,7 +193,7 @@ class UnlockedKeyring:
     def __init__(self, public: Keyring, master: bytes) -> None:
         self.public = public
         self._master = master
-        self._cache: dict[tuple[str, str], Key] = {}
+        self._cache: dict[KeyName, Key] = {}
         self._selector = self.key(SELECTOR, SINGLE_VALUE)
 
     def __repr__(self) -> str:
@@ -228,10 +217,10 @@ class UnlockedKeyring:
 
         Raises ConfigurationMismatchError if the pair has no key or the master secret is another's.
         """
-        found = self._cache.get((slot, value))
+        found = self._cache.get(KeyName(slot, value))
         if found is not None:
             return found
-        commitment = self.public.commitments.get((slot, value))
+        commitment = self.public.commitments.get(KeyName(slot, value))
         if commitment is None:
             raise ConfigurationMismatchError(
                 f"{slot}={value} must have a key in keyring {self.public.id}; it has none. "
@@ -244,7 +233,7 @@ class UnlockedKeyring:
                 f"{slot}={value} does not open the commitment. Use the right master key."
             )
         key = Key(secret, slot, value)
-        self._cache[slot, value] = key
+        self._cache[KeyName(slot, value)] = key
         return key
 
     def commit(self, slot: str, value: str) -> Commitment:
@@ -308,11 +297,11 @@ def create_keyring(
             commitments={},
             tokenizer_copy=folder / TOKENIZER_FILE,
         )
-        named = [(SELECTOR, SINGLE_VALUE)]
-        named += [(slot.name, value) for slot in schedule.slots for value in slot.values]
+        named = [SELECTOR_KEY]
+        named += [KeyName(slot.name, value) for slot in schedule.slots for value in slot.values]
         public = replace(
             public,
-            commitments={pair: Commitment.to_key(_derive(master, public, *pair)) for pair in named},
+            commitments={key: Commitment.to_key(_derive(master, public, *key)) for key in named},
         )
         write_atomically(folder / TOKENIZER_FILE, Path(tokenizer).read_bytes())
         write_json(folder / KEYRING_FILE, public.to_json())
@@ -332,7 +321,7 @@ def add_value(folder: Path | str, slot: str, value: str) -> Keyring:
         grown = replace(
             public,
             schedule=schedule,
-            commitments={**public.commitments, (slot, value): commitment},
+            commitments={**public.commitments, KeyName(slot, value): commitment},
         )
         write_json(folder / KEYRING_FILE, grown.to_json())
     return grown
@@ -341,7 +330,7 @@ def add_value(folder: Path | str, slot: str, value: str) -> Keyring:
 def disclose(keyring: UnlockedKeyring, slot: str, value: str) -> dict[str, Any]:
     """All that an expert needs to recompute the coins of one key, as JSON; holds no other key."""
     key = keyring.key(slot, value)
-    commitment = keyring.public.commitments[slot, value]
+    commitment = keyring.public.commitments[KeyName(slot, value)]
     return {
         "format": "provenance-disclosed-key",
         "keyring_id": keyring.public.id,
@@ -370,15 +359,17 @@ def _derive(master: bytes, public: Keyring, slot: str, value: str) -> bytes:
 
 
 def _parse_keyring(document: Mapping[str, Any]) -> Keyring:
-    commitments: dict[tuple[str, str], Commitment] = {}
+    commitments: dict[KeyName, Commitment] = {}
     if document["selector"] is not None:
-        commitments[SELECTOR, SINGLE_VALUE] = Commitment.from_json(document["selector"])
+        commitments[SELECTOR_KEY] = Commitment.from_json(document["selector"])
     slots = []
     for entry in document["slots"]:
         values = tuple(str(item["value"]) for item in entry["values"])
         slots.append(Slot(str(entry["name"]), int(entry["share_words"]), values))
         for item in entry["values"]:
-            commitments[str(entry["name"]), str(item["value"])] = Commitment.from_json(item)
+            commitments[KeyName(str(entry["name"]), str(item["value"]))] = Commitment.from_json(
+                item
+            )
     width, size = int(document["context_width"]), int(document["vocabulary_size"])
     own = document["selector"] is not None
     widths = range(1, coins.MAXIMUM_CONTEXT_WIDTH + 1) if own else range(256)

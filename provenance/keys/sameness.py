@@ -17,8 +17,6 @@ from typing import Any, Final
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.storage.files import canonical_json, parse_json, read_bytes
 
-__all__ = ["PARTS", "compare_tokenizers", "read_same"]
-
 PARTS: Final = ("vocabulary", "merges", "model", "normaliser", "pre-tokeniser", "added tokens")
 """What must be the same, in the words of the messages."""
 _MAXIMUM_GROWTH: Final = 16

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.errors import ConfigurationMismatchError, UsageError
-
-__all__ = ["CONTROL", "DEFAULT_SHARES", "GLOBAL", "SINGLE_VALUE", "Schedule", "Slot", "key_name"]
 
 CONTROL: Final = "control"
 GLOBAL: Final = "global"
@@ -27,9 +25,31 @@ SINGLE_VALUE: Final = ""
 WORDS: Final = 1 << 32
 
 
-def key_name(slot: str, value: str) -> str:
-    """How a key is called in words: `global`, or `week=2026-W17`."""
-    return f"{slot}={value}" if value else slot
+class KeyName(NamedTuple):
+    """Which key of a keyring: its slot and value, wherever the two travel together.
+
+    >>> str(KeyName("week", "2026-W17")), str(KeyName("global"))
+    ('week=2026-W17', 'global')
+    >>> KeyName.parse("week=2026-W17") == ("week", "2026-W17")
+    True
+    """
+
+    slot: str
+    value: str = SINGLE_VALUE
+
+    def __str__(self) -> str:
+        """How a key is called in words: `global`, or `week=2026-W17`."""
+        return f"{self.slot}={self.value}" if self.value else self.slot
+
+    @classmethod
+    def parse(cls, text: str) -> KeyName:
+        """The key that `text` is the name of in words."""
+        slot, _, value = text.partition("=")
+        return cls(slot, value)
+
+
+GLOBAL_KEY: Final = KeyName(GLOBAL)
+CONTROL_KEY: Final = KeyName(CONTROL)
 
 
 DEFAULT_SHARES: Final[Mapping[str, float]] = {

@@ -18,18 +18,6 @@ from typing import Final
 from provenance.coins.words import KEY_BYTES
 from provenance.errors import DataError, KeyPermissionError, StorageError, UsageError
 
-__all__ = [
-    "COMMAND_VARIABLE",
-    "FILE_VARIABLE",
-    "MASTER",
-    "SIGNING",
-    "SecretSource",
-    "read_master_secret",
-    "read_private_file",
-    "read_secret",
-    "run_key_command",
-]
-
 FILE_VARIABLE = "PROVENANCE_KEY_FILE"
 COMMAND_VARIABLE = "PROVENANCE_KEY_CMD"
 _COMMAND_SECONDS = 60

@@ -21,14 +21,6 @@ from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.keys.keyring import Keyring
 from provenance.storage.files import read_bytes
 
-__all__ = [
-    "load_tokenizer",
-    "prepare_tokenizer",
-    "read_tokenizer",
-    "tokenise",
-    "tokenise_placed",
-]
-
 _Result = TypeVar("_Result")
 
 

@@ -8,9 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
-
-__all__ = ["AlphaSplit", "family_weights", "split_alpha"]
+from provenance.keys.schedule import GLOBAL_KEY, KeyName
 
 
 class AlphaSplit(NamedTuple):
@@ -29,7 +27,7 @@ def split_alpha(alpha: float, *, twins: bool) -> AlphaSplit:
     return AlphaSplit(alpha / 2, alpha / 2) if twins else AlphaSplit(alpha, 0.0)
 
 
-def family_weights(keys: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+def family_weights(keys: Sequence[KeyName]) -> NDArray[np.float64]:
     """Half for the global key, the other half spread evenly over all slot values.
 
     Parameters: (slot, value) of each key. Returns float64 [n] that sums to 1. Without a global key,
@@ -38,7 +36,7 @@ def family_weights(keys: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
     >>> family_weights([("global", ""), ("week", "a"), ("week", "b")]).tolist()
     [0.5, 0.25, 0.25]
     """
-    is_global = np.array([key == (GLOBAL, SINGLE_VALUE) for key in keys], dtype=np.bool_)
+    is_global = np.array([key == GLOBAL_KEY for key in keys], dtype=np.bool_)
     others = int((~is_global).sum())
     if others in (0, len(keys)):
         return np.full(len(keys), 1 / max(len(keys), 1))

@@ -21,8 +21,6 @@ from provenance.keys.schedule import Schedule
 from provenance.marks.sharing import Groups
 from provenance.stats.laws import NullLaw
 
-__all__ = ["Mark", "OpenKey", "Placebos", "Served", "TextCoins", "scored_positions"]
-
 Integers = NDArray[np.int64]
 Tokens = NDArray[np.uint32]
 

@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import key_name
+from provenance.keys.schedule import KeyName
 from provenance.marks import Mark, TextCoins, as_mark
 from provenance.marks.alpha import family_weights
+from provenance.stats.closed_forms import log10_gamma_tail
 from provenance.stats.families import weighted_holm
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_gamma_tail, log10_upper_tail
-
-__all__ = ["Detection", "KeyDetection", "detect_mark", "detect_pooled"]
 
 _SHORTEST: Final = 64
 _STRIDES: Final = 4
@@ -63,9 +62,14 @@ class KeyDetection:
     original_score: float | None = None
 
     @property
+    def key(self) -> KeyName:
+        """Which key it is about."""
+        return KeyName(self.slot, self.value)
+
+    @property
     def name(self) -> str:
         """`global` or `week=2026-W17`."""
-        return key_name(self.slot, self.value)
+        return str(self.key)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -258,7 +262,7 @@ def _log10_tail(scores: NDArray[np.int64], law: NullLaw) -> float:
 
 
 def _adjust(found: Sequence[KeyDetection]) -> tuple[KeyDetection, ...]:
-    weights = family_weights([(key.slot, key.value) for key in found])
+    weights = family_weights([one.key for one in found])
     adjusted = weighted_holm(np.array([key.log10_p for key in found]), weights)
     return tuple(
         replace(key, log10_adjusted=float(value))

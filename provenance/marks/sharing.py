@@ -13,8 +13,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAXIMUM_WEIGHT", "Groups", "group_pairs", "quantise_weights", "sum_weights"]
-
 Integers = NDArray[np.int64]
 
 MAXIMUM_WEIGHT: Final = 1023

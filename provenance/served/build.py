@@ -38,8 +38,6 @@ from provenance.served.windows import label_numbers, windows
 from provenance.storage.database import check_memory_limit
 from provenance.storage.files import lock_folder, sha256_of_file, sync_folder
 
-__all__ = ["build_index", "merge_indexes"]
-
 _PART = ".windows.part"
 
 Grouping = Callable[[Path], AbstractContextManager[Iterable[pa.RecordBatch]]]

@@ -19,9 +19,6 @@ from provenance.served.table import TABLE
 from provenance.served.windows import WINDOWS
 from provenance.storage.database import open_engine
 
-__all__ = ["group_tables", "group_windows"]
-
-
 _COUNT_WINDOWS = """
 SELECT slot, value, context, CAST(sum(n) AS INTEGER) AS responses
 FROM (

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from provenance.coins.contexts import hash_columns
 from provenance.coins.distinct import first_positions
 
-__all__ = ["SeenNames", "content_hashes", "name_hashes"]
-
 
 def name_hashes(names: Iterable[str]) -> NDArray[np.int64]:
     """64-bit BLAKE2b of each name, as int64 [n]. Cost: about 0.8 microseconds a name."""

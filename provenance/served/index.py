@@ -19,21 +19,10 @@ from numpy.typing import NDArray
 
 from provenance.errors import DataError, StorageError, UsageError
 from provenance.keys.keyring import Keyring
-from provenance.keys.schedule import Schedule
-from provenance.served.build import build_index, merge_indexes
-from provenance.served.index_manifest import IndexManifest, ServedSlot, ServedValue
+from provenance.keys.schedule import KeyName, Schedule
+from provenance.served.index_manifest import IndexManifest, ServedValue
 from provenance.served.table import Audit, RowGroup, read_table
 from provenance.storage.files import sha256_of_file
-
-__all__ = [
-    "Index",
-    "IndexManifest",
-    "Matches",
-    "ServedSlot",
-    "ServedValue",
-    "build_index",
-    "merge_indexes",
-]
 
 _CONTROL_SLOT, _GLOBAL_SLOT = 0, 1
 
@@ -161,13 +150,13 @@ class Index:
         by_query = np.argsort(query, kind="stable")
         return Matches(query[by_query], value[by_query], responses[by_query])
 
-    def keys_served(self, schedule: Schedule) -> list[tuple[str, str]]:
+    def keys_served(self, schedule: Schedule) -> list[KeyName]:
         """(slot, value) of every key that marked a context of this index, in the schedule's order.
 
         Those are the keys that a check tests.
         """
         return [
-            (slot.name, served.name)
+            KeyName(slot.name, served.name)
             for number, slot in enumerate(schedule.slots)
             if number != _CONTROL_SLOT
             for served in self.values_served(number)

@@ -19,8 +19,6 @@ from provenance.marks.own import SCHEMES
 from provenance.served.log import LogFile
 from provenance.storage.files import canonical_json, read_json, write_json
 
-__all__ = ["MANIFEST_FILE", "IndexManifest", "ServedSlot", "ServedValue", "keep_ends"]
-
 MANIFEST_FILE = "manifest.json"
 _FORMAT = "provenance-index"
 _VERSION = 2

@@ -32,8 +32,6 @@ from provenance.served.writer import PART
 from provenance.storage.files import parse_json
 from provenance.storage.lines import LineReader
 
-__all__ = ["JsonLinesFile"]
-
 
 class JsonLinesFile:
     """One JSONL file; iterate once, then `sha256` holds the digest of the bytes that were read.

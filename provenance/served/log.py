@@ -33,20 +33,8 @@ from provenance.served.records import (
     RawBatch,
     list_array,
 )
-from provenance.served.rotation import LOG_ENDINGS, RotatingLog, list_log_files
-from provenance.served.writer import PART, LogWriter, ServedRecord, is_being_written
-
-__all__ = [
-    "READ",
-    "SCHEMA",
-    "LogFile",
-    "LogReader",
-    "LogStatistics",
-    "LogWriter",
-    "RotatingLog",
-    "ServedRecord",
-    "read_log",
-]
+from provenance.served.rotation import LOG_ENDINGS, list_log_files
+from provenance.served.writer import PART, is_being_written
 
 _SHOWN_DUPLICATES = 5
 _MAXIMUM_BATCH_ROWS = 1 << 16

@@ -31,8 +31,6 @@ except ImportError as error:
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_rows", "load_model", "load_template_of", "load_tokenizer_of"]
-
 _SHARED = 4
 """Tokens that two texts share, to see whether a model looks ahead."""
 

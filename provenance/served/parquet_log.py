@@ -32,8 +32,6 @@ from provenance.served.records import (
 from provenance.storage.files import parse_json, sha256_of_file
 from provenance.storage.lines import MAXIMUM_EXPANSION, MAXIMUM_LINE
 
-__all__ = ["ParquetFile"]
-
 _REQUIRED = ("response_id", "marked")
 _OPTIONAL = (
     *("labels", "token_ids", "prompt_token_ids", "conversation_id", "time", "text"),

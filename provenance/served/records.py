@@ -18,26 +18,6 @@ from numpy.typing import NDArray
 
 from provenance.errors import DataError
 
-__all__ = [
-    "LABELS",
-    "MAXIMUM_NAME",
-    "MAXIMUM_TOKENS",
-    "MAXIMUM_VALUES",
-    "READ",
-    "SCHEMA",
-    "TOKENS",
-    "WHOLE_FINISHES",
-    "Finish",
-    "RawBatch",
-    "check_drawn",
-    "check_labels",
-    "check_name",
-    "list_array",
-    "pack_drawn",
-    "refuse_drawn",
-    "unpack_drawn",
-]
-
 LABELS = pa.map_(pa.string(), pa.string())
 TOKENS = pa.list_(pa.field("item", pa.uint32(), nullable=False))
 

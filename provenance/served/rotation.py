@@ -20,8 +20,6 @@ from provenance.errors import LockedError, StorageError, UsageError
 from provenance.served.writer import PART, LogWriter, ServedRecord, is_being_written
 from provenance.storage.lines import COMPRESSIONS
 
-__all__ = ["LOG_ENDINGS", "RotatingLog", "list_log_files"]
-
 LOG_ENDINGS: Final = (
     ".jsonl",
     *(f".jsonl{suffix}" for suffix in COMPRESSIONS),

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 
 from provenance.errors import DataError, StorageError
 
-__all__ = ["TABLE", "Audit", "RowGroup", "columns_of", "read_table", "write_table"]
-
 TABLE = pa.schema(
     [
         pa.field("slot", pa.uint8(), nullable=False),

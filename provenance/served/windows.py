@@ -24,8 +24,6 @@ from provenance.marks import Served
 from provenance.served.identifiers import name_hashes
 from provenance.served.records import unpack_drawn
 
-__all__ = ["WINDOWS", "label_numbers", "windows"]
-
 WINDOWS = pa.schema(
     [
         pa.field("slot", pa.uint8(), nullable=False),

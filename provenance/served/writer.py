@@ -41,8 +41,6 @@ from provenance.served.records import (
 from provenance.storage.files import parse_json, sync_folder
 from provenance.storage.lines import MAXIMUM_LINE
 
-__all__ = ["PART", "LogWriter", "ServedRecord", "is_being_written"]
-
 PART: Final = ".part"
 """Ending of the name of a log that no writer has closed."""
 _SUFFIXES: Final = (".jsonl", ".parquet")

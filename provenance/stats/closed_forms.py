@@ -14,8 +14,6 @@ from scipy.special import betainc, betaincc, gammainc, gammaincc, gammaln
 
 from provenance.errors import UsageError
 
-__all__ = ["log10_binomial_tail", "log10_gamma_tail"]
-
 _LOG10 = math.log(10.0)
 _SMALL = 1e-250
 _TINY = 1e-300

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 
-__all__ = ["MAX_WIDTH", "decode", "encode", "identifiers", "is_member", "union"]
-
 MAX_WIDTH = 64
 
 _Identifiers = NDArray[np.void]

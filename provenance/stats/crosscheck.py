@@ -17,8 +17,6 @@ from scipy.special import erfcx
 
 from provenance.stats.tables import ClassTable
 
-__all__ = ["SHEVTSOVA_CONSTANT", "TiltedMoments", "berry_esseen", "lugannani_rice"]
-
 SHEVTSOVA_CONSTANT = 0.56
 """Berry-Esseen constant for independent, not identically distributed terms (Shevtsova 2010)."""
 

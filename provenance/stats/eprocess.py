@@ -31,8 +31,6 @@ from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.score_class import MAX_WEIGHT
 from provenance.stats.tables import ClassTable
 
-__all__ = ["EProcess", "Look", "Reveal", "add_batch", "mark_revealed", "start"]
-
 Reveal = Callable[[NDArray[np.int64]], ArrayLike]
 """Opens coins: int64 (r,) positions within the batch -> integer scores (r,), in that order."""
 

@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from provenance.errors import UsageError
 
-__all__ = ["adjust_e", "average_e", "e_bh"]
-
 _Array = NDArray[np.float64]
 _LOG_10 = float(np.log(10.0))
 

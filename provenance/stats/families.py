@@ -15,15 +15,6 @@ from scipy.special import ndtri
 from provenance.errors import UsageError
 from provenance.stats.coin_sets import identifiers
 
-__all__ = [
-    "ShareIntervals",
-    "correlate_z",
-    "fieller_interval",
-    "fieller_shares",
-    "nearest_share",
-    "weighted_holm",
-]
-
 _Array = NDArray[np.float64]
 
 

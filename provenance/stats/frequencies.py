@@ -20,15 +20,6 @@ from numpy.typing import NDArray
 
 from provenance.stats.lattice import EPSILON, TiltedGroup
 
-__all__ = [
-    "CUT",
-    "MAX_FREQUENCIES",
-    "MAX_MODULUS",
-    "CharacteristicValues",
-    "characteristic_values",
-    "surviving_frequencies",
-]
-
 _Triple = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 CUT = 60.0

@@ -26,8 +26,6 @@ from provenance.stats.frequencies import (
 from provenance.stats.lattice import EPSILON, Lattice, Tilt
 from provenance.stats.tables import ClassTable
 
-__all__ = ["Inversion", "invert", "log10_upper_tail"]
-
 _LOG10 = math.log(10.0)
 _ALIAS_TARGET = 1e-8
 _FLOOR = 1e-14

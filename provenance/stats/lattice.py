@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 
-__all__ = ["EPSILON", "Lattice", "LawGroup", "Tilt", "TiltedGroup"]
-
 EPSILON = float(np.finfo(np.float64).eps)
 
 _EXPONENT_LIMIT = 600.0

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 
-__all__ = ["MAX_LEVELS", "NullLaw"]
-
 MAX_LEVELS = 1 << 14
 """Longest law accepted: a hostile evidence file must not exhaust memory."""
 

@@ -17,8 +17,6 @@ from scipy.special import ndtri
 
 from provenance.errors import UsageError
 
-__all__ = ["coins_needed", "effective_coins", "outputs_suffice", "planned_looks"]
-
 
 def planned_looks(log10_p: ArrayLike, shares: ArrayLike) -> float:
     """P-value of a test with planned looks: min over looks of p_r / share_r.

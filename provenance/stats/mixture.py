@@ -21,8 +21,6 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.score_class import ScoreClass
 from provenance.stats.tables import ClassTable
 
-__all__ = ["GRID", "log10_mixture", "mixture_slopes", "mixture_terms"]
-
 GRID: Final = tuple(float(value) for value in np.geomspace(1e-3, 4.0, 48))
 """Slopes of the mixture for a largest weight of 1 and a green list of 1/4 (deviation sqrt(3)/4), in
 equal shares: a log-uniform prior, so that no number of coins is planned."""

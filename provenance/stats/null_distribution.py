@@ -25,8 +25,6 @@ from provenance.stats.frequencies import (
 from provenance.stats.lattice import Lattice
 from provenance.stats.tables import ClassTable
 
-__all__ = ["NullDistribution"]
-
 _WANTED = 31.0
 """-ln of the probability left outside the window, per side: 3.4e-14."""
 

@@ -21,8 +21,6 @@ from provenance.errors import UsageError
 from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.tables import ClassTable
 
-__all__ = ["PlaceboResult", "coarsen", "placebo_test", "randomised_p"]
-
 _Array = NDArray[np.float64]
 _CLIP = 1e-15
 _FINE, _FINE_FOR_WIDE_LAWS, _WIDE = 63, 15, 16

@@ -28,14 +28,6 @@ from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.score_class import ScoreClass
 from provenance.stats.tables import ClassTable
 
-__all__ = [
-    "Alternative",
-    "DetectableShift",
-    "critical_value",
-    "detectable_shift",
-    "invert_response",
-]
-
 Alternative = Literal["proportional", "equal"]
 """How coins move: in proportion to their weights, or equally, each in its weight's direction."""
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from provenance.errors import DataError
 from provenance.stats.laws import NullLaw
 
-__all__ = ["MAX_COUNT", "MAX_WEIGHT", "ScoreClass"]
-
 MAX_WEIGHT = 1 << 40
 MAX_COUNT = 1 << 52
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from provenance.errors import DataError
 from provenance.stats.coin_sets import identifiers
 
-__all__ = ["NamedUnits", "WeightedUnits", "join_units"]
-
 NamedUnits = tuple[NDArray[np.uint32], NDArray[np.int64]]
 """Distinct names of coins, uint32 (m, width), and their weights, int64 (m,)."""
 

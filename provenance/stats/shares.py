@@ -25,8 +25,6 @@ from provenance.stats.families import ShareIntervals, fieller_interval, nearest_
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 
-__all__ = ["Rejection", "is_clear", "share_intervals"]
-
 _LONGEST_SURPRISE: Final = 8.0
 """Bound on the mean excess of an absorbed score, in standard deviations of a null score."""
 

@@ -12,8 +12,6 @@ from provenance.errors import DataError, UsageError
 from provenance.stats.laws import NullLaw
 from provenance.stats.score_class import ScoreClass
 
-__all__ = ["read_classes", "write_classes"]
-
 
 def write_classes(classes: Sequence[ScoreClass]) -> dict[str, object]:
     """Return rows as JSON-able data; laws are listed once, sorted, and referred to by position."""

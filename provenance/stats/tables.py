@@ -27,8 +27,6 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.score_class import MAX_WEIGHT, ScoreClass
 from provenance.stats.table_json import read_classes, write_classes
 
-__all__ = ["ClassTable", "ScoreClass"]
-
 _DENSE_RANGE = 1 << 20
 
 

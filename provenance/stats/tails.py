@@ -14,24 +14,10 @@ import math
 from dataclasses import dataclass
 
 from provenance.errors import NumericalContradictionError
-from provenance.stats.closed_forms import log10_binomial_tail, log10_gamma_tail
 from provenance.stats.crosscheck import TiltedMoments, berry_esseen, lugannani_rice
-from provenance.stats.inversion import invert, log10_upper_tail
+from provenance.stats.inversion import invert
 from provenance.stats.lattice import Lattice
-from provenance.stats.laws import NullLaw
-from provenance.stats.tables import ClassTable, ScoreClass
-
-__all__ = [
-    "ClassTable",
-    "NullLaw",
-    "NumericalContradictionError",
-    "ScoreClass",
-    "TailResult",
-    "log10_binomial_tail",
-    "log10_gamma_tail",
-    "log10_upper_tail",
-    "upper_tail",
-]
+from provenance.stats.tables import ClassTable
 
 _BRACKET_TOLERANCE = 1e-6
 _APPROXIMATION_TOLERANCE = 0.05

@@ -18,8 +18,6 @@ from safetensors import SafetensorError, safe_open
 from provenance.errors import DataError, StorageError
 from provenance.storage.files import read_bytes, read_json
 
-__all__ = ["CONFIG_FILE", "TEMPLATE_FILES", "check_checkpoint", "find_weights"]
-
 CONFIG_FILE: Final = "config.json"
 TEMPLATE_FILES: Final = ("tokenizer_config.json", "chat_template.jinja")
 """Where a chat template may stand."""

@@ -15,8 +15,6 @@ import duckdb
 
 from provenance.errors import UsageError
 
-__all__ = ["check_memory_limit", "open_engine"]
-
 _MEMORY: Final = re.compile(r"[1-9][0-9]{0,5}(\.[0-9]+)?(MiB|GiB|MB|GB)")
 _MAXIMUM_THREADS: Final = 8
 

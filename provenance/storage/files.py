@@ -21,21 +21,6 @@ import rfc8785
 
 from provenance.errors import DataError, LockedError, StorageError
 
-__all__ = [
-    "canonical_json",
-    "interchange_json",
-    "lock_folder",
-    "name_files",
-    "parse_json",
-    "read_bytes",
-    "read_json",
-    "sha256_of_file",
-    "sha256_of_files",
-    "sync_folder",
-    "write_atomically",
-    "write_json",
-]
-
 _MAXIMUM_JSON_BYTES = 1 << 28
 
 

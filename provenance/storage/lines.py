@@ -17,16 +17,6 @@ import pyarrow as pa
 from provenance.errors import DataError, ProvenanceError, StorageError, UsageError
 from provenance.storage.files import name_files, parse_json
 
-__all__ = [
-    "COMPRESSIONS",
-    "MAXIMUM_EXPANSION",
-    "MAXIMUM_LINE",
-    "LineReader",
-    "check_distinct",
-    "hashes_of",
-    "read_json_lines",
-]
-
 COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
 MAXIMUM_LINE: Final = 1 << 24
 """Bytes of one line of JSONL, and of one text."""

@@ -5,8 +5,6 @@ Knows nothing of terminals or HTML; whoever prints into a markup escapes as well
 
 from __future__ import annotations
 
-__all__ = ["clean", "shorten"]
-
 
 def clean(text: str) -> str:
     """One printable line: no terminal escapes, no line breaks, no marks that turn the direction.

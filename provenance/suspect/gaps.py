@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["LEAST_READ", "say_gaps"]
-
 LEAST_READ: Final = 0.9
 """Share of positions, of their probability and of records that must be read for a clean bill."""
 

@@ -19,8 +19,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Decoded", "Letters", "decode_escapes", "decode_fully", "normalise"]
-
 _ROUNDS: Final = 3
 """Escapes inside escapes that are undone: a tool call in a log has two layers."""
 _LAST: Final = 0x110000

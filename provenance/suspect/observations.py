@@ -16,14 +16,6 @@ from numpy.typing import NDArray
 
 from provenance.coins.contexts import ContextIds, unpack
 
-__all__ = [
-    "Expectations",
-    "Observations",
-    "add_expectations",
-    "sum_pairs",
-    "totals_of_pairs",
-]
-
 
 @dataclass(frozen=True)
 class Observations:

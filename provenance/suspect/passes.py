@@ -31,17 +31,6 @@ from provenance.storage.database import open_engine
 from provenance.storage.files import canonical_json, lock_folder, write_json
 from provenance.suspect.positions import Positions
 
-__all__ = [
-    "MAXIMUM_PAIRS",
-    "PART_DOCUMENTS",
-    "Pass",
-    "Reader",
-    "Reading",
-    "Summed",
-    "run_pass",
-    "sum_passes",
-]
-
 _Chunk = TypeVar("_Chunk")
 
 _MASSES: Final = pa.schema([("context", pa.int64()), ("token", pa.uint32()), ("mass", pa.int64())])

@@ -24,18 +24,6 @@ from provenance.coins.contexts import (
 )
 from provenance.coins.words import MAXIMUM_CONTEXT_WIDTH
 
-__all__ = [
-    "LAST",
-    "Chat",
-    "Positions",
-    "add_last_windows",
-    "collect_wide",
-    "find_positions",
-    "join_ids",
-    "split_positions",
-]
-
-
 LAST: Final = 1 << 62
 """Bit in the name of a context that stands at the end of an output, see `add_last_windows`."""
 

@@ -34,8 +34,6 @@ from provenance.errors import ConfigurationMismatchError
 from provenance.suspect.letters import Letters, decode_escapes, decode_fully, normalise
 from provenance.suspect.tokenizers.vocabularies import TokenTable, token_bytes
 
-__all__ = ["RULE", "UNITS", "Spelled", "Speller", "find_quotations", "leave_out"]
-
 UNITS: Final = 12
 """Normalised characters in a row that make a quotation."""
 UNITS_BEFORE: Final = 8

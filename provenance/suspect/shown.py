@@ -18,8 +18,6 @@ from provenance.suspect.letters import normalise
 from provenance.suspect.positions import Chat
 from provenance.suspect.quotations import UNITS
 
-__all__ = ["NOT_SHOWN", "SHOWN", "Shown", "read_shown", "same_text"]
-
 SHOWN: Final = (
     "tools",
     "functions",

@@ -23,8 +23,8 @@ from provenance.coins.contexts import unpack
 from provenance.keys.schedule import Schedule
 from provenance.served.records import READ, list_array, pack_drawn
 from provenance.served.windows import windows
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.tables import ClassTable
-from provenance.stats.tails import log10_upper_tail
 from provenance.suspect.positions import find_positions
 
 SHARE = 0.3

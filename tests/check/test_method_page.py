@@ -15,7 +15,8 @@ from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.power_statement import MARGIN
 from provenance.keys.keyring import MASTER_FILE, TOKENIZER_FILE, Keyring
 from provenance.keys.tokenizer import load_tokenizer
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.suspect.access.outputs import observe
 
 ROOT = Path(__file__).parents[2]

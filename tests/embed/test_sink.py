@@ -7,8 +7,11 @@ import pytest
 
 from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
-from provenance.served.index import Index, build_index
-from provenance.served.log import LogWriter, RotatingLog, read_log
+from provenance.served.build import build_index
+from provenance.served.index import Index
+from provenance.served.log import read_log
+from provenance.served.rotation import RotatingLog
+from provenance.served.writer import LogWriter
 
 LABELS = {"week": "2026-W17", "cohort": "a"}
 

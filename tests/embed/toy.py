@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.embed.conformance import Request
+from provenance.embed.replay import Request
 from provenance.embed.watermark import Watermark
 
 

@@ -217,9 +217,9 @@ def test_the_level_of_an_e_process_is_where_it_crosses():
     """At the found level E reaches the wanted evidence; one step below it stays short."""
     from provenance.check.looks.uncrossed import find_level
     from provenance.marks.own import Gumbel
+    from provenance.stats.inversion import log10_upper_tail
     from provenance.stats.mixture import log10_mixture, mixture_slopes
     from provenance.stats.tables import ClassTable
-    from provenance.stats.tails import log10_upper_tail
 
     law = Gumbel().null_law
     rng = np.random.default_rng(3)

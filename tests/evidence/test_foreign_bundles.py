@@ -20,7 +20,7 @@ from provenance.evidence.bundle import make_report
 from provenance.evidence.manifest import write_manifest
 from provenance.evidence.pairs import read_shared_pairs, write_pairs
 from provenance.evidence.signature import create_signing_key, sign_bundle
-from provenance.marks.foreign.mark import MAXIMUM_WEIGHT
+from provenance.marks.sharing import MAXIMUM_WEIGHT
 from provenance.storage.files import interchange_json
 from tests.evidence.foreign_lab import OUTPUTS, make_place
 
@@ -456,7 +456,8 @@ def test_a_sealed_description_of_another_mark(run, place, bundle, name):
 
 def test_a_keyring_without_selector_is_no_foreign_mark(run, place, closed):
     """Everything that follows from the description follows, but our own scheme has a selector."""
-    from provenance.keys.keyring import Commitment, Keyring
+    from provenance.keys.commitment import Commitment
+    from provenance.keys.keyring import Keyring
     from provenance.marks.foreign.mark import derive_id, derive_salt
 
     for name in ("keyring.json", "verdict.json"):

@@ -15,7 +15,8 @@ from provenance.errors import (
     UsageError,
 )
 from provenance.keys.keyring import Keyring, add_value
-from provenance.served.index import Index, build_index, merge_indexes
+from provenance.served.build import build_index, merge_indexes
+from provenance.served.index import Index
 from provenance.storage.database import open_engine
 
 

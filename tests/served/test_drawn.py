@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
 from provenance.errors import DataError
-from provenance.served.index import Index, build_index, merge_indexes
+from provenance.served.build import build_index, merge_indexes
+from provenance.served.index import Index
 from provenance.served.index_manifest import MANIFEST_FILE, IndexManifest
-from provenance.served.log import LogWriter
 from provenance.served.records import check_drawn, pack_drawn, unpack_drawn
 from provenance.served.windows import windows
+from provenance.served.writer import LogWriter
 
 LABELS = {"week": "w1", "capability": "code"}
 

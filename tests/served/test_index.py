@@ -22,7 +22,9 @@ from provenance.errors import (
     UsageError,
 )
 from provenance.served import table
-from provenance.served.index import Index, IndexManifest, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
+from provenance.served.index_manifest import IndexManifest
 from provenance.storage.files import lock_folder
 
 

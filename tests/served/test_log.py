@@ -21,7 +21,8 @@ from provenance.errors import (
 from provenance.keys.tokenizer import read_tokenizer
 from provenance.served import json_lines, parquet_log
 from provenance.served.identifiers import SeenNames, content_hashes
-from provenance.served.log import READ, LogStatistics, read_log
+from provenance.served.log import LogStatistics, read_log
+from provenance.served.records import READ
 from provenance.served.windows import windows
 from provenance.storage import lines
 

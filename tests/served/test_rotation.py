@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from provenance.errors import DataError, LockedError, StorageError, UsageError
-from provenance.served.log import LogWriter, RotatingLog, ServedRecord
-from provenance.served.rotation import list_log_files
+from provenance.served.rotation import RotatingLog, list_log_files
+from provenance.served.writer import LogWriter, ServedRecord
 
 
 def _record(name: str, ids: int = 3) -> ServedRecord:

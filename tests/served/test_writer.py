@@ -19,7 +19,7 @@ from provenance.errors import (
     StorageError,
     UsageError,
 )
-from provenance.served.log import LogWriter
+from provenance.served.writer import LogWriter
 
 
 class TestWriter:

@@ -9,7 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from provenance.stats.tails import ClassTable, NullLaw, ScoreClass
+from provenance.stats.laws import NullLaw
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 
 def _gumbel() -> NullLaw:

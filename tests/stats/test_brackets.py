@@ -19,7 +19,8 @@ from provenance.stats.crosscheck import SHEVTSOVA_CONSTANT, TiltedMoments, berry
 from provenance.stats.inversion import invert, log10_upper_tail
 from provenance.stats.lattice import Lattice
 from provenance.stats.laws import NullLaw
-from provenance.stats.tables import ClassTable, ScoreClass
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 
 

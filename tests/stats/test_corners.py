@@ -6,14 +6,16 @@ import math
 
 import pytest
 
-from provenance.check.examine import attribute_shares, try_keys
+from provenance.check.conclusion import attribute_shares
+from provenance.check.examine import try_keys
 from provenance.keys.schedule import Schedule
 from provenance.marks.own import Gumbel
 from provenance.stats.eprocess import start
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture
 from provenance.stats.placebo import randomised_p
-from provenance.stats.tables import ClassTable, ScoreClass
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 LAWS = {
     "gumbel": Gumbel().null_law,

@@ -14,9 +14,11 @@ from scipy.stats import binom
 
 from provenance.errors import ProvenanceError, UsageError
 from provenance.stats.eprocess import EProcess, add_batch, mark_revealed, start
+from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture
 from provenance.stats.power import critical_value
-from provenance.stats.tails import ClassTable, NullLaw, ScoreClass
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 Laws = dict[str, NullLaw]
 QUARTER = NullLaw((3, 1))

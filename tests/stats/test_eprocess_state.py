@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from provenance.errors import DataError
 from provenance.stats.eprocess import EProcess, add_batch, start
-from provenance.stats.tails import NullLaw
+from provenance.stats.laws import NullLaw
 from provenance.storage.files import canonical_json, parse_json
 from tests.stats.test_eprocess import QUARTER, rows, scores_of
 

@@ -16,8 +16,10 @@ from provenance.errors import UsageError
 from provenance.stats.eprocess import start
 from provenance.stats.evalues import adjust_e, average_e, e_bh
 from provenance.stats.families import weighted_holm
+from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture
-from provenance.stats.tails import ClassTable, NullLaw, ScoreClass
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 families = st.integers(1, 7).flatmap(
     lambda m: st.tuples(

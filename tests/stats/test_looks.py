@@ -10,8 +10,10 @@ import pytest
 from scipy.stats import binom
 
 from provenance.errors import UsageError
+from provenance.stats.inversion import log10_upper_tail
+from provenance.stats.laws import NullLaw
 from provenance.stats.looks import coins_needed, outputs_suffice, planned_looks
-from provenance.stats.tails import ClassTable, NullLaw, log10_upper_tail
+from provenance.stats.tables import ClassTable
 
 QUARTER = NullLaw((3, 1))
 

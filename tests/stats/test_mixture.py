@@ -10,8 +10,11 @@ import pytest
 from scipy.special import logsumexp
 
 from provenance.stats.eprocess import start
+from provenance.stats.inversion import log10_upper_tail
+from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import GRID, log10_mixture
-from provenance.stats.tails import ClassTable, NullLaw, ScoreClass, log10_upper_tail
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 Laws = dict[str, NullLaw]
 

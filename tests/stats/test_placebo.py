@@ -17,10 +17,13 @@ from provenance.check.score import WeightedPairs
 from provenance.errors import DataError, UsageError
 from provenance.stats import null_distribution
 from provenance.stats.closed_forms import log10_binomial_tail
+from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.lattice import Lattice
+from provenance.stats.laws import NullLaw
 from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.placebo import coarsen, placebo_test, randomised_p
-from provenance.stats.tails import ClassTable, NullLaw, ScoreClass, log10_upper_tail
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 Laws = dict[str, NullLaw]
 

@@ -13,6 +13,8 @@ from scipy.special import ndtri
 from scipy.stats import binom
 
 from provenance.errors import UsageError
+from provenance.stats.inversion import log10_upper_tail
+from provenance.stats.laws import NullLaw
 from provenance.stats.power import (
     Alternative,
     DetectableShift,
@@ -20,7 +22,8 @@ from provenance.stats.power import (
     detectable_shift,
     invert_response,
 )
-from provenance.stats.tails import ClassTable, NullLaw, ScoreClass, log10_upper_tail
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 Laws = dict[str, NullLaw]
 COUNTS = {

@@ -13,8 +13,9 @@ from benchmarks.shares import CELLS, World, least_covered, measure
 from provenance.errors import UsageError
 from provenance.marks.own import Gumbel
 from provenance.stats.laws import NullLaw
+from provenance.stats.score_class import ScoreClass
 from provenance.stats.shares import Rejection, is_clear, share_intervals
-from provenance.stats.tables import ClassTable, ScoreClass
+from provenance.stats.tables import ClassTable
 
 LAW = Gumbel().null_law
 COIN = NullLaw((1, 1))

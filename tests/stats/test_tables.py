@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provenance.errors import DataError, UsageError
-from provenance.stats.tails import ClassTable, NullLaw, ScoreClass
+from provenance.stats.laws import NullLaw
+from provenance.stats.score_class import ScoreClass
+from provenance.stats.tables import ClassTable
 
 GREEN = NullLaw.bernoulli(2**30)
 LAYERS = NullLaw((1, 4, 6, 4, 1))

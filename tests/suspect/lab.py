@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from provenance.coins.contexts import pack
-from provenance.served.log import LogWriter
+from provenance.served.writer import LogWriter
 from provenance.suspect.passes import Reading
 from provenance.suspect.tokenizers.vocabularies import token_bytes
 from tests.suspect.slow_quotations import slow_before, slow_both

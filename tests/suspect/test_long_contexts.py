@@ -7,7 +7,8 @@ from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.weigh import REFERENCE_RULE
 from provenance.marks.foreign import make_foreign
 from provenance.marks.foreign.mark import ForeignMark
-from provenance.served.index import Index, build_index
+from provenance.served.build import build_index
+from provenance.served.index import Index
 from provenance.storage.files import sha256_of_file
 from provenance.suspect.access.documents import Documents
 from provenance.suspect.access.outputs import count_positions

@@ -11,7 +11,7 @@ from benchmarks.calibration.world import Teacher, make_world
 from provenance.check.score import weigh_observations
 from provenance.coins.contexts import unpack
 from provenance.errors import ConfigurationMismatchError, DataError
-from provenance.served.log import LogWriter
+from provenance.served.writer import LogWriter
 from provenance.storage.files import sha256_of_file
 from provenance.suspect.access.documents import Documents, find_served
 from provenance.suspect.access.outputs import read_positions

@@ -25,14 +25,11 @@ from provenance.check.reservations import reserve_index
 from provenance.check.verdict import Conclusion, Control
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.keys.keyring import Keyring, UnlockedKeyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.keys.schedule import GLOBAL_KEY
 from provenance.marks import Mark, as_mark
 from provenance.marks.alpha import family_weights
 from provenance.stats.evalues import adjust_e, average_e
 
-__all__ = ["conclude"]
-
-_GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 _NOTHING_SEEN: Final[dict[str, Any]] = {"source": {}, "reference": {}}
 
 
@@ -80,8 +77,7 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring | Mark) -> Sequent
         weight_rule=str(check.settings.rule),
         maximal_weight=MAXIMAL_WEIGHTS[str(check.settings.rule)],
         commitments={
-            key_name(*pair): commitment.sha256
-            for pair, commitment in keyring.public.commitments.items()
+            str(pair): commitment.sha256 for pair, commitment in keyring.public.commitments.items()
         },
         inputs={
             "index_sha256": check.index_sha256,
@@ -135,11 +131,11 @@ def _find_power(
     scored = {key: table for key, table in tables.items() if table.coins}
     if not scored:
         return None
-    key = max(scored, key=lambda key: (key == _GLOBAL_KEY, scored[key].effective_coins))
+    key = max(scored, key=lambda key: (key == GLOBAL_KEY, scored[key].effective_coins))
     rule = str(check.settings.rule)
     return state_sequential_power(
         scored[key],
-        key_name(*key),
+        str(key),
         check.settings.alpha * shares[key],
         MAXIMAL_WEIGHTS[rule],
         setting,
@@ -158,6 +154,6 @@ def _say_lack(check: SequentialCheck, power: Power | None, setting: Setting) -> 
         }
         said = explain_positions({**summed, "source": observed[0]["source"]})
         return [f"nothing was scored under {len(check.tested)} keys: {said}"]
-    table = next(s.processes[0].table for s in check.tested if key_name(*s.keys[0]) == power.key)
+    table = next(s.processes[0].table for s in check.tested if str(s.keys[0]) == power.key)
     shortfall = find_shortfall(power, table, setting)
     return [shortfall] if shortfall else []

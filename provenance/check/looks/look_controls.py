@@ -22,7 +22,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 
@@ -30,15 +29,11 @@ from provenance.check.controls import LEVEL, control_placebo
 from provenance.check.looks.revealed import SequentialCheck
 from provenance.check.score import WeightedPairs
 from provenance.check.verdict import Control
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.keys.schedule import GLOBAL_KEY
 from provenance.marks import Placebos
 from provenance.stats.eprocess import EProcess
 from provenance.stats.evalues import average_e
 from provenance.storage.files import canonical_json
-
-__all__ = ["collect_controls", "control_placebos"]
-
-_GLOBAL_KEY: Final = (GLOBAL, SINGLE_VALUE)
 
 
 def control_placebos(check: SequentialCheck, mark: Placebos) -> tuple[Control, ...]:
@@ -50,12 +45,12 @@ def control_placebos(check: SequentialCheck, mark: Placebos) -> tuple[Control, .
         )
     ).digest()
     numbers = range(len(check.tested))
-    chosen = {i for i in numbers if check.tested[i].keys[0] == _GLOBAL_KEY}
+    chosen = {i for i in numbers if check.tested[i].keys[0] == GLOBAL_KEY}
     chosen |= set(sorted(numbers, key=lambda i: -check.tested[i].processes[0].log10_e)[:1])
     return tuple(
         control_placebo(
             _join([batch.revealed[i].pairs for batch in check.batches]),
-            key_name(*check.tested[i].keys[0]),
+            str(check.tested[i].keys[0]),
             check.tested[i].processes[0].table,
             mark,
             check.settings.placebo_keys,

@@ -36,7 +36,7 @@ from provenance.check.score import WeightedPairs, weigh_observations
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.keys.keyring import Keyring, UnlockedKeyring
-from provenance.keys.schedule import CONTROL
+from provenance.keys.schedule import CONTROL, KeyName
 from provenance.marks import Mark, OpenKey, as_mark
 from provenance.marks.foreign.mark import is_foreign
 from provenance.served.index import Index
@@ -44,8 +44,6 @@ from provenance.stats.eprocess import Reveal
 from provenance.stats.eprocess import start as start_process
 from provenance.storage.files import canonical_json
 from provenance.suspect.observations import Observations
-
-__all__ = ["add_outputs", "reveal_pairs", "start"]
 
 Tokens = NDArray[np.uint32]
 
@@ -79,7 +77,7 @@ def start(
             "name another index."
         )
     unserved = list_unserved(keyring.schedule, tested)
-    groups: list[tuple[Role, str, list[tuple[str, str]]]] = [
+    groups: list[tuple[Role, str, list[KeyName]]] = [
         *(("tested", key[0], [key]) for key in tested),
         ("control slot", CONTROL, tested if has_control_slot(keyring.schedule) else []),
         *(

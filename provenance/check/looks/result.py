@@ -14,15 +14,8 @@ from typing import Any, Final
 
 from provenance.check.power_statement import Power
 from provenance.check.verdict import EXIT_CODES, Conclusion, Control, group_rejected
-from provenance.keys.schedule import key_name
+from provenance.keys.schedule import KeyName
 from provenance.stats.tables import ClassTable
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "SequentialHypothesis",
-    "SequentialLook",
-    "SequentialVerdict",
-]
 
 SCHEMA_VERSION: Final = 2
 """Version 1 had neither reasons nor power, and the conclusions of version 1 of a verdict."""
@@ -69,9 +62,14 @@ class SequentialHypothesis:
     table: ClassTable
 
     @property
+    def key(self) -> KeyName:
+        """Which key it is about."""
+        return KeyName(self.slot, self.value)
+
+    @property
     def name(self) -> str:
         """`global` or `week=2026-W17`."""
-        return key_name(self.slot, self.value)
+        return str(self.key)
 
 
 @dataclass(frozen=True)

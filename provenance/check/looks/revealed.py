@@ -19,19 +19,9 @@ from numpy.typing import NDArray
 from provenance.check.examine import CheckSettings
 from provenance.check.score import Weighing, WeightedPairs
 from provenance.check.verdict import Control
+from provenance.keys.schedule import KeyName
 from provenance.marks.sharing import Groups, sum_weights
 from provenance.stats.eprocess import EProcess, Reveal, add_batch
-
-__all__ = [
-    "UNIT_NAME_WIDTH",
-    "Batch",
-    "Revealed",
-    "Role",
-    "SequentialCheck",
-    "Sheet",
-    "Units",
-    "extend_sheet",
-]
 
 Role = Literal["tested", "control slot", "unserved values"]
 
@@ -45,7 +35,7 @@ class Sheet:
 
     role: Role
     slot: str
-    keys: tuple[tuple[str, str], ...]
+    keys: tuple[KeyName, ...]
     processes: tuple[EProcess, ...]
 
     def pick(self, weighing: Weighing) -> WeightedPairs:

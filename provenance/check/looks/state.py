@@ -56,8 +56,6 @@ from provenance.storage.files import (
 )
 from provenance.suspect.observations import Observations
 
-__all__ = ["STATE_FILE", "continue_check"]
-
 STATE_FILE: Final = "state.json"
 
 _FORMAT: Final = "provenance sequential check 1"

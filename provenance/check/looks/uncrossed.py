@@ -19,8 +19,6 @@ from provenance.stats.lattice import Lattice
 from provenance.stats.mixture import mixture_slopes, mixture_terms
 from provenance.stats.tables import ClassTable
 
-__all__ = ["find_level", "state_sequential_power"]
-
 
 def find_level(table: ClassTable, maximal_weight: int, log10_e: float) -> float:
     """log10 P(S >= the least S at which E reaches 10^log10_e); -inf if no S reaches it.

@@ -44,8 +44,6 @@ except ImportError as error:
         "marking on an accelerator must have torch; it is not installed.", "torch"
     ) from error
 
-__all__ = ["DeviceDraw", "DeviceWatermark", "last_contexts", "leave_alone", "scale_logits"]
-
 NO_KEY = -1
 NO_TOKEN = -1
 _BITS_OF_LOW_WORD = 11

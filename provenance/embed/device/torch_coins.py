@@ -60,26 +60,11 @@ except ImportError as error:
     ) from error
 
 try:
-    from provenance.embed.device import triton_coins as kernels
+    from provenance.embed.device import triton_coins
+
+    kernels = triton_coins
 except MissingExtraError:
     kernels = None  # type: ignore[assignment]
-
-__all__ = [
-    "draw_function",
-    "draw_green",
-    "draw_gumbel",
-    "draw_tournament",
-    "draw_unmarked",
-    "has_kernels",
-    "kernels",
-    "pack_contexts",
-    "pack_keys",
-    "row",
-    "slot_ends",
-    "slots",
-    "unsigned",
-    "words",
-]
 
 BatchDraw = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(probabilities [rows, m], words [rows, m], uniforms [rows]) -> index [rows]."""

@@ -27,8 +27,6 @@ except ImportError as error:
         "the kernels must have Triton; it is not installed.", "torch"
     ) from error
 
-__all__ = ["leave_alone", "plan", "race", "row", "serves", "words"]
-
 _INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 _KEY_WORDS: Final = KEY_BYTES // 4
 _LANES: Final = 64

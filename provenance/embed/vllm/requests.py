@@ -30,19 +30,6 @@ from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import KEYRING_FILE, MASTER_FILE, Keyring, UnlockedKeyring
 from provenance.keys.secrets import read_master_secret
 
-__all__ = [
-    "KEYRING_VARIABLE",
-    "LABELS_FIELD",
-    "PublicKeyring",
-    "RequestParameters",
-    "ServedWatermark",
-    "admit_request",
-    "check_request",
-    "check_server",
-    "named_folder",
-    "parse_labels",
-]
-
 LABELS_FIELD: Final = "provenance_labels"
 """The field of `vllm_xargs` / `extra_args` that asks for the mark."""
 

@@ -27,8 +27,6 @@ from provenance.embed.watermark import Labels
 from provenance.errors import DataError
 from provenance.served.records import Finish
 
-__all__ = ["VllmResponse", "read_responses", "request_fields"]
-
 _FINISHES: Final[Mapping[str, Finish]] = {"length": "length", "abort": "abort"}
 
 

@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.config import VllmConfig
 
-__all__ = ["WatermarkLogitsProcessor"]
-
 
 @dataclass
 class _Row:

@@ -72,8 +72,6 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.config import VllmConfig
 
-__all__ = ["WatermarkLogitsProcessor"]
-
 _ROWS_AT_ONCE = 64
 """Bounds the memory of a step: a whole vocabulary of coins a row."""
 _TIES = 4

@@ -18,8 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-__all__ = ["ACCENT", "INK", "SECOND", "draw_placebo", "draw_trajectory"]
-
 INK: Final = "#1c2430"
 ACCENT: Final = "#9b1c31"
 SECOND: Final = "#1d5a96"

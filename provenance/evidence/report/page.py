@@ -33,10 +33,8 @@ from provenance.evidence.report.wording import (
     show_name,
     shows_numbers,
 )
-from provenance.keys.schedule import key_name
+from provenance.keys.schedule import KeyName
 from provenance.storage.printable import clean, shorten
-
-__all__ = ["PALETTE", "render_report"]
 
 PALETTE: Final[Mapping[str, str]] = {
     "ink": INK,
@@ -96,7 +94,7 @@ def render_report(
     standing = find_standing(verdict)
     valid = shows_numbers(verdict)
     environment = Environment(
-        loader=PackageLoader("provenance.evidence"),
+        loader=PackageLoader("provenance.evidence.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -164,14 +162,14 @@ def _cut(rows: Iterable[Any], most: int) -> dict[str, Any]:
 def _list_keys(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Every key of the check, the smallest adjusted p first."""
     rows = sorted(verdict["hypotheses"], key=lambda h: (h["log10_adjusted"], h["log10_p"]))
-    named = [{**row, "name": key_name(row["slot"], row["value"])} for row in rows]
+    named = [{**row, "name": str(KeyName(row["slot"], row["value"]))} for row in rows]
     return _cut(named, _MOST_ROWS)
 
 
 def _draw_placebos(verdict: Mapping[str, Any], valid: bool) -> list[dict[str, Any]]:
     """One picture per placebo control that ran; without the true key if a control failed."""
     z_of = {
-        f"placebo keys ({key_name(h['slot'], h['value'])})": h["tail"]["z"]
+        f"placebo keys ({KeyName(h['slot'], h['value'])})": h["tail"]["z"]
         for h in verdict["hypotheses"]
     }
     found: list[dict[str, Any]] = []
@@ -208,7 +206,7 @@ def _draw_growth(
         (
             math.log10(verdict["alpha"] * h["family_weight"])
             for h in verdict["hypotheses"]
-            if key_name(h["slot"], h["value"]) == trajectory["key"] and h["family_weight"] > 0
+            if str(KeyName(h["slot"], h["value"])) == trajectory["key"] and h["family_weight"] > 0
         ),
         math.log10(verdict["alpha"]),
     )

@@ -15,21 +15,6 @@ from markupsafe import Markup
 
 from provenance.storage.printable import clean, shorten
 
-__all__ = [
-    "ASSUMPTIONS",
-    "NOT_SHOWN",
-    "TITLES",
-    "Standing",
-    "describe_strength",
-    "find_standing",
-    "say_finding",
-    "say_frequency",
-    "say_p",
-    "say_power_of_ten",
-    "show_name",
-    "shows_numbers",
-]
-
 Standing = Literal["evidence", "twins", "none", "untested", "little", "reserved", "invalid"]
 """What the page as a whole says.
 

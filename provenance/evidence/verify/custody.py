@@ -29,16 +29,6 @@ from provenance.evidence.verify.state import State
 from provenance.keys.keyring import KEYRING_FILE, Keyring
 from provenance.storage.files import read_bytes, read_json
 
-__all__ = [
-    "check_followed",
-    "check_form",
-    "check_manifest",
-    "check_plan",
-    "check_signature",
-    "check_timestamp",
-    "check_versions",
-]
-
 
 def check_manifest(state: State) -> str:
     """Every file is listed, and every listed file is there, unchanged."""

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from provenance.check.score import WeightedPairs, merge_weights
 from provenance.evidence.steps import StepFailedError
 from provenance.keys.keyring import KEYRING_FILE, Keyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
+from provenance.keys.schedule import GLOBAL, GLOBAL_KEY
 from provenance.marks.foreign.disclosed import open_disclosed
 from provenance.marks.foreign.mark import ForeignMark, derive_id, derive_salt
 from provenance.marks.own import SCHEMES
 from provenance.storage.files import read_json
-
-__all__ = ["add_up", "check_description", "check_one_slot", "read_foreign"]
 
 Integers = NDArray[np.int64]
 
@@ -27,7 +25,7 @@ def check_description(public: Keyring) -> str:
 
     The commitment itself is that of the key, which only its disclosure can show.
     """
-    if public.scheme.name in SCHEMES or set(public.commitments) != {(GLOBAL, SINGLE_VALUE)}:
+    if public.scheme.name in SCHEMES or set(public.commitments) != {GLOBAL_KEY}:
         raise StepFailedError(KEYRING_FILE, "must commit to a selector, or to another scheme's key")
     (commitment,) = public.commitments.values()
     if commitment.salt != derive_salt(public).hex():

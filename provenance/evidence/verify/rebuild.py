@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from provenance.check.conclusion import make_verdict
 from provenance.check.controls import LEVEL, control_slot, control_unserved, list_unserved
-from provenance.check.examine import has_control_slot, make_verdict, run_placebos
+from provenance.check.examine import has_control_slot, run_placebos
 from provenance.check.plan import Plan
 from provenance.check.score import Weighing
 from provenance.check.selection import name_selection
@@ -28,27 +29,16 @@ from provenance.evidence.editions import (
 )
 from provenance.evidence.older import accept_older_wording, older_shares
 from provenance.keys.keyring import Keyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, key_name
+from provenance.keys.schedule import GLOBAL_KEY, KeyName
 from provenance.marks import OpenKey, Placebos
 from provenance.marks.own import SCHEMES
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.storage.files import canonical_json
 
-__all__ = [
-    "ControlRecord",
-    "compare",
-    "read_tables",
-    "rebuild_controls",
-    "rebuild_twins",
-    "rebuild_verdict",
-]
-
 _RELATIVE: Final = 1e-8
 _TEXT: Final = re.compile(r"(?:^|\.)(?:detail|reasons\[\d+\])$")
 _NUMBER: Final = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-
-KeyPair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -64,14 +54,14 @@ class ControlRecord:
         return self.recomputed or self.stated
 
 
-def read_tables(document: Mapping[str, Any]) -> dict[KeyPair, ClassTable]:
+def read_tables(document: Mapping[str, Any]) -> dict[KeyName, ClassTable]:
     """Class table per (slot, value), in the verdict's order. Raises DataError, ValueError."""
-    tables: dict[KeyPair, ClassTable] = {}
+    tables: dict[KeyName, ClassTable] = {}
     for row in document["hypotheses"]:
-        pair = (row["slot"], row["value"])
-        if pair in tables:
-            raise ValueError(f"the key {key_name(*pair)} twice")
-        tables[pair] = ClassTable.from_json(row["table"])
+        key = KeyName(row["slot"], row["value"])
+        if key in tables:
+            raise ValueError(f"the key {key} twice")
+        tables[key] = ClassTable.from_json(row["table"])
     return tables
 
 
@@ -80,7 +70,7 @@ def rebuild_controls(
     hypotheses: Sequence[HypothesisResult],
     keyring: Keyring,
     weighing: Weighing | None,
-    opened: Mapping[KeyPair, OpenKey],
+    opened: Mapping[KeyName, OpenKey],
     placebos: Placebos | None,
 ) -> list[ControlRecord]:
     """Every control that the verdict must state, recomputed where pairs and keys allow it.
@@ -101,7 +91,7 @@ def rebuild_controls(
     stated = [Control.from_json(row) for row in document["controls"]]
     for control in stated:
         _check_consistency(control)
-    served = [(h.slot, h.value) for h in hypotheses]
+    served = [h.key for h in hypotheses]
     found: list[Control | None] = []
     names = _name_placebos(hypotheses)
     if weighing is not None and placebos is not None:
@@ -134,17 +124,17 @@ def rebuild_controls(
 
 def _name_placebos(hypotheses: Sequence[HypothesisResult]) -> list[str]:
     headline = min(hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
-    chosen = [h.name for h in hypotheses if (h.slot, h.value) == (GLOBAL, SINGLE_VALUE)]
+    chosen = [h.name for h in hypotheses if h.key == GLOBAL_KEY]
     if headline is not None and headline.name not in chosen:
         chosen.append(headline.name)
     return [f"placebo keys ({name})" for name in chosen]
 
 
 def _rebuild_keyed(
-    served: Sequence[KeyPair],
+    served: Sequence[KeyName],
     keyring: Keyring,
     weighing: Weighing | None,
-    opened: Mapping[KeyPair, OpenKey],
+    opened: Mapping[KeyName, OpenKey],
     placebos: Placebos | None,
 ) -> list[Control | None]:
     """The control slot and the unserved values; each None unless all its keys are disclosed."""

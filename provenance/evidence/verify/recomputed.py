@@ -39,33 +39,18 @@ from provenance.evidence.verify.foreign_key import (
 )
 from provenance.evidence.verify.rebuild import (
     ControlRecord,
-    KeyPair,
     compare,
     rebuild_controls,
     rebuild_verdict,
 )
 from provenance.evidence.verify.state import State
-from provenance.keys.keyring import KEYRING_FILE, SELECTOR, Key
-from provenance.keys.schedule import CONTROL, SINGLE_VALUE, key_name
+from provenance.keys.keyring import KEYRING_FILE, SELECTOR, SELECTOR_KEY, Key
+from provenance.keys.schedule import CONTROL, KeyName
 from provenance.marks.foreign.mark import is_foreign
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.storage.files import read_bytes, read_json
 
-__all__ = [
-    "check_controls",
-    "check_disclosed",
-    "check_keyring",
-    "check_pairs",
-    "check_report",
-    "check_scores",
-    "check_slots",
-    "check_tables",
-    "check_tails",
-    "check_verdict",
-]
-
-_SELECTOR_KEY: Final = (SELECTOR, SINGLE_VALUE)
 _DISCLOSED_FIELDS: Final = frozenset(
     {
         "format",
@@ -87,14 +72,14 @@ def check_keyring(state: State) -> str:
     expected = {
         "keyring_id": public.id,
         "scheme": public.scheme.to_json(),
-        "commitments": {key_name(*pair): c.sha256 for pair, c in public.commitments.items()},
+        "commitments": {str(pair): c.sha256 for pair, c in public.commitments.items()},
     }
     stated = {name: document[name] for name in expected}
     if difference := compare(stated, expected):
         raise StepFailedError(KEYRING_FILE, difference)
     for pair in state.need(state.tables, "the class tables"):
         if pair not in public.commitments or pair[0] in (CONTROL, SELECTOR):
-            raise StepFailedError(KEYRING_FILE, f"has no key for {key_name(*pair)}")
+            raise StepFailedError(KEYRING_FILE, f"has no key for {pair!s}")
     if document["inputs"]["tokenizer_sha256"] != public.tokenizer_sha256:
         raise StepFailedError(KEYRING_FILE, "inputs.tokenizer_sha256: another tokenizer")
     if is_foreign(public):
@@ -111,12 +96,12 @@ def check_disclosed(state: State) -> str:
     if is_foreign(public):
         state.foreign = read_foreign(state.folder, names, public)
         return f"{public.scheme.name}, by scrypt of its key"
-    keys: dict[KeyPair, Key] = {}
+    keys: dict[KeyName, Key] = {}
     for name in names:
         shown = read_json(state.folder / name)
         if not isinstance(shown, dict) or set(shown) != _DISCLOSED_FIELDS:
             raise StepFailedError(name, "must have the fields of a disclosed key and no others")
-        pair = (shown["slot"], shown["value"])
+        pair = KeyName(shown["slot"], shown["value"])
         commitment = public.commitments.get(pair)
         if commitment is None or pair in keys:
             raise StepFailedError(name, f"{pair}: has no key in the keyring, or is shown twice")
@@ -133,12 +118,10 @@ def check_disclosed(state: State) -> str:
         secret = bytes.fromhex(shown["key"])
         same = (shown["salt"], shown["commitment"]) == (commitment.salt, commitment.sha256)
         if not same or not commitment.opens_to(secret):
-            raise StepFailedError(
-                name, f"must open the commitment to {key_name(*pair)}; it does not"
-            )
+            raise StepFailedError(name, f"must open the commitment to {pair!s}; it does not")
         keys[pair] = Key(secret, *pair)
     state.keys = keys
-    return ", ".join(key_name(*pair) for pair in keys)
+    return ", ".join(str(pair) for pair in keys)
 
 
 def check_pairs(state: State) -> str:
@@ -156,9 +139,9 @@ def check_pairs(state: State) -> str:
     due = {name + suffix for name in names for suffix in (CSV, PARQUET)}
     if odd := sorted(found ^ due):
         raise StepFailedError(odd[0], "missing, or not a file of pairs of this verdict")
-    hypotheses: dict[KeyPair, WeightedPairs] = {}
-    scores: dict[KeyPair, Any] = {}
-    units: dict[KeyPair, Any] = {}
+    hypotheses: dict[KeyName, WeightedPairs] = {}
+    scores: dict[KeyName, Any] = {}
+    units: dict[KeyName, Any] = {}
     for number, pair in enumerate(tables):
         place = (state.folder, name_pairs(number), public.context_width)
         if is_foreign(public):
@@ -210,7 +193,7 @@ def check_slots(state: State) -> str:
     weighing = state.need(state.weighing, "the pairs")
     if is_foreign(state.public):
         return check_one_slot(state.public, _list_slots(weighing))
-    selector = state.keys.get(_SELECTOR_KEY)
+    selector = state.keys.get(SELECTOR_KEY)
     if selector is None:
         raise NotPossibleError("the selector is not disclosed")
     schedule = state.public.schedule
@@ -229,7 +212,7 @@ def check_scores(state: State) -> str:
     opened, done, missing = state.opened, [], []
     for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
         if pair not in opened:
-            missing.append(key_name(*pair))
+            missing.append(str(pair))
             continue
         coins = open_coins(pairs, opened[pair])
         units = coins.numbers
@@ -244,7 +227,7 @@ def check_scores(state: State) -> str:
                 name_pairs(number) + CSV,
                 f"row {wrong[0] + 1}: the score must be that of the key's coin; it is not",
             )
-        done.append(key_name(*pair))
+        done.append(str(pair))
     if not done:
         raise NotPossibleError("no tested key is disclosed")
     return f"{', '.join(done)}" + (f"; not disclosed: {', '.join(missing)}" if missing else "")
@@ -264,7 +247,7 @@ def check_tables(state: State) -> str:
         if found != stated:
             raise StepFailedError(
                 name_pairs(number) + CSV,
-                f"must add up to the table of {key_name(*pair)} (statistic {stated.statistic}); "
+                f"must add up to the table of {pair!s} (statistic {stated.statistic}); "
                 f"gives {found.statistic}",
             )
     return f"{len(tables)} tables"
@@ -285,7 +268,7 @@ def check_tails(state: State) -> str:
     for pair, table in tables.items():
         laws = {row.law for row in table.classes}
         if law is not None and laws - {law}:
-            raise StepFailedError(VERDICT_FILE, f"{key_name(*pair)}: another law than the scheme's")
+            raise StepFailedError(VERDICT_FILE, f"{pair!s}: another law than the scheme's")
     state.hypotheses = found = try_keys(tables, split_stated_alpha(document).keys)
     for row, one in zip(document["hypotheses"], found, strict=True):
         stated = (row["log10_p"], row["log10_adjusted"], row["family_weight"], row["rejected"])

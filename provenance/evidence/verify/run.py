@@ -29,8 +29,6 @@ from provenance.evidence.verify import recomputed as numbers
 from provenance.evidence.verify.state import State, Trust
 from provenance.keys.keyring import KEYRING_FILE
 
-__all__ = ["Trust", "verify_bundle"]
-
 _STEPS: Final[tuple[tuple[str, str, Callable[[State], str]], ...]] = (
     ("the files are those of the manifest, unchanged", MANIFEST_FILE, origins.check_manifest),
     ("the manifest is signed", SIGNATURE_FILE, origins.check_signature),

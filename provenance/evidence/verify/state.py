@@ -16,15 +16,13 @@ from provenance.check.verdict import Control, HypothesisResult
 from provenance.errors import UsageError
 from provenance.evidence.manifest import Manifest
 from provenance.evidence.steps import NotPossibleError
-from provenance.evidence.verify.rebuild import KeyPair
 from provenance.keys.keyring import Key, Keyring
+from provenance.keys.schedule import KeyName
 from provenance.marks import OpenKey, Placebos, SchemeKey, SchemePlacebos
 from provenance.marks.foreign.mark import ForeignMark, is_foreign
 from provenance.marks.own import Scheme, make_scheme
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
-
-__all__ = ["State", "Trust"]
 
 _T = TypeVar("_T")
 
@@ -55,11 +53,11 @@ class State:
     verdict: Mapping[str, Any] | None = None
     keyring: Keyring | None = None
     plan: Plan | None = None
-    tables: Mapping[KeyPair, ClassTable] | None = None
-    keys: dict[KeyPair, Key] = field(default_factory=dict)
+    tables: Mapping[KeyName, ClassTable] | None = None
+    keys: dict[KeyName, Key] = field(default_factory=dict)
     weighing: Weighing | None = None
-    scores: Mapping[KeyPair, Any] = field(default_factory=dict)
-    units: Mapping[KeyPair, Any] = field(default_factory=dict)
+    scores: Mapping[KeyName, Any] = field(default_factory=dict)
+    units: Mapping[KeyName, Any] = field(default_factory=dict)
     foreign: ForeignMark | None = None
     hypotheses: Sequence[HypothesisResult] | None = None
     controls: Sequence[Control] | None = None
@@ -97,7 +95,7 @@ class State:
         return None if self.scheme is None else SchemePlacebos(self.scheme)
 
     @property
-    def opened(self) -> dict[KeyPair, OpenKey]:
+    def opened(self) -> dict[KeyName, OpenKey]:
         """The disclosed keys that can score coins."""
         if self.foreign is not None:
             return {pair: self.foreign.open(*pair) for pair in self.foreign.public.commitments}

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["blank_comments"]
-
 _TOKENS: Final = re.compile(
     # A string, to its end or that of its line; then what is no string. One pass, no backtracking:
     # every alternative takes all that it started with, and an open /* takes the rest of the file.

@@ -11,20 +11,6 @@ from typing import Any, TypeGuard
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.marks.foreign.scheme import Secret
 
-__all__ = [
-    "check_fields",
-    "is_whole",
-    "keys_differ",
-    "no_key",
-    "read_key",
-    "read_keys",
-    "read_secret_pair",
-    "read_share",
-    "read_vocabulary_size",
-    "refuse_cuda",
-    "whole_number",
-]
-
 DEVICE_FIELDS = frozenset({"device", "vocab_size"})
 """Fields that our reader accepts beside the original's own."""
 

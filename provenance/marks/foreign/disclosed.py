@@ -13,12 +13,10 @@ from typing import Any, Final
 from provenance.coins.contexts import MAXIMUM_VOCABULARY
 from provenance.errors import DataError, UsageError
 from provenance.keys.keyring import Keyring
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE
+from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, SINGLE_VALUE
 from provenance.marks.foreign import make_foreign
 from provenance.marks.foreign.mark import ForeignMark, Original
 from provenance.storage.files import canonical_json
-
-__all__ = ["disclose_foreign", "open_disclosed"]
 
 _FORMAT: Final = "provenance-disclosed-scheme"
 
@@ -33,7 +31,7 @@ def disclose_foreign(mark: ForeignMark) -> dict[str, Any]:
             "a mark must be read from the original's configuration to be disclosed; this one was "
             "made in memory. Use provenance.read_foreign_mark."
         )
-    commitment = mark.public.commitments[GLOBAL, SINGLE_VALUE]
+    commitment = mark.public.commitments[GLOBAL_KEY]
     return {
         "format": _FORMAT,
         "keyring_id": mark.public.id,

@@ -30,8 +30,6 @@ from provenance.marks.foreign.configuration import (
 from provenance.marks.foreign.randperm import GreenList
 from provenance.marks.foreign.scheme import Secret, Tokens
 
-__all__ = ["LeftHash", "SelfHash"]
-
 _FIELDS: Final = ("greenlist_ratio", "bias", "hashing_key", "seeding_scheme", "context_width")
 
 

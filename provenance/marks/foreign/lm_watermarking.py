@@ -29,8 +29,6 @@ from provenance.marks.foreign.randperm import GreenList, draw_key
 from provenance.marks.foreign.scheme import Secret, Tokens
 from provenance.marks.foreign.torch_cpu import permutation
 
-__all__ = ["PUBLIC_KEY", "LmWatermarking"]
-
 PUBLIC_KEY: Final = 15485863
 _TABLE_SEED: Final = 2971215073
 _ADDITIVE: Final = "additive_prf"

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, first_occurrences
 from provenance.errors import ConfigurationMismatchError, UsageError
-from provenance.keys.keyring import SELECTOR, Commitment, Keyring, SchemeSpecification
-from provenance.keys.schedule import GLOBAL, SINGLE_VALUE, Schedule
+from provenance.keys.commitment import Commitment
+from provenance.keys.keyring import SELECTOR, Keyring, SchemeSpecification
+from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, SINGLE_VALUE, Schedule
 from provenance.marks.base import TextCoins, scored_positions
 from provenance.marks.foreign.scheme import ForeignScheme, ScoredOtherwise, Tokens
 from provenance.marks.sharing import (
-    MAXIMUM_WEIGHT,
     Groups,
     group_pairs,
     quantise_weights,
@@ -35,16 +35,6 @@ from provenance.marks.sharing import (
 )
 from provenance.stats.laws import NullLaw
 from provenance.storage.files import canonical_json
-
-__all__ = [
-    "MAXIMUM_WEIGHT",
-    "ForeignKey",
-    "ForeignMark",
-    "Original",
-    "derive_id",
-    "derive_salt",
-    "is_foreign",
-]
 
 Integers = NDArray[np.int64]
 
@@ -175,7 +165,7 @@ class ForeignMark:
 
     def open(self, slot: str, value: str) -> ForeignKey:
         """The one key. Raises ConfigurationMismatchError for another (slot, value)."""
-        if (slot, value) != (GLOBAL, SINGLE_VALUE):
+        if (slot, value) != GLOBAL_KEY:
             raise ConfigurationMismatchError(
                 f"a {self.scheme.name} mark must be asked for its {GLOBAL} key; got {slot}={value}."
             )
@@ -269,6 +259,4 @@ def _describe(scheme: ForeignScheme, vocabulary_size: int, tokenizer_sha256: str
     key = getattr(scheme, "keys", None) or scheme.key  # type: ignore[attr-defined]
     stretched = hashlib.scrypt(canonical_json(key), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
     commitment = Commitment(salt.hex(), hashlib.sha256(salt + stretched).hexdigest())
-    return replace(
-        described, id=derive_id(commitment), commitments={(GLOBAL, SINGLE_VALUE): commitment}
-    )
+    return replace(described, id=derive_id(commitment), commitments={GLOBAL_KEY: commitment})

@@ -33,8 +33,6 @@ from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
 from provenance.marks.foreign.torch_cpu import permutation
 from provenance.stats.laws import NullLaw
 
-__all__ = ["MarkLlmExp", "MarkLlmKgw", "MarkLlmUnigram", "Unigram"]
-
 _F_SCHEMES: Final = ("time", "additive", "skip", "min")
 _WINDOW_SCHEMES: Final = ("left", "self")
 _KGW_FIELDS: Final = (

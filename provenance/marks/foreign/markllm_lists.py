@@ -34,8 +34,6 @@ from provenance.marks.foreign.scheme import Secret, Tokens, pack_units
 from provenance.marks.foreign.torch_cpu import random_mantissas
 from provenance.marks.foreign.uniforms import exponential_score
 
-__all__ = ["MarkLlmEwd", "MarkLlmExpGumbel", "MarkLlmPf"]
-
 _EWD_FIELDS: Final = (
     "algorithm_name",
     "gamma",

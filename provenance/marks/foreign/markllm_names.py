@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from provenance.errors import ConfigurationMismatchError, UsageError
 
-__all__ = ["MARKLLM_READ", "MARKLLM_REFUSED", "check_markllm"]
-
 MARKLLM_READ: Final[Mapping[str, str]] = {
     "KGW": "markllm-kgw",
     "MorphMark": "markllm-kgw",

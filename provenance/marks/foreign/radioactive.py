@@ -27,8 +27,6 @@ from provenance.marks.foreign.configuration import (
 from provenance.marks.foreign.randperm import GreenList, Seeded, UniformRow
 from provenance.marks.foreign.scheme import Secret, Tokens
 
-__all__ = ["RadioactiveGreenList", "RadioactiveGumbel"]
-
 _FIELDS: Final = (
     "method",
     "ngram",

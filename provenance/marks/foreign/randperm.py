@@ -28,8 +28,6 @@ from provenance.marks.foreign.torch_cpu import first_slots, random_mantissas
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
 
-__all__ = ["GreenList", "Seeded", "UniformRow", "draw_key"]
-
 _SHARED_BITS = 12
 """Two multipliers equal modulo 2**20 or more share the seeds of many windows."""
 

@@ -20,8 +20,6 @@ from provenance.marks.foreign.mark import ForeignMark, Original
 from provenance.marks.foreign.scheme import Secret
 from provenance.storage.files import parse_json, read_bytes, sha256_of_file
 
-__all__ = ["holds_key", "read_configuration", "read_foreign_mark"]
-
 _MAXIMUM_BYTES: Final = 1 << 20
 _MAXIMUM_CONFIGURATION: Final = 1 << 23
 """Enough for a table of SynthID's written as a list."""

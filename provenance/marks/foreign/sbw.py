@@ -38,8 +38,6 @@ from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
 from provenance.marks.foreign.vllm_native import VLLM_FIELDS, check_algorithm, run_philox
 from provenance.stats.laws import NullLaw
 
-__all__ = ["VllmSbw"]
-
 _HALF: Final = 1 << 31
 _WIDTHS: Final = {"selfhash": 4, "lefthash": 1}
 _MISSING: Final = 0xFFFFFFFF

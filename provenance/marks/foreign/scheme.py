@@ -21,16 +21,6 @@ from provenance.coins.contexts import hash_columns
 from provenance.errors import UsageError
 from provenance.stats.laws import NullLaw
 
-__all__ = [
-    "ForeignScheme",
-    "ScoredOtherwise",
-    "Secret",
-    "Tokens",
-    "check_pairs",
-    "hash_units",
-    "pack_units",
-]
-
 Tokens = NDArray[np.uint32]
 Secret = int | Sequence[int] | None
 """A key as its own library takes it: one integer, or one a layer; None = it is in the config."""

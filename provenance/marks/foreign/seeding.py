@@ -20,21 +20,6 @@ from provenance.coins.kernels import kernel
 from provenance.errors import ConfigurationMismatchError
 from provenance.marks.foreign.torch_cpu import permutation
 
-__all__ = [
-    "SAME_KEYS",
-    "TABLE_SIZE",
-    "anchored_minhash",
-    "canonical_factor",
-    "canonical_key",
-    "minhash",
-    "product",
-    "refuse_global_table",
-    "rolling",
-    "same_keys_of_hash",
-    "skipgram",
-    "window_product",
-]
-
 TABLE_SIZE: Final = 1_000_003
 """Entries of the permutation that lm-watermarking and transformers hash token ids with."""
 

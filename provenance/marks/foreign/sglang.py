@@ -37,8 +37,6 @@ from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs, pack_un
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
 
-__all__ = ["SglangGumbel"]
-
 _VALUES: Final = 1 << 32
 _FIELDS: Final = ("key", "key_b", "context_window", "mixing_probability")
 _HEX: Final = frozenset("0123456789abcdefABCDEF")

@@ -48,8 +48,6 @@ from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
 from provenance.marks.foreign.torch_cpu import random_bits
 from provenance.stats.laws import NullLaw
 
-__all__ = ["SynthID"]
-
 _A: Final = 6364136223846793005
 _FIELDS: Final = (
     "ngram_len",

@@ -40,8 +40,6 @@ from provenance.marks.foreign.configuration import check_fields, read_keys, whol
 from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
 from provenance.stats.laws import NullLaw
 
-__all__ = ["SynthIDText2025"]
-
 _A: Final = 6364136223846793005
 _IV_MODULUS: Final = (1 << 63) - 1
 _MAXIMUM_DEPTH: Final = 128

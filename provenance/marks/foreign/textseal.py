@@ -34,15 +34,6 @@ from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
 
-__all__ = [
-    "CORRELATED",
-    "TEXTSEAL_FIELDS",
-    "TextSealGreenList",
-    "TextSealGumbel",
-    "TextSealSynthID",
-    "check_type",
-]
-
 _PRIMES: Final = (
     10000019,
     10000247,

@@ -38,8 +38,6 @@ from provenance.marks.foreign.textseal import (
 from provenance.marks.foreign.weighted import add_laws, whole_weights
 from provenance.stats.laws import NullLaw
 
-__all__ = ["TextSealDualKey"]
-
 _OFFSET: Final = 12345
 _NAMES: Final = ("secret_key", "secret_key_b")
 

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 
-__all__ = ["MAXIMUM_LENGTH", "first_slots", "permutation", "random_bits", "random_mantissas"]
-
 MAXIMUM_LENGTH = 1 << 26
 """Longest permutation accepted; torch changes its algorithm at 214,748,364."""
 

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from provenance.coins.kernels import kernel
 from provenance.stats.laws import NullLaw
 
-__all__ = ["exponential_law", "exponential_score", "exponential_thresholds"]
-
 _STEP: Final = 0.25
 _CELL_BITS: Final = 13
 

@@ -31,15 +31,6 @@ from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.marks.foreign.weighted import add_laws, whole_weights
 from provenance.stats.laws import NullLaw
 
-__all__ = [
-    "VLLM_FIELDS",
-    "DualKeyGumbel",
-    "VllmGumbel",
-    "check_algorithm",
-    "philox_words",
-    "run_philox",
-]
-
 VLLM_FIELDS: Final = (
     "key",
     "algorithm",

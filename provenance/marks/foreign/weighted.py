@@ -10,8 +10,6 @@ from typing import Final
 
 from provenance.stats.laws import NullLaw
 
-__all__ = ["add_laws", "whole_weights"]
-
 _PARTS: Final = 16
 """Weights of the two coins are at most this, so that the law stays short."""
 

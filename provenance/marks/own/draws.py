@@ -16,19 +16,6 @@ from numba.extending import intrinsic
 
 from provenance.coins.kernels import kernel
 
-__all__ = [
-    "GREEN",
-    "GUMBEL",
-    "PLAIN",
-    "TOURNAMENT",
-    "Code",
-    "choose",
-    "choose_by_race",
-    "draw_gumbel",
-    "draw_plain",
-    "draw_plain_of_many",
-]
-
 PLAIN: Final = 0
 GUMBEL: Final = 1
 GREEN: Final = 2

@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 
 from provenance.marks.own.draws import GUMBEL, Code, draw_gumbel
 from provenance.marks.own.scheme import WORDS, check_draw
-from provenance.stats.tails import NullLaw
-
-__all__ = ["Gumbel"]
+from provenance.stats.laws import NullLaw
 
 _STEP: Final = 0.25
 

@@ -16,8 +16,6 @@ from provenance.marks.base import Mark, OpenKey, TextCoins, scored_positions
 from provenance.marks.own import Scheme, make_scheme
 from provenance.stats.laws import NullLaw
 
-__all__ = ["KeyringMark", "SchemeKey", "SchemePlacebos", "as_mark"]
-
 Integers = NDArray[np.int64]
 Tokens = NDArray[np.uint32]
 

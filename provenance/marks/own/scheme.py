@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from provenance.errors import UsageError
 from provenance.marks.own.draws import Code, draw_plain
-from provenance.stats.tails import NullLaw
-
-__all__ = ["WORDS", "Scheme", "check_draw", "draw_unmarked"]
+from provenance.stats.laws import NullLaw
 
 WORDS = 1 << 32
 """Number of equally likely values of a coin."""

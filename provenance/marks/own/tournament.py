@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 from provenance.errors import UsageError
 from provenance.marks.own.draws import TOURNAMENT, Code, choose
 from provenance.marks.own.scheme import WORDS, check_draw
-from provenance.stats.tails import NullLaw
-
-__all__ = ["Tournament"]
+from provenance.stats.laws import NullLaw
 
 
 @dataclass(frozen=True)

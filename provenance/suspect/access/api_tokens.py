@@ -20,8 +20,6 @@ from typing import Any, Final, Literal
 from provenance.errors import DataError
 from provenance.suspect.tokenizers.vocabularies import byte_alphabet
 
-__all__ = ["Spelled", "Speller", "answer_of", "fit_text", "is_logprob"]
-
 Family = Literal["text", "bytes", "signs"]
 """Tokens as text; pieces of a byte-level vocabulary; pieces with U+2581 for the space."""
 

@@ -26,8 +26,6 @@ from provenance.suspect.passes import PART_DOCUMENTS
 from provenance.suspect.positions import Positions, find_positions
 from provenance.suspect.quotations import Speller, find_quotations
 
-__all__ = ["Documents", "find_served"]
-
 
 @dataclass(frozen=True)
 class Documents:

@@ -21,8 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Listed", "forget_chosen"]
-
 
 class Listed(NamedTuple):
     """Served ids uint32 [k] and their probabilities float64 [k]; all that was listed, with or

@@ -49,8 +49,6 @@ from provenance.suspect.shown import read_shown
 from provenance.suspect.tokenizers.alignment import align
 from provenance.suspect.tokenizers.vocabularies import TokenTable, token_bytes
 
-__all__ = ["LogprobsPart", "read_logprobs"]
-
 _MOST_LISTED: Final = 1 << 12
 _ROUNDING: Final = 1e-3
 _FIELDS: Final = frozenset(

@@ -15,8 +15,6 @@ from provenance.suspect.access.listed import Listed
 from provenance.suspect.passes import Reading
 from provenance.suspect.positions import Positions
 
-__all__ = ["LogprobsPart"]
-
 
 @dataclass(frozen=True)
 class LogprobsPart:

@@ -25,8 +25,6 @@ from provenance.suspect.positions import Chat, Positions, find_positions
 from provenance.suspect.quotations import RULE, Spelled, Speller, find_quotations
 from provenance.suspect.shown import Shown, read_shown
 
-__all__ = ["Output", "count_positions", "observe", "read_outputs", "read_positions"]
-
 _BATCH: Final = 4096
 _BATCH_CHARACTERS: Final = 1 << 22
 _OUTPUT_FIELDS: Final = frozenset({"output", "outputs", "output_token_ids"})

@@ -23,7 +23,8 @@ from provenance.marks import Served
 from provenance.served.index import Index
 from provenance.storage.files import sha256_of_files
 from provenance.suspect.access.documents import Documents, find_served
-from provenance.suspect.access.logprobs import LogprobsPart, read_logprobs
+from provenance.suspect.access.logprobs import read_logprobs
+from provenance.suspect.access.logprobs_part import LogprobsPart
 from provenance.suspect.observations import (
     Expectations,
     Observations,
@@ -46,8 +47,6 @@ from provenance.suspect.positions import (
     split_positions,
 )
 from provenance.suspect.quotations import RULE
-
-__all__ = ["expect_with_model", "observe_logprobs", "observe_weights"]
 
 _FORMAT = 4
 _WIDEST_WITH_ENDS = 2

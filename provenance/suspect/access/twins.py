@@ -23,8 +23,6 @@ from provenance.keys.tokenizer import tokenise
 from provenance.storage.lines import LineReader, check_distinct, hashes_of, read_json_lines
 from provenance.suspect.shown import read_shown
 
-__all__ = ["LikelihoodReader", "Twins", "compare_twins", "read_twins"]
-
 Ids = NDArray[np.uint32]
 
 

@@ -38,8 +38,6 @@ except ImportError as error:
         "use --reference ngram",
     ) from error
 
-__all__ = ["LanguageModel"]
-
 _LEAST_PROBABILITY: Final = 0.002
 _LONGEST: Final = 2048
 _LOGITS: Final = 1 << 27

@@ -12,8 +12,6 @@ from provenance.keys.keyring import TOKENIZER_FILE
 from provenance.storage.checkpoint import CONFIG_FILE, TEMPLATE_FILES, find_weights
 from provenance.storage.files import sha256_of_file
 
-__all__ = ["describe_model"]
-
 
 def describe_model(folder: Path) -> dict[str, Any]:
     """Hashes of weights, configuration, tokenizer and chat template of a model's folder.

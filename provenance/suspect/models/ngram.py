@@ -22,8 +22,6 @@ from provenance.errors import DataError
 from provenance.suspect.observations import Expectations, Observations
 from provenance.suspect.positions import Positions
 
-__all__ = ["NgramReference"]
-
 _BITS: Final = 21
 _LEAST_MASS: Final = 0.1
 """Pairs that the suspect never put and that are expected less often than this weigh nothing."""

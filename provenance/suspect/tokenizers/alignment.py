@@ -27,8 +27,6 @@ from provenance.coins.contexts import check_token_ids
 from provenance.errors import DataError
 from provenance.suspect.tokenizers.vocabularies import TokenTable
 
-__all__ = ["Alignment", "align", "token_ends"]
-
 _NOWHERE: Final = -1
 """End of a token that is not known; row of a position without one."""
 _WORD: Final = 8

@@ -17,8 +17,6 @@ from provenance.keys.tokenizer import read_tokenizer, tokenise
 from provenance.suspect.tokenizers.alignment import align
 from provenance.suspect.tokenizers.vocabularies import TokenTable, VocabularyMap, token_bytes
 
-__all__ = ["ForeignTokenizer"]
-
 
 class ForeignTokenizer:
     """The tokenizer of a model that is not the served one.

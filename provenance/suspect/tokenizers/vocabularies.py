@@ -18,8 +18,6 @@ from tokenizers import Tokenizer
 
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 
-__all__ = ["TokenTable", "VocabularyMap", "byte_alphabet", "token_bytes"]
-
 _NONE: Final = -1
 """A token without a twin."""
 _GAP: Final = b"\xff"

@@ -19,7 +19,8 @@ from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.marks import Mark
 from provenance.marks.detection import detect_mark
 from provenance.marks.foreign import make_foreign
-from provenance.marks.foreign.mark import MAXIMUM_WEIGHT, ForeignKey, ForeignMark
+from provenance.marks.foreign.mark import ForeignKey, ForeignMark
+from provenance.marks.sharing import MAXIMUM_WEIGHT
 from provenance.suspect.access.outputs import observe, read_positions
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import add_expectations
@@ -284,7 +285,8 @@ def test_a_student_of_text_that_transformers_marked_is_found_and_its_twin_is_not
 
 
 def index_of(folder, mark, responses):
-    from provenance.served.index import Index, build_index
+    from provenance.served.build import build_index
+    from provenance.served.index import Index
 
     folder.mkdir(exist_ok=True)
     lines = [
