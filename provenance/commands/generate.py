@@ -62,14 +62,8 @@ def generate(
     with ResponseSink(watermark, output) as sink:
         progress = track(responses, "Generating", total=len(texts), console=words, transient=True)
         for response in progress:
-            marked += sink.write(
-                labels[response.prompt_index],
-                response.token_ids,
-                drawn=response.drawn,
-                finish=response.finish,
-                text=tokenizer.decode(response.token_ids.tolist(), skip_special_tokens=True),
-                prompt_token_ids=response.prompt_token_ids,
-            )
+            text = tokenizer.decode(response.token_ids, skip_special_tokens=True)
+            marked += sink.write(response, text=text)
     recovered = getattr(sink.log, "recovered", None)
     if recovered is not None:
         words.print(f"An earlier run was cut off; its responses: {recovered}", highlight=False)

@@ -191,7 +191,10 @@ def _check_end(served: Served) -> CheckLine:
     responses accuses innocent models.
     """
     adapter = served.adapter
-    wrong = sum(not _is_whole(ids, adapter) for ids in served.responses)
+    wrong = sum(
+        not _is_whole(ids, adapter) or finish not in (None, _finish(ids, adapter))
+        for ids, finish in zip(served.responses, served.finishes, strict=True)
+    )
     draws = [draw for draw in served.draws if not draw.marked] + distinct_draws(served.draws)
     ended = sum(draw.token == adapter.end_token for draw in draws)
     expected = [draw.end for draw in draws]
@@ -201,7 +204,7 @@ def _check_end(served: Served) -> CheckLine:
         "the end token ends a response",
         wrong == 0 and sum(expected) >= 16 and bool(p > _ALPHA),
         f"{ended} draws of the end token, {sum(expected):.1f} expected (16 needed), p {p:.2g}; "
-        f"{wrong} responses lack their end token, or go on past the end or the limit",
+        f"{wrong} responses lack their end token, go on past the end or limit, or say another end",
     )
 
 
@@ -211,6 +214,10 @@ def _is_whole(ids: NDArray[np.uint32], adapter: Adapter) -> bool:
     if ends.size:
         return int(ends[0]) == len(ids) - 1 < adapter.new_tokens
     return len(ids) == adapter.new_tokens
+
+
+def _finish(ids: NDArray[np.uint32], adapter: Adapter) -> str:
+    return "end" if ids[-1:].tolist() == [adapter.end_token] else "length"
 
 
 def _check_detection(served: Served) -> Iterator[CheckLine]:

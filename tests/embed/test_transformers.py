@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 from provenance.coins.contexts import response_contexts  # noqa: E402
 from provenance.embed import conformance  # noqa: E402
-from provenance.embed import transformers as adapter_module  # noqa: E402
+from provenance.embed import transformers_config as adapter_module  # noqa: E402
 from provenance.embed.transformers import (  # noqa: E402
     TransformersWatermark,
     generate_responses,
