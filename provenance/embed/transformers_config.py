@@ -81,7 +81,7 @@ class _WatermarkConfig(BaseWatermarkingConfig):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any) -> None:
         self._arguments = arguments
-        vars(self)["keyring"] = arguments[0].keyring.public.id
+        self.__dict__["keyring"] = arguments[0].keyring.public.id
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _WatermarkConfig:
         return self
