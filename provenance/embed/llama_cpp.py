@@ -142,10 +142,8 @@ class LlamaCppWatermark:
         options : fields of `Sampling`
         end_tokens : ids that end a response; default: the model's end token
 
-        Raises
-        ------
-        UsageError at the call for an unknown option, greedy decoding, a draft model or an empty
-        prompt; ConfigurationMismatchError if a label has no key.
+        Raises (at the call) UsageError for an unknown option, greedy decoding, a draft model or an
+        empty prompt; ConfigurationMismatchError if a label has no key.
         """
         sampling = Sampling.from_options(options or {})
         if getattr(llama, "draft_model", None) is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -225,44 +226,33 @@ def distinct_draws(draws: Sequence[ReplayedDraw]) -> list[ReplayedDraw]:
     return list(found.values())
 
 
-class SeededGlobals:
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[Callable[[], dict[str, tuple[bool, bytes]]]]:
     """Seeds the global generators, tells what changed since, and puts them back.
 
-    `with SeededGlobals(1) as changed:`; changed() maps a generator to whether its state moved, and
+    `with seeded_globals(1) as changed:`; changed() maps a generator to whether its state moved, and
     to the state. Of torch, only what is already imported.
     """
+    torch: Any = sys.modules.get("torch")
+    kept = random.getstate(), np.random.get_state(legacy=False), torch and torch.get_rng_state()
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._torch = sys.modules.get("torch")
-
-    def _read(self) -> dict[str, bytes]:
-        state: Any = np.random.get_state(legacy=False)
-        found = {
-            "random": repr(random.getstate()).encode(),
-            "numpy": state["state"]["key"].tobytes() + str(state["state"]["pos"]).encode(),
-        }
-        if self._torch is not None:
-            found["torch"] = self._torch.get_rng_state().numpy().tobytes()
+    def read() -> dict[str, bytes]:
+        state: Any = np.random.get_state(legacy=False)["state"]
+        found = {"random": repr(random.getstate()).encode()}
+        found["numpy"] = state["key"].tobytes() + str(state["pos"]).encode()
+        if torch is not None:
+            found["torch"] = torch.get_rng_state().numpy().tobytes()
         return found
 
-    def __enter__(self) -> Callable[[], dict[str, tuple[bool, bytes]]]:
-        self._kept: tuple[Any, Any, Any] = (
-            random.getstate(),
-            np.random.get_state(legacy=False),
-            None if self._torch is None else self._torch.get_rng_state(),
-        )
-        random.seed(self._seed)
-        np.random.seed(self._seed)
-        if self._torch is not None:
-            self._torch.manual_seed(self._seed)
-        before = self._read()
-        return lambda: {
-            name: (value != before[name], value) for name, value in self._read().items()
-        }
-
-    def __exit__(self, *_: object) -> None:
-        random.setstate(self._kept[0])
-        np.random.set_state(self._kept[1])
-        if self._torch is not None:
-            self._torch.set_rng_state(self._kept[2])
+    random.seed(seed)
+    np.random.seed(seed)
+    if torch is not None:
+        torch.manual_seed(seed)
+    before = read()
+    try:
+        yield lambda: {name: (value != before[name], value) for name, value in read().items()}
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        if torch is not None:
+            torch.set_rng_state(kept[2])

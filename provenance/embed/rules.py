@@ -101,17 +101,17 @@ def find_keys(ids, lengths, width, selector, ends, numbers):  # type: ignore[no-
 
 
 def find_marked(
-    keyring: UnlockedKeyring, has_key: NDArray[np.bool_], ids: NDArray[np.uint32]
+    keyring: UnlockedKeyring, labels: Labels, ids: NDArray[np.uint32]
 ) -> NDArray[np.bool_]:
-    """Which tokens of a whole response a key decided.
+    """Which tokens of a whole response a key decided: uint32 [n] -> bool [n].
 
-    Parameters: bool [slots], whether the labels have a key in each; ids uint32 [n]. Returns bool
-    [n]. Cost: one coin a token.
+    Raises ConfigurationMismatchError if a label has no key. Cost: one coin a token.
     """
     width = keyring.context_width
     contexts, _ = response_contexts(ids, width)
     marked = np.zeros(ids.shape[0], dtype=np.bool_)
     if contexts.shape[0]:
-        slots = keyring.slots_of(contexts)
-        marked[width:] = has_key[slots] & first_occurrences(pack(contexts))
+        names = name_keys(keyring.schedule, labels)
+        has_key = np.array([name is not None and keyring.key(*name) is not None for name in names])
+        marked[width:] = has_key[keyring.slots_of(contexts)] & first_occurrences(pack(contexts))
     return marked

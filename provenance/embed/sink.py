@@ -46,7 +46,10 @@ class ResponseSink:
 
     def __init__(self, watermark: Watermark, log: Path | str | LogWriter | RotatingLog) -> None:
         self.watermark = watermark
-        self.log = _open_log(Path(log)) if isinstance(log, str | Path) else log
+        if isinstance(log, str | Path):
+            one_file = Path(log).suffix in (".jsonl", ".parquet")
+            log = LogWriter(log) if one_file else RotatingLog(log)
+        self.log = log
         self._run = secrets.token_hex(6)
         self._numbers = count()
 
@@ -116,7 +119,3 @@ class ResponseSink:
             scheme=public.scheme.name,
             drawn=bits if marked and says_whole else None,
         )
-
-
-def _open_log(path: Path) -> LogWriter | RotatingLog:
-    return LogWriter(path) if path.suffix in (".jsonl", ".parquet") else RotatingLog(path)

@@ -41,9 +41,7 @@ from provenance.served.records import Finish, Labels, ServedResponse
 try:
     import torch
 except ImportError as error:
-    raise MissingExtraError(
-        "the transformers adapter must have torch; it is not installed.", "torch"
-    ) from error
+    raise MissingExtraError("torch must be installed; it is not.", "torch") from error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,15 +79,11 @@ class Marked:
         inputs : what the tokenizer returned, padded on the left: `input_ids`, integers [rows,
             width], and `attention_mask`; and any options of `model.generate`
 
-        Returns
-        -------
-        One response a row, in order (`num_return_sequences` of them one after another): ids without
-        prompt and padding, with the end token; which of them were drawn under a key.
+        Returns one response a row, in order (`num_return_sequences` of them one after another): its
+        ids without prompt and padding, with the end token; which were drawn under a key.
 
-        Raises
-        ------
-        UsageError for what `generate_arguments` refuses, and for what ends a response so that its
-        last token cannot be told from padding (stop strings, criteria, a time limit);
+        Raises UsageError for what `generate_arguments` refuses, and for what ends a response so
+        that its last token cannot be told from padding (stop strings, criteria, a time limit);
         ConfigurationMismatchError if a label has no key, or the sink is of another keyring.
         """
         ids, _ = _read_inputs(inputs)
@@ -103,8 +97,8 @@ class Marked:
                 f"{sink.watermark.keyring.public.id}. Make it with this object's watermark."
             )
         responses = self._serve(model, rows, inputs)
-        for response in responses:
-            if sink is not None:
+        if sink is not None:
+            for response in responses:
                 sink.write(response)
         return responses
 
@@ -157,11 +151,9 @@ class Marked:
         options : arguments of `generate`, for example temperature or max_new_tokens; they are
             checked here and returned with the others
 
-        Raises
-        ------
-        UsageError if there is not one mapping per row, the padding is on the right, or an option
-        asks for a way of decoding that cannot be marked; ConfigurationMismatchError if a label has
-        no key.
+        Raises UsageError if there is not one mapping per row, the padding is on the right, or an
+        option asks for a way of decoding that cannot be marked; ConfigurationMismatchError if a
+        label has no key.
         """
         ids, _ = _read_inputs(inputs)
         for mapping in _match(labels, len(ids)):
@@ -187,13 +179,6 @@ def mark(keyring: str | Path | UnlockedKeyring, *, seed: int | None = None) -> M
     seed : of ordinary draws; default: from the operating system
 
     Raises UsageError for anything else, and what `Keyring.load` and `Keyring.unlock` raise.
-
-    Examples
-    --------
-    ::
-
-        marked = mark("keys/")
-        responses = marked.generate(model, **inputs, labels={"week": "2026-W49"}, temperature=0.8)
     """
     generator = np.random.default_rng(seed)
     if isinstance(keyring, UnlockedKeyring):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -27,9 +26,7 @@ try:
     from transformers import LogitsProcessor
     from transformers.generation.configuration_utils import BaseWatermarkingConfig
 except ImportError as error:
-    raise MissingExtraError(
-        "the transformers adapter must have torch; it is not installed.", "torch"
-    ) from error
+    raise MissingExtraError("torch must be installed; it is not.", "torch") from error
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +35,8 @@ _NO_CONTINUOUS_BATCHING: Final = (
 )
 _NO_ENSEMBLE: Final = "It accepts tokens that the watermark did not draw; leave it out."
 
+_DeviceRows = tuple[DeviceWatermark, torch.Tensor, torch.Tensor]
+"""Of the rows of one call: the keys, int64 [rows, slots] which of them, int32 [rows, 8] seeds."""
 Tables = dict[torch.device, DeviceWatermark]
 """The keys on each device that scores were on: copied once, whatever the number of calls."""
 
@@ -155,18 +154,13 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
                 f"the model must have at most the keyring's {size} tokens; it has "
                 f"{scores.shape[1]} logits. Make the keyring with keys new --vocabulary-size."
             )
-        rows = self._rows_on(scores.device, repeats)
+        watermark, numbers, seeds = self._rows_on(scores.device, repeats)
         responses = responses.to(scores.device)
         length, width = responses.shape[1], self._watermark.keyring.context_width
         if length <= width:  # padding: a draw wants more columns than a context
             responses = torch.nn.functional.pad(responses, (0, width + 1))
-        draw = rows.watermark.draw(
-            scores,
-            responses,
-            torch.full(scores.shape[:1], length, device=scores.device),
-            rows.key_numbers,
-            rows.seeds,
-        )
+        lengths = torch.full(scores.shape[:1], length, device=scores.device)
+        draw = watermark.draw(scores, responses, lengths, numbers, seeds)
         return keep_only(scores, draw.tokens)
 
     def _rows_on(self, device: torch.device, repeats: int) -> _DeviceRows:
@@ -178,19 +172,9 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
             numbers = np.stack([table.key_numbers(mapping) for mapping in self._labels])
             numbers = np.repeat(numbers, repeats, axis=0)
             seeds = self._watermark.make_seeds(numbers.shape[0])
-            self._rows[device, repeats] = _DeviceRows(
-                table, torch.from_numpy(numbers).to(device), pack_keys(seeds, device)
-            )
+            on_device = torch.from_numpy(numbers).to(device)
+            self._rows[device, repeats] = table, on_device, pack_keys(seeds, device)
         return self._rows[device, repeats]
-
-
-@dataclass(frozen=True)
-class _DeviceRows:
-    """Rows of one call of `generate`: key_numbers int64 [rows, slots], seeds int32 [rows, 8]."""
-
-    watermark: DeviceWatermark
-    key_numbers: torch.Tensor
-    seeds: torch.Tensor
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from provenance.embed.batch import MANY, NOTHING, draw_among_few
 from provenance.embed.rules import check_labels, find_keys, find_marked, name_keys
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import SELECTOR, Key, Keyring, UnlockedKeyring
-from provenance.keys.schedule import SINGLE_VALUE
+from provenance.keys.schedule import SINGLE_VALUE, KeyName
 from provenance.marks.own import Scheme, make_scheme
 from provenance.marks.own.draws import GUMBEL, choose, choose_by_race, draw_plain_of_many
 from provenance.marks.own.scheme import draw_unmarked
@@ -91,8 +91,6 @@ class Watermark:
         candidates : uint32 [m], ids that survive top-k / top-p
         probabilities : float64 [m], their *final* probabilities; need not be normalised
 
-        Notes
-        -----
         Cost: one coin a candidate where the context is marked; else one uniform.
         """
         (key,) = self.next_keys([labels], [response])
@@ -151,10 +149,7 @@ class Watermark:
         return [None if number < 0 else self._known[number] for number in found]
 
     def draw_scores(
-        self,
-        numbers: NDArray[np.int64],
-        responses: NDArray[np.uint32],
-        scores: NDArray[np.float32],
+        self, numbers: NDArray[np.int64], responses: NDArray[np.uint32], scores: NDArray[np.float32]
     ) -> NDArray[np.int64]:
         """Draw the next token of each row of a batch from logits: the fast path of the adapters.
 
@@ -216,27 +211,23 @@ class Watermark:
         return [self._generator.bytes(KEY_BYTES) for _ in range(rows)]
 
     def marked_positions(self, labels: Labels, response: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Which tokens of a finished response were drawn under a key (replayed from its ids).
-
-        Returns bool [n]. Cost: one coin a token.
-        """
-        if response.shape[0] <= self.keyring.context_width:
-            return np.zeros(response.shape[0], dtype=np.bool_)
-        return find_marked(self.keyring, self._numbers_of(labels) >= 0, response)
+        """Which tokens of a finished response were drawn under a key: see `find_marked`."""
+        return find_marked(self.keyring, labels, response)
 
     def _numbers_of(self, labels: Labels) -> NDArray[np.int64]:
         """Numbers of the keys in the table, by slot; new keys enter the table."""
         schedule = self.keyring.schedule
         values = tuple(labels.get(name) for name in schedule.attributes)
         if values not in self._numbers:
-            keys = name_keys(schedule, labels)
             self._numbers[values] = np.array(
-                [-1 if key is None else self._number_of(self.keyring.key(*key)) for key in keys],
-                dtype=np.int64,
+                list(map(self._number_of, name_keys(schedule, labels))), dtype=np.int64
             )
         return self._numbers[values]
 
-    def _number_of(self, key: Key) -> int:
+    def _number_of(self, name: KeyName | None) -> int:
+        if name is None:
+            return -1
+        key = self.keyring.key(*name)
         if key not in self._known:
             self._known.append(key)
             self._table = np.concatenate([self._table, read_key(key.reveal())[np.newaxis]])
@@ -254,18 +245,14 @@ class Watermark:
             return Draw(int(candidates[draw_unmarked(probabilities, uniform)]), None)
         context = response[-self.keyring.context_width :]
         self._check_size(int(candidates.max()))
-        if self._is_scattered(candidates.shape[0]):
+        if candidates.shape[0] <= self._size // _SCATTERED + _FEW:
             words = key.words(np.tile(context, (candidates.shape[0], 1)), candidates)
         else:
             words = key.row(context, self._size)[candidates]
         return Draw(int(candidates[self.scheme.draw(probabilities, words, uniform)]), key)
 
     def _draw_among_many(
-        self,
-        number: int,
-        response: NDArray[np.uint32],
-        scores: NDArray[np.float32],
-        uniform: float,
+        self, number: int, response: NDArray[np.uint32], scores: NDArray[np.float32], uniform: float
     ) -> int:
         """One row with a whole row of coins; -1 if a score is not a number."""
         size, code = scores.shape[0], self._code
@@ -283,9 +270,6 @@ class Watermark:
         if not np.isfinite(top):
             return NOTHING
         return int(choose(*code, np.exp(scores.astype(np.float64) - top), words, uniform))
-
-    def _is_scattered(self, candidates: int) -> bool:
-        return candidates <= self._size // _SCATTERED + _FEW
 
     def _check_size(self, token: int) -> None:
         if token >= self._size:

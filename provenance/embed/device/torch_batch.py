@@ -42,9 +42,7 @@ try:
     import torch
     from torch import Tensor
 except ImportError as error:
-    raise MissingExtraError(
-        "marking on an accelerator must have torch; it is not installed.", "torch"
-    ) from error
+    raise MissingExtraError("torch must be installed; it is not.", "torch") from error
 
 NO_KEY = -1
 NO_TOKEN = -1
@@ -144,30 +142,18 @@ class DeviceWatermark:
         return DeviceDraw(torch.where(usable, drawn, NO_TOKEN), marked & usable)
 
     def _find_keys(
-        self,
-        responses: Tensor,
-        lengths: Tensor,
-        key_numbers: Tensor,
-        seeds: Tensor,
-        fused: bool,
+        self, responses: Tensor, lengths: Tensor, numbers: Tensor, seeds: Tensor, fused: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Whether a key decides each row; the key and nonce of its coins: rules 1 to 3."""
         width = self.keyring.context_width
         if fused:
             return kernels.find_keys(
-                responses,
-                lengths,
-                width,
-                self._selector,
-                self._ends,
-                key_numbers,
-                self._keys,
-                seeds,
+                responses, lengths, width, self._selector, self._ends, numbers, self._keys, seeds
             )
         contexts, fresh = last_contexts(responses, lengths, width)
         packed = pack_contexts(contexts)
         slot = slots(self._selector, packed, self._ends)
-        number = key_numbers.gather(1, slot.unsqueeze(1)).squeeze(1)
+        number = numbers.gather(1, slot.unsqueeze(1)).squeeze(1)
         marked = fresh & (number >= 0)
         own = marked.unsqueeze(1)
         keys = torch.where(own, self._keys[number.clamp(min=0)], seeds)

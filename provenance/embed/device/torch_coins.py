@@ -49,9 +49,7 @@ try:
     import torch
     from torch import Tensor
 except ImportError as error:
-    raise MissingExtraError(
-        "coins on an accelerator must have torch; it is not installed.", "torch"
-    ) from error
+    raise MissingExtraError("torch must be installed; it is not.", "torch") from error
 
 try:
     from provenance.embed.device import triton_coins
@@ -63,9 +61,6 @@ except MissingExtraError:
 _CONSTANTS: Final = (0x61707865, 0x3320646E, 0x79622D32, 0x6B206574)  # "expand 32-byte k"
 _MISSING: Final = -1
 _KEY_WORDS: Final = KEY_BYTES // 4
-
-
-# --- what the host prepares, once -------------------------------------------------------------
 
 
 def pack_keys(keys: Sequence[bytes], device: torch.device | str | None = None) -> Tensor:
@@ -83,9 +78,6 @@ def pack_keys(keys: Sequence[bytes], device: torch.device | str | None = None) -
 def has_kernels(device: torch.device) -> bool:
     """Whether coins on this device are one kernel: a GPU for which Triton is installed."""
     return kernels is not None and kernels.serves(device)
-
-
-# --- coins ------------------------------------------------------------------------------------
 
 
 def pack_contexts(contexts: Tensor) -> Tensor:
@@ -168,18 +160,13 @@ def unsigned(bits: Tensor) -> Tensor:
     return bits.to(torch.int64) & (WORDS - 1)
 
 
-# --- draws ------------------------------------------------------------------------------------
-#
-# All take probabilities float32 or float64 [rows, m] (final, non-negative, each row with a positive
-# and finite sum, need not be normalised), words int32 [rows, m] and uniforms float64 [rows] in
-# [0, 1), and return int64 [rows]: for a row of zeros or with a nan some index 0 .. m - 1.
-
-
 def choose(code: Code, probabilities: Tensor, words: Tensor, uniforms: Tensor) -> Tensor:
     """The draw of the scheme with this code, of each row: see `marks.own.draws.choose`.
 
-    Shapes, dtypes: float [rows, m], int32 [rows, m], float64 [rows] -> int64 [rows]. Cost: gumbel,
-    a float64 logarithm a candidate; green, a cumulative sum; tournament, two passes a layer too.
+    Parameters: probabilities float32 or float64 [rows, m], final, each row with a positive and
+    finite sum; words int32 [rows, m]; uniforms float64 [rows] in [0, 1). Returns int64 [rows]; for
+    a row of zeros or with a nan some index. Cost: gumbel, a float64 logarithm a candidate; green, a
+    cumulative sum; tournament, two passes a layer too.
     """
     if code.kind == GUMBEL:
         return draw_gumbel(probabilities, words, uniforms)
@@ -209,15 +196,10 @@ def draw_gumbel(probabilities: Tensor, words: Tensor, uniforms: Tensor) -> Tenso
 
 
 def draw_unmarked(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """`marks.own.scheme.draw_unmarked` of each row: ordinary sampling.
-
-    Shapes, dtypes: float [rows, m], float64 [rows] -> int64 [rows]. Cost: one cumulative sum.
-    """
+    """Ordinary sampling of each row: see `choose`."""
     _check_draw(probabilities, None, uniforms)
     return _draw_rows(probabilities.to(torch.float64), uniforms)
 
-
-# --- inside -----------------------------------------------------------------------------------
 
 _IDS: Final = (torch.int32, torch.int64)
 

@@ -23,9 +23,7 @@ try:
     import triton.language as tl
     from torch import Tensor
 except ImportError as error:
-    raise MissingExtraError(
-        "the kernels must have Triton; it is not installed.", "torch"
-    ) from error
+    raise MissingExtraError("Triton must be installed; it is not.", "torch") from error
 
 _INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 _KEY_WORDS: Final = KEY_BYTES // 4

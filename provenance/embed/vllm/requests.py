@@ -134,12 +134,9 @@ def _public_keyring(folder: Path) -> PublicKeyring:
 def check_server(keyring: Keyring, vocabulary_size: int, logprobs_mode: str) -> None:
     """Raise ConfigurationMismatchError unless a server can carry the mark without saying where.
 
-    Parameters
-    ----------
-    keyring : of the served model
-    vocabulary_size : number of logits of the model, padding included
-    logprobs_mode : of the engine. `processed_*` is refused: where the mark decides, it shows
-        probability 1, so that every client could read off which tokens are marked.
+    Parameters: keyring of the served model; its number of logits, padding included; the engine's
+    logprobs mode. `processed_*` is refused: where the mark decides, it shows probability 1, so that
+    every client could read off which tokens are marked.
     """
     if vocabulary_size > keyring.vocabulary_size:
         raise ConfigurationMismatchError(
@@ -231,12 +228,8 @@ def _extends(found: Keyring, known: Keyring) -> bool:
 class ServedWatermark(PublicKeyring):
     """The keyring with its secret, in the process that draws; follows new values.
 
-    Parameters
-    ----------
-    folder : of the keyring
-    generator : fresh uniforms for schemes that need them; default: seeded by the operating system
-
-    The master secret is read once, when the server starts.
+    Parameters: folder of the keyring; fresh uniforms for schemes that need them, by default seeded
+    by the operating system. The master secret is read once, when the server starts.
     """
 
     def __init__(self, folder: Path, generator: np.random.Generator | None = None) -> None:

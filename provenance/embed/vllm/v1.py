@@ -56,9 +56,7 @@ try:
     from vllm.v1.sample.logits_processor.builtin import process_dict_updates
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 except ImportError as error:
-    raise MissingExtraError(
-        "the vLLM adapter must have vLLM 0.32 or later; it does not import.", "vllm"
-    ) from error
+    raise MissingExtraError("vLLM 0.32 or later must import; it does not.", "vllm") from error
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

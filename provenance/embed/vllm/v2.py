@@ -65,9 +65,7 @@ try:
         LogitsProcRequestState,
     )
 except ImportError as error:
-    raise MissingExtraError(
-        "the vLLM adapter must have vLLM 0.32 or later; it does not import.", "vllm"
-    ) from error
+    raise MissingExtraError("vLLM 0.32 or later must import; it does not.", "vllm") from error
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
