@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -707,6 +708,16 @@ def test_a_keyring_without_its_secret_is_one_line(keyring, model, tmp_path, toke
     assert "\n" not in str(refused.value)
     with pytest.raises(ProvenanceError):
         adapter.mark(tmp_path / "nothing")
+
+
+def test_a_device_without_kernels_is_logged(keyring, caplog):
+    arguments = TransformersWatermark(Watermark(keyring)).generate_arguments(_inputs([5]), [{}])
+    with caplog.at_level(logging.INFO, "provenance.embed"):
+        arguments["watermarking_config"].construct_processor(10, "cpu")
+        assert not caplog.records
+        arguments["watermarking_config"].construct_processor(10, "meta")
+    (record,) = caplog.records
+    assert "no kernels on meta" in record.getMessage()
 
 
 def test_without_torch_the_adapter_is_one_line_that_names_the_extra():
