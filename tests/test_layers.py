@@ -36,6 +36,7 @@ TORCH = {
     "embed/device/triton_coins.py",
     "served/model.py",
     "embed/transformers.py",
+    "embed/transformers_config.py",
     "suspect/models/language_model.py",
     *VLLM,
 }
