@@ -9,6 +9,9 @@ A verdict says one of three things:
   little to find even a fully trained suspect; a control failed; or a `Reservation` stands against
   what the numbers would say.
 
+A verdict of schema version 1 is read into the same object. It said `nothing scored` and `invalid`
+for `inconclusive`, had neither reasons nor reservations, and concluded from the keys alone.
+
 The twins, if there are any, are a second line of evidence with a share of alpha of their own.
 """
 
@@ -16,24 +19,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal, TypeVar
 
 from provenance.check.power_statement import Power
 from provenance.keys.schedule import KeyName
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
+from provenance.storage.documents import read_fields, take_stated
 
 SCHEMA_VERSION: Final = 2
 OLD_SCHEMA_VERSION: Final = 1
-"""Still read and verified. It said `nothing scored` and `invalid` for `inconclusive`."""
+"""Still read and verified; see the module docstring."""
 
 SHARE_METHOD: Final = "excess-v1"
 """Construction of the limits of shares: `provenance.stats.shares.share_intervals`."""
 
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
+_Test = TypeVar("_Test", bound="HypothesisResult | TwinsResult")
 EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, "inconclusive": 3}
 """Of every command that draws a conclusion; see docs/decisions/0003."""
+
+
+_ADDED: Final = frozenset({"reasons", "reservations", "found_by"})
+"""Fields that version 1 had not."""
+_PLAIN: Final = (
+    *("schema_version", "conclusion", "alpha", "keyring_id", "weight_rule", "caveat"),
+    *("found_evidence", "log10_p", "controls_passed", "attributed", "exploratory"),
+)
+_OBJECTS: Final = ("scheme", "commitments", "inputs", "versions")
+_FOLLOWS: Final = frozenset({"found_by", "headline", *_PLAIN[-5:]})
+"""Fields of a document that follow from the others: properties of a `Verdict`."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,16 @@ class HypothesisResult:
         """Weighted mean shift of a score, in standard deviations of one score; 0 under H0."""
         return self.tail.z / math.sqrt(self.tail.effective_coins) if self.tail.coins else 0.0
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form with the class table."""
+        names = ("slot", "value", "family_weight", "log10_adjusted", "rejected", "mean_shift")
+        return {**{name: getattr(self, name) for name in names}, **_write_test(self)}
+
+    @classmethod
+    def from_json(cls, row: object) -> HypothesisResult:
+        """What `to_json` wrote; `mean_shift`, which follows, is not read. Raises as below."""
+        return _read_test(cls, row, frozenset({"log10_p", "mean_shift"}))
+
 
 @dataclass(frozen=True)
 class Control:
@@ -115,11 +141,6 @@ class Control:
     log10_p: float | None
     detail: str
     placebo_z: tuple[float, ...] = ()
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Control:
-        """From its fields, all of them and no other. Raises TypeError, KeyError."""
-        return cls(**{**row, "placebo_z": tuple(row["placebo_z"])})
 
 
 @dataclass(frozen=True)
@@ -175,37 +196,38 @@ class TwinsResult:
         names = ("pairs", "favour_served", "reused", "equal", "alpha", "rejected")
         return {
             **{name: getattr(self, name) for name in names},
-            "log10_p": self.tail.log10_p,
-            "tail": asdict(self.tail),
-            "table": self.table.to_json(),
+            **_write_test(self),
             "sha256": dict(self.sha256),
             "suspect": dict(self.suspect),
             "reference": dict(self.reference),
         }
 
-
-class Tested(Protocol):
-    """What a verdict of any kind says of one key."""
-
-    @property
-    def slot(self) -> str:
-        """Of the key."""
-
-    @property
-    def value(self) -> str:
-        """Of the slot; "" for the global key."""
-
-    @property
-    def rejected(self) -> bool:
-        """Whether its hypothesis was rejected."""
+    @classmethod
+    def from_json(cls, row: object) -> TwinsResult:
+        """What `to_json` wrote. Raises TypeError, ValueError."""
+        return _read_test(cls, row, frozenset({"log10_p"}))
 
 
-def group_rejected(results: Iterable[Tested]) -> dict[str, list[str]]:
+def _write_test(result: HypothesisResult | TwinsResult) -> dict[str, Any]:
+    """The p-value of a line of evidence, its cross-checks and its class table."""
+    tail, table = asdict(result.tail), result.table.to_json()
+    return {"log10_p": result.tail.log10_p, "tail": tail, "table": table}
+
+
+def _read_test(kind: type[_Test], row: object, follows: frozenset[str]) -> _Test:
+    """Read a line of evidence; its p is said twice, and must be the same."""
+    result = read_fields(kind, take_stated(row, follows))
+    if row["log10_p"] != result.tail.log10_p:  # type: ignore[index]
+        raise ValueError("log10_p that is not that of its tail")
+    return result
+
+
+def group_rejected(rejected: Iterable[KeyName]) -> dict[str, list[str]]:
     """Values whose own key is rejected, per attribute slot: at least these leaked."""
     found: dict[str, list[str]] = {}
-    for result in results:
-        if result.rejected and result.value:
-            found.setdefault(result.slot, []).append(result.value)
+    for slot, value in rejected:
+        if value:
+            found.setdefault(slot, []).append(value)
     return found
 
 
@@ -229,7 +251,8 @@ class Verdict:
     weaker than its law says, and which controls it cannot have, or "". `power` is stated if every
     control passed, no key was rejected and something was scored under the global key. `reasons`
     says why the verdict is inconclusive and is empty for the other two; `reservations` are all
-    that were raised, whether or not they changed the conclusion.
+    that were raised, whether or not they changed the conclusion. `schema_version` is that of its
+    document; one that was made today has the newest.
     """
 
     conclusion: Conclusion
@@ -249,6 +272,7 @@ class Verdict:
     twins: TwinsResult | None = None
     reasons: tuple[str, ...] = ()
     reservations: tuple[Reservation, ...] = ()
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
 
     @property
     def exploratory(self) -> bool:
@@ -273,13 +297,10 @@ class Verdict:
         """Lines of evidence that reject; empty unless the conclusion is evidence."""
         if not self.found_evidence:
             return ()
-        by_keys = any(result.rejected for result in self.hypotheses)
-        by_twins = self.twins is not None and self.twins.rejected
-        lines: tuple[tuple[Literal["keys", "twins"], bool], ...] = (
-            ("keys", by_keys),
-            ("twins", by_twins),
+        by_keys: tuple[Literal["keys"], ...] = (
+            ("keys",) if any(result.rejected for result in self.hypotheses) else ()
         )
-        return tuple(name for name, rejects in lines if rejects)
+        return (*by_keys, "twins") if self.twins is not None and self.twins.rejected else by_keys
 
     @property
     def headline(self) -> HypothesisResult | None:
@@ -299,48 +320,72 @@ class Verdict:
     @property
     def attributed(self) -> dict[str, list[str]]:
         """Values whose own key is rejected, per attribute slot; empty unless there is evidence."""
-        return group_rejected(self.hypotheses) if self.conclusion == "evidence" else {}
+        return group_rejected(h.key for h in self.hypotheses if h.rejected and self.found_evidence)
+
+    @property
+    def is_old(self) -> bool:
+        """True if it follows the rules of schema version 1."""
+        return self.schema_version == OLD_SCHEMA_VERSION
+
+    @property
+    def is_scored(self) -> bool:
+        """True if any coin was scored under any key."""
+        return any(result.tail.coins for result in self.hypotheses)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the schema version and every class table; holds no key."""
         headline = self.headline
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "conclusion": self.conclusion,
-            "reasons": list(self.reasons),
-            "reservations": [asdict(reservation) for reservation in self.reservations],
-            "found_by": list(self.found_by),
-            "found_evidence": self.found_evidence,
-            "alpha": self.alpha,
-            "log10_p": self.log10_p,
+        document = {
+            **{name: getattr(self, name) for name in _PLAIN},
+            **{name: list(getattr(self, name)) for name in ("reasons", "found_by")},
+            **{name: dict(getattr(self, name)) for name in _OBJECTS},
             "headline": headline.name if headline else None,
-            "controls_passed": self.controls_passed,
-            "attributed": self.attributed,
-            "hypotheses": [
-                {
-                    "slot": result.slot,
-                    "value": result.value,
-                    "family_weight": result.family_weight,
-                    "log10_p": result.tail.log10_p,
-                    "log10_adjusted": result.log10_adjusted,
-                    "rejected": result.rejected,
-                    "mean_shift": result.mean_shift,
-                    "tail": asdict(result.tail),
-                    "table": result.table.to_json(),
-                }
-                for result in self.hypotheses
-            ],
+            "reservations": [asdict(reservation) for reservation in self.reservations],
+            "hypotheses": [result.to_json() for result in self.hypotheses],
             "controls": [asdict(control) for control in self.controls],
             "shares": [share.to_json() for share in self.shares],
-            "keyring_id": self.keyring_id,
-            "scheme": dict(self.scheme),
-            "weight_rule": self.weight_rule,
-            "commitments": dict(self.commitments),
-            "inputs": dict(self.inputs),
-            "versions": dict(self.versions),
-            "exploratory": self.exploratory,
             "plan": asdict(self.plan) if self.plan else None,
-            "caveat": self.caveat,
             "power": self.power.to_json() if self.power else None,
             "twins": self.twins.to_json() if self.twins else None,
         }
+        if self.is_old:
+            document = {name: document[name] for name in document if name not in _ADDED}
+            document["conclusion"] = _word_as_version_1(self)
+        return document
+
+    @classmethod
+    def from_json(cls, document: object) -> Verdict:
+        """What `to_json` wrote, in either schema version.
+
+        What follows from other fields (`found_by`, `log10_p`, `headline` and so on; in version 1
+        the conclusion too) must be there, but is not read: whoever doubts a document compares it
+        with `to_json`. Raises TypeError, ValueError and what a class table raises.
+        """
+        version = document.get("schema_version") if isinstance(document, Mapping) else None
+        if type(version) is not int or version not in (OLD_SCHEMA_VERSION, SCHEMA_VERSION):
+            raise ValueError(f"no schema version {OLD_SCHEMA_VERSION} or {SCHEMA_VERSION}")
+        if version == SCHEMA_VERSION:
+            return read_fields(cls, take_stated(document, _FOLLOWS))
+        stated = take_stated(document, (_FOLLOWS - _ADDED) | {"conclusion"})
+        if odd := sorted(_ADDED & set(stated)):
+            raise ValueError(f"unknown fields {', '.join(odd)}")
+        verdict = read_fields(cls, {**stated, "conclusion": "inconclusive"})
+        return replace(verdict, conclusion=conclude_as_version_1(verdict))
+
+
+def conclude_as_version_1(verdict: Verdict) -> Conclusion:
+    """What version 1 concluded from keys, twins and controls, in the words of today."""
+    if verdict.twins is not None and verdict.twins.rejected and verdict.controls_passed:
+        return "evidence"
+    said = _word_as_version_1(verdict)
+    return said if said in ("evidence", "no evidence") else "inconclusive"
+
+
+def _word_as_version_1(
+    verdict: Verdict,
+) -> Literal["nothing scored", "invalid", "evidence", "no evidence"]:
+    if not verdict.is_scored:
+        return "nothing scored"
+    if not verdict.controls_passed:
+        return "invalid"
+    return "evidence" if any(result.rejected for result in verdict.hypotheses) else "no evidence"
