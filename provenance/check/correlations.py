@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.check.score import merge_weights
-from provenance.errors import DataError, UsageError
+from provenance.errors import DataError, UsageError, say_briefly
 from provenance.keys.schedule import KeyName
 from provenance.stats.families import correlate_z
 from provenance.stats.laws import NullLaw
@@ -110,9 +110,9 @@ def _read_pairs(suspect: Bundled, key: KeyName) -> WeightedUnits:
         units, scores = _take_units(pq.read_table(path))
         found = ClassTable.from_scores(units.weights, scores, suspect.law or NullLaw((1,)))
     except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
-        reason = str(error).partition("\n")[0][:200]
         raise DataError(
-            f"{path}: must hold the pairs of {key!s}; got: {reason}. Run `provenance verify`."
+            f"{path}: must hold the pairs of {key!s}; got: {say_briefly(error)}. "
+            "Run `provenance verify`."
         ) from error
     if found != suspect.tables[key]:
         raise DataError(

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 from provenance.check.power_statement import Power
+from provenance.errors import UsageError
 from provenance.keys.schedule import KeyName
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
@@ -66,6 +67,10 @@ class Reservation:
     reason: str
     against: Literal["evidence", "no evidence", "both"]
     lifted_by: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.reason:
+            raise UsageError("a reservation must have a reason; it has none. Say what is known.")
 
     def __str__(self) -> str:
         """The reason, and what stands against it, in one sentence without a full stop."""

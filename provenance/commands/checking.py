@@ -164,7 +164,7 @@ class Bench:
                 batches = self._observer.observe_in_batches(access, BATCHES)
                 rule = examination.verdict.weight_rule
                 traced = trace_evidence(batches, self._index, self._keyring, rule)
-                trajectory = traced.to_json()
+                trajectory = traced
             whole = replace(
                 contents, disclosed=bundle.disclose, pairs=bundle.pairs, trajectory=trajectory
             )

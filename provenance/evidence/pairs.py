@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from provenance.check.score import WeightedPairs
 from provenance.coins.contexts import MAXIMUM_VOCABULARY
+from provenance.errors import say_briefly
 from provenance.evidence.steps import StepFailedError
 from provenance.marks.sharing import group_pairs
 from provenance.storage.files import read_bytes, write_atomically
@@ -175,8 +176,9 @@ def _read_csv(text: bytes, name: str, schema: Any) -> Any:
         )
         return table.combine_chunks().cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise StepFailedError(name, f"must hold rows of integers; got: {reason}") from error
+        raise StepFailedError(
+            name, f"must hold rows of integers; got: {say_briefly(error)}"
+        ) from error
 
 
 def _read_parquet(folder: Path, name: str, expected: Any) -> Any:
@@ -190,8 +192,7 @@ def _read_parquet(folder: Path, name: str, expected: Any) -> Any:
             raise StepFailedError(name, f"must have the columns {expected.schema.names}")
         return file.read().combine_chunks()
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise StepFailedError(name, f"must be a Parquet file; got: {reason}") from error
+        raise StepFailedError(name, f"must be a Parquet file; got: {say_briefly(error)}") from error
 
 
 def _take(table: Any, schema: Any) -> tuple[WeightedPairs, list[Any]]:

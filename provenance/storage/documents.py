@@ -61,7 +61,7 @@ def read_fields(kind: type[T], document: object, where: str = "") -> T:
     """
     if not isinstance(document, Mapping):
         raise TypeError(f"{where or kind.__name__} that is no object")
-    hints, required = _describe(kind)
+    hints, required = _describe(kind)  # type: ignore[arg-type]
     if odd := sorted((required - set(document)) | (set(document) - set(hints))):
         raise ValueError(f"missing or unknown fields {', '.join(odd)} {where}".rstrip())
     return kind(

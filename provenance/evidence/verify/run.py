@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from provenance.check.reading import VERDICT_FILE
 from provenance.errors import ProvenanceError, StorageError
 from provenance.evidence.bundle import (
     DISCLOSED_FOLDER,
@@ -20,7 +21,6 @@ from provenance.evidence.bundle import (
     PLAN_FILE,
     REPORT_FILE,
     RESPONSE_FILE,
-    VERDICT_FILE,
 )
 from provenance.evidence.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from provenance.evidence.steps import NotPossibleError, Step, StepFailedError, Verification
@@ -28,6 +28,7 @@ from provenance.evidence.verify import custody as origins
 from provenance.evidence.verify import recomputed as numbers
 from provenance.evidence.verify.state import State, Trust
 from provenance.keys.keyring import KEYRING_FILE
+from provenance.storage.documents import MALFORMED
 
 _STEPS: Final[tuple[tuple[str, str, Callable[[State], str]], ...]] = (
     ("the files are those of the manifest, unchanged", MANIFEST_FILE, origins.check_manifest),
@@ -85,6 +86,5 @@ def _run(number: int, title: str, file: str, check: Callable[[State], str], stat
             f"{error.filename or state.folder}: must be readable; got: {error.strerror}. "
             "Copy the bundle again."
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        # shapes that no verdict has: every access to a hostile document is such a check
+    except MALFORMED as error:  # of the inputs of a verdict, whose shape depends on what was read
         return Step(number, title, "failed", file, f"malformed: {type(error).__name__}: {error}")
