@@ -60,6 +60,7 @@ from provenance.suspect.observations import Observations
 STATE_FILE: Final = "state.json"
 
 _FORMAT: Final = "provenance sequential check 1"
+_PARTS: Final = ("settings", "batches")
 _MODE = 0o600
 _MAXIMUM_BYTES = 1 << 33
 
@@ -211,17 +212,21 @@ def _read_batches(content: bytes, check: SequentialCheck, origin: str) -> tuple[
             raise ValueError("another spacing or order")
         if any(len(one.known) != len(check.sheets) or min(one.known) < 0 for one in state.batches):
             raise ValueError("batches of other sheets")
-    stored, bound = asdict(state), asdict(StoredState.of(check))
-    for one in (stored, bound):
-        one.update({f"settings.{name}": value for name, value in one.pop("settings").items()})
-        del one["batches"]
-    for name, found in bound.items():
-        if canonical_json(stored[name]) != canonical_json(found):
+    bound = _list_bound(StoredState.of(check))
+    for (name, stored), (_, found) in zip(_list_bound(state), bound, strict=True):
+        if canonical_json(stored) != canonical_json(found):
             raise ConfigurationMismatchError(
-                f"{origin}: {name} must be {_short(stored[name])} as when it was started; got "
+                f"{origin}: {name} must be {_short(stored)} as when it was started; got "
                 f"{_short(found)}. Continue with that, or start a new folder with fresh outputs."
             )
     return state.batches
+
+
+def _list_bound(state: StoredState) -> list[tuple[str, object]]:
+    """What every batch has in common, by name; the settings one by one."""
+    settings = [(f"settings.{name}", value) for name, value in asdict(state.settings).items()]
+    rest = [(name, value) for name, value in vars(state).items() if name not in _PARTS]
+    return [*settings, *rest]
 
 
 def _short(value: object) -> str:
