@@ -366,16 +366,20 @@ class Verdict:
         the conclusion too) must be there, but is not read: whoever doubts a document compares it
         with `to_json`. Raises TypeError, ValueError and what a class table raises.
         """
-        version = document.get("schema_version") if isinstance(document, Mapping) else None
+        if not isinstance(document, Mapping):
+            raise TypeError("a list or a value where an object is due")
+        version = document.get("schema_version")
         if type(version) is not int or version not in (OLD_SCHEMA_VERSION, SCHEMA_VERSION):
             raise ValueError(f"no schema version {OLD_SCHEMA_VERSION} or {SCHEMA_VERSION}")
         if version == SCHEMA_VERSION:
-            return read_fields(cls, take_stated(document, _FOLLOWS))
-        stated = take_stated(document, (_FOLLOWS - _ADDED) | {"conclusion"})
-        if odd := sorted(_ADDED & set(stated)):
-            raise ValueError(f"unknown fields {', '.join(odd)}")
-        verdict = read_fields(cls, {**stated, "conclusion": "inconclusive"})
-        return replace(verdict, conclusion=conclude_as_version_1(verdict))
+            verdict = read_fields(cls, take_stated(document, _FOLLOWS))
+        else:
+            stated = take_stated(document, (_FOLLOWS - _ADDED) | {"conclusion"})
+            verdict = read_fields(cls, {**stated, "conclusion": "inconclusive"})
+            verdict = replace(verdict, conclusion=conclude_as_version_1(verdict))
+        if odd := sorted(set(verdict.to_json()) ^ set(document)):
+            raise ValueError(f"missing or unknown fields {', '.join(odd)}")
+        return verdict
 
 
 def conclude_as_version_1(verdict: Verdict) -> Conclusion:

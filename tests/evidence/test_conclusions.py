@@ -17,7 +17,7 @@ from provenance.evidence.bundle import Contents, make_report, write_bundle
 from provenance.evidence.manifest import write_manifest
 from provenance.evidence.older import restate
 from provenance.suspect.access.outputs import observe
-from tests.evidence.report.conftest import RESERVED, measured_twins
+from tests.evidence.report.cases import RESERVED, measured_twins
 
 SETTINGS = CheckSettings(placebo_keys=50)
 IN_VAIN = replace(RESERVED, against="no evidence")
