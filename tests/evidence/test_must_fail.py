@@ -217,26 +217,32 @@ def _add(*path_and_step):
     return edit
 
 
+def _lower(document, step):
+    row = document["hypotheses"][0]
+    row["log10_p"] = row["tail"]["log10_p"] = row["tail"]["log10_p"] + step
+
+
 FIRST = ("hypotheses", 0)
 TABLE = (*FIRST, "table")
 VERDICTS = {
     "conclusion": (_put("conclusion", "no evidence"), 15),
-    "conclusion that is none": (_put("conclusion", "guilty"), 15),
+    "conclusion that is none": (_put("conclusion", "guilty"), 3),
     "found_evidence": (_put("found_evidence", False), 15),
     "found_evidence as a number": (_put("found_evidence", 1), 15),
     "p of the whole check": (_add("log10_p", -1e-6), 15),
     "headline": (_put("headline", "week=W1"), 15),
     "controls_passed": (_put("controls_passed", False), 15),
     "attributed": (_put("attributed", {"week": ["W1"]}), 15),
-    "power": (_put("power", {"shift": 1e-3}), 15),
+    "power": (_put("power", {"shift": 1e-3}), 3),
     "exploratory": (_put("exploratory", True), 15),
     "alpha": (_put("alpha", 1e-3), 15),
     "alpha in the settings": (_put("inputs", "settings", "alpha", 1e-3), 6),
     "alpha beyond its domain": (_put("inputs", "settings", "alpha", 0.5), 3),
     "weight rule": (_put("weight_rule", "presence"), 15),
     "placebo keys": (_put("inputs", "settings", "placebo_keys", 60), 6),
-    "p of a key": (_add(*FIRST, "log10_p", -1.0), 13),
-    "p of a key as a whole number": (_put(*FIRST, "log10_p", -30), 13),
+    "p of a key": (lambda d: _lower(d, -1.0), 13),
+    "p of a key in one of two places": (_add(*FIRST, "log10_p", -1.0), 3),
+    "p of a key as a whole number": (_put(*FIRST, "log10_p", -30), 3),
     "adjusted p": (_add(*FIRST, "log10_adjusted", 1e-5), 13),
     "family weight": (_put(*FIRST, "family_weight", 0.9), 13),
     "rejected": (_put(*FIRST, "rejected", False), 13),
@@ -284,10 +290,10 @@ VERDICTS = {
     "another plan's hash": (_put("plan", "sha256", "0" * 64), 4),
     "another time of the plan": (_put("plan", "timestamp", "2020-01-01T00:00:00Z"), 5),
     "no time of the plan": (_put("plan", "timestamp", None), 5),
-    "twins of another form": (_put("twins", {"alpha": 1}), 6),
+    "twins of another form": (_put("twins", {"alpha": 1}), 3),
     "schema": (_put("schema_version", 99), 3),
-    "a field more": (lambda d: d.update(note="x"), 15),
-    "a field less": (lambda d: d.pop("shares"), 15),
+    "a field more": (lambda d: d.update(note="x"), 3),
+    "a field less": (lambda d: d.pop("shares"), 3),
     "versions": (_put("versions", "provenance", "9.9"), 17),
     "versions that are none": (_put("versions", {}), 17),
 }
