@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from provenance.check.controls import list_unserved
 from provenance.check.examine import Examination
+from provenance.check.pairs import write_pairs
 from provenance.check.plan import Plan
 from provenance.check.reading import VERDICT_FILE, read_verdict
 from provenance.check.trajectory import Trajectory
@@ -33,7 +34,6 @@ from provenance.evidence.manifest import (
     SIGNATURE_FILE,
     write_manifest,
 )
-from provenance.evidence.pairs import write_pairs
 from provenance.evidence.report.page import render_report
 from provenance.evidence.timestamp import read_timestamp
 from provenance.keys.keyring import (

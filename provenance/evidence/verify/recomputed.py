@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from provenance.check.examine import say_caveat, try_keys
+from provenance.check.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
 from provenance.check.reading import VERDICT_FILE
 from provenance.check.score import Weighing, WeightedPairs, open_coins
 from provenance.check.verdict import HypothesisResult
@@ -30,7 +31,6 @@ from provenance.evidence.bundle import (
 )
 from provenance.evidence.manifest import describe_environment
 from provenance.evidence.older import split_stated_alpha
-from provenance.evidence.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
 from provenance.evidence.steps import NotPossibleError, StepFailedError
 from provenance.evidence.verify.foreign_key import (
     add_up,
@@ -127,7 +127,7 @@ def check_disclosed(state: State) -> str:
 
 
 def check_pairs(state: State) -> str:
-    """Pairs are sorted, distinct, the same in both files, and of disjoint slots."""
+    """Pairs are sorted, distinct and of disjoint slots; of 0.1.0, the same in both files."""
     manifest, public = state.whole, state.public
     tables = state.tables
     found = {n for n in manifest.names if n.startswith(f"{PAIRS_FOLDER}/")}
@@ -138,7 +138,8 @@ def check_pairs(state: State) -> str:
     pooled = pooled_slots(public.schedule, list(tables))
     names = [name_pairs(i) for i in range(len(tables))]
     names += [CONTROL_PAIRS, *map(name_pooled, pooled.values())]
-    due = {name + suffix for name in names for suffix in (CSV, PARQUET)}
+    twice = any(name.endswith(PARQUET) for name in found)  # in bundles of 0.1.0
+    due = {name + suffix for name in names for suffix in ((CSV, PARQUET) if twice else (CSV,))}
     if odd := sorted(found ^ due):
         raise StepFailedError(odd[0], "missing, or not a file of pairs of this verdict")
     hypotheses: dict[KeyName, WeightedPairs] = {}

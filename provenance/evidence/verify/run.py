@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from provenance.check.pairs import DamagedPairsError
 from provenance.check.reading import VERDICT_FILE
 from provenance.errors import ProvenanceError, StorageError
 from provenance.evidence.bundle import (
@@ -39,7 +40,7 @@ _STEPS: Final[tuple[tuple[str, str, Callable[[State], str]], ...]] = (
     ("the plan was followed", PLAN_FILE, origins.check_followed),
     ("keyring, scheme and commitments agree", KEYRING_FILE, numbers.check_keyring),
     ("disclosed keys open their commitments", DISCLOSED_FOLDER, numbers.check_disclosed),
-    ("pairs are distinct, sorted, equal in both files", PAIRS_FOLDER, numbers.check_pairs),
+    ("pairs are distinct and sorted", PAIRS_FOLDER, numbers.check_pairs),
     ("contexts lie in the slots of their keys", PAIRS_FOLDER, numbers.check_slots),
     ("scores are those of the disclosed keys' coins", PAIRS_FOLDER, numbers.check_scores),
     ("pairs add up to the class tables", PAIRS_FOLDER, numbers.check_tables),
@@ -77,7 +78,7 @@ def _run(number: int, title: str, file: str, check: Callable[[State], str], stat
         return Step(number, title, "held", file, check(state))
     except NotPossibleError as error:
         return Step(number, title, "not possible", file, str(error))
-    except StepFailedError as error:
+    except (StepFailedError, DamagedPairsError) as error:
         return Step(number, title, "failed", error.file, str(error))
     except ProvenanceError as error:
         return Step(number, title, "failed", file, str(error))
