@@ -24,9 +24,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.check.findings import Control
 from provenance.check.score import WeightedPairs, tabulate
 from provenance.check.sentence import Sentence
-from provenance.check.verdict import Control
 from provenance.keys.schedule import KeyName, Schedule
 from provenance.marks import OpenKey, Placebos
 from provenance.stats.inversion import log10_upper_tail

@@ -32,9 +32,10 @@ from typing import Any, Final
 import numpy as np
 
 from provenance.check.correlations import Correlation, correlate_bundles
+from provenance.check.findings import EXIT_CODES, Conclusion
 from provenance.check.looks.result import SequentialVerdict
 from provenance.check.reading import read_result
-from provenance.check.verdict import EXIT_CODES, Conclusion, Verdict
+from provenance.check.verdict import Verdict
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.keys.keyring import SELECTOR
@@ -144,6 +145,16 @@ class Family:
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""
         return {"schema_version": 2, "found_evidence": self.found_evidence, **asdict(self)}
+
+    def say(self, width: int = 80) -> str:
+        """In words, for a page of this width."""
+        from provenance.check.words import say_family
+
+        return say_family(self, width)
+
+    def __str__(self) -> str:
+        """In words, for 80 columns."""
+        return self.say()
 
 
 def read_suspect(folder: Path) -> Suspect:

@@ -17,15 +17,8 @@ import numpy as np
 
 from provenance.check.conclusion import find_reference
 from provenance.check.examine import CheckSettings
-from provenance.check.verdict import (
-    OLD_SCHEMA_VERSION,
-    Conclusion,
-    Control,
-    HypothesisResult,
-    Share,
-    Verdict,
-    conclude_as_version_1,
-)
+from provenance.check.findings import Conclusion, Control, HypothesisResult, Share
+from provenance.check.verdict import OLD_SCHEMA_VERSION, Verdict, conclude_as_version_1
 from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, Schedule
 from provenance.marks.alpha import AlphaSplit, split_alpha
 from provenance.stats.families import fieller_shares

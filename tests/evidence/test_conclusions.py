@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.calibration.world import decode, write_outputs
 from provenance.check.examine import CheckSettings, examine_outputs
-from provenance.check.verdict import Reservation
+from provenance.check.findings import Reservation
 from provenance.errors import DataError
 from provenance.evidence.bundle import Contents, make_report, write_bundle
 from provenance.evidence.manifest import write_manifest

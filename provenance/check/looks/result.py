@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from provenance.check.findings import EXIT_CODES, Conclusion, Control, group_rejected
 from provenance.check.power_statement import Power
-from provenance.check.verdict import EXIT_CODES, Conclusion, Control, group_rejected
 from provenance.keys.schedule import KeyName
 from provenance.stats.tables import ClassTable
 from provenance.storage.documents import read_fields, take_stated

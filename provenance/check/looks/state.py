@@ -37,10 +37,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.check.examine import CheckSettings
+from provenance.check.findings import Control
 from provenance.check.looks.process import add_outputs, reveal_pairs, start
 from provenance.check.looks.revealed import Batch, Revealed, SequentialCheck
 from provenance.check.score import WeightedPairs
-from provenance.check.verdict import Control
 from provenance.check.weigh import choose_rule, refuse_retired
 from provenance.coins.contexts import name_contexts
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError, say_briefly

@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from provenance.check.findings import HypothesisResult
 from provenance.check.inputs import say_positions
 from provenance.check.plan import Plan
 from provenance.check.power_statement import say_power
 from provenance.check.trajectory import Trajectory
-from provenance.check.verdict import HypothesisResult, Verdict
+from provenance.check.verdict import Verdict
 from provenance.evidence.report.figures import ACCENT, INK, SECOND, draw_placebo, draw_trajectory
 from provenance.evidence.report.wording import (
     ASSUMPTIONS,

@@ -16,12 +16,13 @@ from typing import Any, Final
 from provenance.check.conclusion import conclude, make_verdict
 from provenance.check.controls import LEVEL, control_slot, control_unserved, list_unserved
 from provenance.check.examine import has_control_slot, run_placebos
+from provenance.check.findings import Control, HypothesisResult, TwinsResult
 from provenance.check.plan import Plan
 from provenance.check.power_statement import Setting
 from provenance.check.score import Weighing
 from provenance.check.selection import name_selection
 from provenance.check.sentence import Sentence
-from provenance.check.verdict import Control, HypothesisResult, TwinsResult, Verdict
+from provenance.check.verdict import Verdict
 from provenance.evidence.older import (
     means_the_same,
     older_shares,

@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 
 from provenance.check.examine import say_caveat, try_keys
+from provenance.check.findings import HypothesisResult
 from provenance.check.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
 from provenance.check.reading import VERDICT_FILE
 from provenance.check.score import Weighing, WeightedPairs, open_coins
-from provenance.check.verdict import HypothesisResult
 from provenance.coins.contexts import name_contexts
 from provenance.evidence.bundle import (
     CONTROL_PAIRS,

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from provenance.check.findings import Control, HypothesisResult
 from provenance.check.plan import Plan
 from provenance.check.score import Weighing
-from provenance.check.verdict import Control, HypothesisResult, Verdict
+from provenance.check.verdict import Verdict
 from provenance.errors import UsageError
 from provenance.evidence.manifest import Manifest
 from provenance.evidence.steps import NotPossibleError

@@ -10,10 +10,11 @@ import pytest
 
 from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check.examine import CheckSettings, check_outputs
+from provenance.check.findings import PlanReference, Reservation
 from provenance.check.plan import Plan
 from provenance.check.trajectory import Trajectory, trace_evidence
 from provenance.check.twin_test import MeasuredTwins
-from provenance.check.verdict import PlanReference, Reservation, Verdict
+from provenance.check.verdict import Verdict
 from provenance.check.weigh import DEFAULT_RULE
 from provenance.suspect.access.outputs import count_positions, observe, read_positions
 from provenance.suspect.access.twins import Twins

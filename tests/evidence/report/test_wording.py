@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provenance.check.verdict import Reservation, Verdict
+from provenance.check.findings import Reservation
+from provenance.check.verdict import Verdict
 from provenance.evidence.report.wording import (
     ASSUMPTIONS,
     NOT_SHOWN,
