@@ -30,7 +30,7 @@ from scipy.special import erfcx
 from scipy.stats import binom
 
 from provenance.check.conclusion import attribute_shares
-from provenance.check.verdict import HypothesisResult
+from provenance.check.findings import HypothesisResult
 from provenance.evidence.older import older_shares
 from provenance.keys.schedule import Schedule
 from provenance.marks.alpha import family_weights

@@ -101,3 +101,12 @@ def clean(text: str) -> str:
     'week�[31m�17'
     """
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def say_briefly(error: BaseException) -> str:
+    """The first line of somebody else's error, at most 200 characters, for a sentence of ours.
+
+    >>> say_briefly(ValueError("no such column\\nat line 7"))
+    'no such column'
+    """
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -7,7 +7,7 @@ get the same bytes on the same inputs. What is heavy is imported when it is need
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from provenance.case.enough import Sufficiency
     from provenance.case.looks import Look
     from provenance.check.examine import Examination
+    from provenance.check.trajectory import Trajectory
     from provenance.check.verdict import Verdict
     from provenance.keys.keyring import UnlockedKeyring
     from provenance.marks import Mark
@@ -257,7 +258,7 @@ class Case:
         place = as_path(folder, "the bundle's folder")
         write_bundle(place, examination, self._keyring or self.mark, contents)
 
-    def _trace(self, verdict: Verdict, access: Access) -> Mapping[str, Any] | None:
+    def _trace(self, verdict: Verdict, access: Access) -> Trajectory | None:
         """How the evidence grew with the outputs, for the report's picture; our own keyring only.
 
         The index is opened once more, since a verdict may be saved when its case is closed.
@@ -278,7 +279,7 @@ class Case:
                     "the index must be that of the check; it has changed since. Check again."
                 )
             rule = verdict.weight_rule
-            return trace_evidence(batches, index, self._keyring, rule).to_json()
+            return trace_evidence(batches, index, self._keyring, rule)
 
     @property
     def _keyring(self) -> UnlockedKeyring | None:

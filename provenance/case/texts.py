@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from provenance.case.doors import as_open_mark, tokenizer_of
-from provenance.check.verdict import EXIT_CODES, Conclusion
+from provenance.check.findings import EXIT_CODES, Conclusion
 from provenance.errors import DataError, UsageError
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks.detection import Detection, detect_mark, detect_pooled

@@ -12,10 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from provenance.check.plan import Plan
-from provenance.check.power_statement import Power, Setting, find_shortfall, state_power
-from provenance.check.reservations import list_reservations
-from provenance.check.verdict import (
+from provenance.check.findings import (
     SHARE_METHOD,
     Conclusion,
     Control,
@@ -24,8 +21,11 @@ from provenance.check.verdict import (
     Reservation,
     Share,
     TwinsResult,
-    Verdict,
 )
+from provenance.check.plan import Plan
+from provenance.check.power_statement import Power, Setting, find_shortfall, state_power
+from provenance.check.reservations import list_reservations
+from provenance.check.verdict import Verdict
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, Schedule
 from provenance.stats.shares import Rejection, is_clear, share_intervals

@@ -24,8 +24,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.check.findings import Control
 from provenance.check.score import WeightedPairs, tabulate
-from provenance.check.verdict import Control
+from provenance.check.sentence import Sentence
 from provenance.keys.schedule import KeyName, Schedule
 from provenance.marks import OpenKey, Placebos
 from provenance.stats.inversion import log10_upper_tail
@@ -94,8 +95,10 @@ def control_placebo(
         title,
         result.passed,
         min(0.0, math.log10(smallest)) if smallest > 0 else -300.0,
-        f"{keys} keys: mean z {result.mean:+.3f}, sd {result.standard_deviation:.3f}, "
-        f"KS p {result.ks_p:.2g}; true key ranks p {result.rank_p:.3g}",
+        Sentence(
+            "{} keys: mean z {:+.3f}, sd {:.3f}, KS p {:.2g}; true key ranks p {:.3g}",
+            *(keys, result.mean, result.standard_deviation, result.ks_p, result.rank_p),
+        ),
         tuple(z.round(3).tolist()),
     )
 
@@ -207,6 +210,9 @@ def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], law: Nu
         name,
         corrected > math.log10(LEVEL),
         corrected,
-        f"{len(tests)} keys, {sum(len(pairs) for pairs, _ in tests)} coins: smallest log10 p "
-        f"{values[best]:.2f} ({KeyName(key.slot, key.value)!s})",
+        Sentence(
+            "{} keys, {} coins: smallest log10 p {:.2f} ({})",
+            *(len(tests), sum(len(pairs) for pairs, _ in tests), values[best]),
+            str(KeyName(key.slot, key.value)),
+        ),
     )

@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from provenance.check.pairs import read_any_pairs
 from provenance.check.score import merge_weights
-from provenance.errors import DataError, UsageError
+from provenance.errors import DataError, StorageError, UsageError, say_briefly
 from provenance.keys.schedule import KeyName
 from provenance.stats.families import correlate_z
 from provenance.stats.laws import NullLaw
@@ -27,7 +25,6 @@ from provenance.stats.shared import WeightedUnits, join_units
 from provenance.stats.tables import ClassTable
 
 _PAIRS_FOLDER: Final = "pairs"
-_NUMBERS: Final = frozenset({"token", "weight", "unit", "score"})
 
 
 class Bundled(Protocol):
@@ -88,31 +85,23 @@ def _correlate_two(
         ) from error
 
 
-def _take_units(table: Any) -> tuple[WeightedUnits, NDArray[np.int64]]:
-    """Coins of a file of pairs, and their scores, int64 [m]; KeyError, ValueError, IndexError."""
-    contexts = [name for name in table.column_names if name not in _NUMBERS]
-    contexts.sort(key=lambda name: int(name[1:]))
-    pairs = np.column_stack([table[name].to_numpy() for name in (*contexts, "token")])
-    weights, scores = (table[name].to_numpy().astype(np.int64) for name in ("weight", "score"))
-    rows = pairs.astype(np.uint32)
-    if "unit" not in table.column_names:
-        return WeightedUnits(rows, None, weights), scores
-    numbers = table["unit"].to_numpy().astype(np.int64) - 1
-    first = np.unique(numbers[numbers >= 0], return_index=True)[1]
-    merged = merge_weights(weights, numbers, first.size)
-    return WeightedUnits(rows, numbers, merged), scores[numbers >= 0][first]
-
-
 def _read_pairs(suspect: Bundled, key: KeyName) -> WeightedUnits:
     """Coins and weights of one key; refused unless they add up to the verdict's class table."""
-    path = Path(suspect.name) / _PAIRS_FOLDER / f"{list(suspect.tables).index(key):03d}.parquet"
+    name = f"{_PAIRS_FOLDER}/{list(suspect.tables).index(key):03d}"
+    path = Path(suspect.name) / name
     try:
-        units, scores = _take_units(pq.read_table(path))
-        found = ClassTable.from_scores(units.weights, scores, suspect.law or NullLaw((1,)))
-    except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
-        reason = str(error).partition("\n")[0][:200]
+        pairs, scores, numbers = read_any_pairs(Path(suspect.name), name)
+        rows, weights = np.column_stack([pairs.contexts, pairs.tokens]), pairs.weights
+        if numbers is not None:
+            first = np.unique(numbers[numbers >= 0], return_index=True)[1]
+            weights = merge_weights(weights, numbers, first.size)
+            scores = scores[numbers >= 0][first]
+        units = WeightedUnits(rows, numbers, weights)
+        found = ClassTable.from_scores(weights, scores, suspect.law or NullLaw((1,)))
+    except (StorageError, ValueError) as error:
         raise DataError(
-            f"{path}: must hold the pairs of {key!s}; got: {reason}. Run `provenance verify`."
+            f"{path}: must hold the pairs of {key!s}; got: {say_briefly(error)}. "
+            "Run `provenance verify`."
         ) from error
     if found != suspect.tables[key]:
         raise DataError(

@@ -23,17 +23,13 @@ from provenance.check.controls import (
     control_unserved,
     list_unserved,
 )
+from provenance.check.findings import Control, HypothesisResult, Reservation
 from provenance.check.inputs import describe_inputs, describe_versions
 from provenance.check.plan import Plan
 from provenance.check.score import Coins, Weighing, open_coins, weigh_observations
 from provenance.check.selection import control_selection, weigh_selection
 from provenance.check.twin_test import MeasuredTwins
-from provenance.check.verdict import (
-    Control,
-    HypothesisResult,
-    Reservation,
-    Verdict,
-)
+from provenance.check.verdict import Verdict
 from provenance.check.weigh import DEFAULT_RULE, RETIRED, RULES, choose_rule, refuse_retired
 from provenance.errors import UsageError
 from provenance.keys.keyring import UnlockedKeyring

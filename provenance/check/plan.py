@@ -12,13 +12,14 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from provenance.errors import ConfigurationMismatchError, DataError, UsageError
+from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import KeyName
+from provenance.storage.documents import MALFORMED, read_fields, refuse_malformed, take_stated
 from provenance.storage.files import interchange_json, parse_json, read_bytes
 
 ACCESSES: Final = ("outputs", "weights", "logprobs")
@@ -31,45 +32,60 @@ _HEX_256: Final = re.compile(r"[0-9a-f]{64}")
 _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _MAXIMUM_BYTES: Final = 1 << 24
 
-_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
-    "format": str,
-    "version": int,
-    "suspect": str,
-    "access": str,
-    "keyring_id": str,
-    "scheme": dict,
-    "index_sha256": str,
-    "keys": list,
-    "weight_rule": str,
-    "reference": dict,
-    "stopping": dict,
-    "alpha": (int, float),
-    "twins": bool,
-    "placebo_keys": int,
-    "controls": list,
-    "innocents": int,
-    "commitments": dict,
-    "created": str,
-    "nonce": str,
-}
-_LATER_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {"tokenizer_sha256": str}
-"""Of plans that are written today; earlier ones lack them."""
+_ADVICE: Final = "Make one with: provenance plan new"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan as its file holds it.
+    """A plan; the fields are those of its file, which docs/formats.md explains.
 
-    Attributes
-    ----------
-    document : the parsed file; docs/formats.md lists the fields
-    content : the bytes of the file, in canonical form
-    timestamp : when an authority saw its hash (RFC 3339, UTC), or None
+    `tokenizer_sha256` is None in plans of 0.1. `timestamp`, which is not in the file, is when an
+    authority saw its hash (RFC 3339, UTC), or None.
+
+    Raises ValueError, KeyError, TypeError or AttributeError if a field is out of its domain.
     """
 
-    document: Mapping[str, Any]
-    content: bytes
-    timestamp: str | None = None
+    suspect: str
+    access: str
+    keyring_id: str
+    scheme: Mapping[str, Any]
+    index_sha256: str
+    keys: tuple[str, ...]
+    weight_rule: str
+    reference: Mapping[str, Any]
+    stopping: Mapping[str, Any]
+    alpha: float
+    twins: bool
+    placebo_keys: int
+    controls: tuple[str, ...]
+    innocents: int
+    commitments: Mapping[str, Mapping[str, Any]]
+    created: str
+    nonce: str
+    tokenizer_sha256: str | None = None
+    timestamp: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        rules = {
+            "suspect": 0 < len(self.suspect) <= 1000 and self.suspect.isprintable(),
+            "access": self.access in ACCESSES,
+            "index_sha256": bool(_HEX_256.fullmatch(self.index_sha256)),
+            "keys": list(self.keys) == sorted(set(self.keys)) != [],
+            "alpha": 0 < self.alpha <= 0.05,
+            "placebo_keys": 50 <= self.placebo_keys <= 100_000,
+            "controls": self.controls in (CONTROLS, FOREIGN_CONTROLS),
+            "innocents": 0 <= self.innocents <= 1000,
+            "created": bool(_TIME.fullmatch(self.created)),
+            "nonce": bool(_HEX_256.fullmatch(self.nonce)),
+            "stopping": _is_stopping_rule(self.stopping),
+            "reference": set(self.reference) == {"kind", "sha256"},
+            "commitments": set(self.keys) <= set(self.commitments),
+            "tokenizer_sha256": self.tokenizer_sha256 is None
+            or bool(_HEX_256.fullmatch(self.tokenizer_sha256)),
+        }
+        for name, holds in rules.items():
+            if not holds:
+                raise ValueError(f"{name} out of its domain")
 
     @classmethod
     def load(cls, path: Path | str, timestamp: str | None = None) -> Plan:
@@ -81,16 +97,38 @@ class Plan:
     def parse(cls, content: bytes, origin: str, timestamp: str | None = None) -> Plan:
         """The same from bytes; `origin` names the file in errors."""
         document = parse_json(content, origin)
-        try:
-            _check(document)
-            if interchange_json(document) != content:
+        claim = f"{origin}: must be a plan of version {_VERSION} in canonical JSON (RFC 8785)"
+        with refuse_malformed(claim, _ADVICE):
+            plan = cls.from_json(document)
+            if plan.content != content:
                 raise ValueError("another order, spacing or form of numbers")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{origin}: must be a plan of version {_VERSION} in canonical JSON (RFC 8785); "
-                f"got: {error}. Make one with: provenance plan new"
-            ) from error
-        return cls(document, content, timestamp)
+        return replace(plan, timestamp=timestamp)
+
+    @classmethod
+    def from_json(cls, document: object) -> Plan:
+        """What `to_json` wrote. Raises TypeError, ValueError, KeyError, AttributeError."""
+        stated = take_stated(document, frozenset({"format", "version"}))
+        if document["format"] != _FORMAT or document["version"] != _VERSION:  # type: ignore[index]
+            raise ValueError("another format or version")
+        return read_fields(cls, stated)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of its file."""
+        rest = {n: value for n, value in vars(self).items() if n != "timestamp"}
+        if self.tokenizer_sha256 is None:
+            del rest["tokenizer_sha256"]
+        lists = {"keys": list(self.keys), "controls": list(self.controls)}
+        return {"format": _FORMAT, "version": _VERSION, **rest, **lists}
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """`to_json`."""
+        return self.to_json()
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the file: RFC 8785."""
+        return interchange_json(self.to_json())
 
     @property
     def sha256(self) -> str:
@@ -103,16 +141,15 @@ class Plan:
         That of the plan; of planned looks, the share of this look. Raises
         ConfigurationMismatchError if no look is planned there.
         """
-        alpha = float(self.document["alpha"])
-        stopping = self.document["stopping"]
+        stopping = self.stopping
         if stopping["rule"] != "looks":
-            return alpha
+            return self.alpha
         if outputs not in stopping["outputs"]:
             raise ConfigurationMismatchError(
                 f"stopping.outputs: expected one of {stopping['outputs']} by the plan "
                 f"{self.sha256[:16]}..., found {outputs}. Look when it was planned."
             )
-        return alpha * float(stopping["shares"][stopping["outputs"].index(outputs)])
+        return self.alpha * float(stopping["shares"][stopping["outputs"].index(outputs)])
 
     def require(
         self,
@@ -151,7 +188,7 @@ class Plan:
         twins: bool = False,
     ) -> list[tuple[str, Any, Any]]:
         """(field, expected, found) wherever a check differs from the plan; see `require`."""
-        document, settings = self.document, inputs["settings"]
+        document, settings = self.to_json(), inputs["settings"]
         observed = inputs["outputs"]
         commitments = describe_commitments(keyring)
         found: dict[str, Any] = {
@@ -182,11 +219,13 @@ class Plan:
         self, outputs: int, alpha: float, sequential: bool
     ) -> list[tuple[str, Any, Any]]:
         """Number of outputs and alpha, which planned looks share out."""
-        stopping = self.document["stopping"]
-        rule = stopping["rule"]
+        stopping, rule = self.stopping, self.stopping["rule"]
         if (rule == "sequential") != sequential:
             return [("stopping.rule", rule, "sequential" if sequential else "fixed")]
-        planned_outputs = {"fixed": [stopping.get("outputs")], "looks": stopping.get("outputs")}
+        planned_outputs: dict[str, Any] = {
+            "fixed": [stopping.get("outputs")],
+            "looks": stopping.get("outputs"),
+        }
         if outputs not in planned_outputs.get(rule, [outputs]):
             return [("stopping.outputs", stopping["outputs"], outputs)]
         planned = self.alpha_at(outputs)
@@ -206,12 +245,12 @@ def write_plan(document: Mapping[str, Any]) -> Plan:
     >>> plan.content[:30]
     b'{"access":"outputs","alpha":0.'
     """
-    full = {"format": _FORMAT, "version": _VERSION, **document}
     try:
-        _check(full)
-        return Plan(full, interchange_json(full))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        plan = Plan.from_json({"format": _FORMAT, "version": _VERSION, **document})
+        interchange_json(plan.to_json())
+    except MALFORMED as error:
         raise UsageError(f"a plan must be complete: {error}. See docs/formats.md.") from error
+    return plan
 
 
 def describe_commitments(keyring: Keyring) -> dict[str, dict[str, str]]:
@@ -236,40 +275,6 @@ def fingerprint_reference(reference: Mapping[str, Any]) -> dict[str, Any]:
     else:
         hashes = list(reference["sha256"].values())
     return {"kind": str(reference["kind"]), "sha256": sorted(hashes)}
-
-
-def _check(document: Mapping[str, Any]) -> None:
-    """Raise ValueError, KeyError or TypeError unless every field is there and in its domain."""
-    fields = {**_FIELDS, **{n: kind for n, kind in _LATER_FIELDS.items() if n in document}}
-    if set(document) != set(fields):
-        odd = sorted(set(document) ^ set(fields))
-        raise ValueError(f"missing or unknown fields {', '.join(odd)}")
-    for name, kind in fields.items():
-        value = document[name]
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise ValueError(f"{name} of another type")
-    rules = {
-        "format": document["format"] == _FORMAT and document["version"] == _VERSION,
-        "suspect": 0 < len(document["suspect"]) <= 1000 and document["suspect"].isprintable(),
-        "access": document["access"] in ACCESSES,
-        "index_sha256": bool(_HEX_256.fullmatch(document["index_sha256"])),
-        "keys": document["keys"] == sorted(set(map(str, document["keys"]))) != [],
-        "alpha": 0 < document["alpha"] <= 0.05,
-        "placebo_keys": 50 <= document["placebo_keys"] <= 100_000,
-        "controls": document["controls"] in (list(CONTROLS), list(FOREIGN_CONTROLS)),
-        "innocents": 0 <= document["innocents"] <= 1000,
-        "created": bool(_TIME.fullmatch(document["created"])),
-        "nonce": bool(_HEX_256.fullmatch(document["nonce"])),
-        "stopping": _is_stopping_rule(document["stopping"]),
-        "reference": set(document["reference"]) == {"kind", "sha256"},
-        "commitments": set(document["keys"]) <= set(document["commitments"]),
-        "tokenizer_sha256": bool(
-            _HEX_256.fullmatch(document.get("tokenizer_sha256", document["index_sha256"]))
-        ),
-    }
-    for name, holds in rules.items():
-        if not holds:
-            raise ValueError(f"{name} out of its domain")
 
 
 def _is_stopping_rule(rule: Mapping[str, Any]) -> bool:

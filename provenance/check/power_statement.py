@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Final, Literal
 
@@ -190,11 +190,6 @@ def say_power(power: Power) -> str:
         f"fine-tuning data would have been found with probability {power.power:g} ({effect}). "
         f"{like}"
     )
-
-
-def say_power_json(power: Mapping[str, Any]) -> str:
-    """The same from the JSON form, as verdict.json has it."""
-    return say_power(Power(**{field.name: power[field.name] for field in fields(Power)}))
 
 
 def _round_up(share: float) -> str:

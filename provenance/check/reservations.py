@@ -17,7 +17,7 @@ from typing import Any
 
 from scipy import special
 
-from provenance.check.verdict import HypothesisResult, Reservation
+from provenance.check.findings import HypothesisResult, Reservation
 from provenance.suspect.gaps import say_gaps
 
 

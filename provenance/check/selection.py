@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.check.controls import LEVEL
+from provenance.check.findings import Control
 from provenance.check.score import WeightedPairs
-from provenance.check.verdict import Control
 from provenance.coins.contexts import unpack
 from provenance.keys.schedule import CONTROL, GLOBAL_KEY, KeyName
 from provenance.marks import Mark

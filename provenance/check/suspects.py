@@ -24,7 +24,7 @@ Does not know keys, outputs or an index: verdicts in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,9 +32,12 @@ from typing import Any, Final
 import numpy as np
 
 from provenance.check.correlations import Correlation, correlate_bundles
-from provenance.check.verdict import EXIT_CODES, Conclusion
+from provenance.check.findings import EXIT_CODES, Conclusion
+from provenance.check.looks.result import SequentialVerdict
+from provenance.check.reading import read_result
+from provenance.check.verdict import Verdict
 from provenance.check.weigh import MAXIMAL_WEIGHTS
-from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.keys.keyring import SELECTOR
 from provenance.keys.schedule import CONTROL, KeyName
 from provenance.marks.alpha import family_weights
@@ -47,10 +50,11 @@ from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
-from provenance.storage.files import canonical_json, read_json
+from provenance.storage.documents import refuse_malformed
+from provenance.storage.files import canonical_json
 
-_FILES: Final = ("verdict.json", "sequential.json")
 _TOLERANCE: Final = 1e-6
+_ADVICE: Final = "Run `provenance verify`."
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Suspect:
     identity: bytes
     rule: str
     usable: bool
-    conclusion: str
+    conclusion: Conclusion
     reasons: tuple[str, ...]
     tables: Mapping[KeyName, ClassTable]
 
@@ -159,22 +163,10 @@ def read_suspect(folder: Path) -> Suspect:
     Raises StorageError if it holds none or both; DataError if a field is missing or impossible, or
     if a p-value is not the one of its class table.
     """
-    found = [folder / name for name in _FILES if (folder / name).exists()]
-    if len(found) != 1:
-        raise StorageError(
-            f"{folder}: must hold one of {' and '.join(_FILES)}; it holds {len(found)}. "
-            "Name the folder of `provenance check -o`."
-        )
-    document, sequential = read_json(found[0]), found[0].name == _FILES[1]
     try:
-        return _parse(str(folder), document, sequential)
-    except (KeyError, TypeError, AttributeError, UsageError) as error:
-        raise DataError(
-            f"{found[0]}: must be a verdict of this format; got: {type(error).__name__} "
-            f"{error}. Make it with `provenance check -o`."
-        ) from error
-    except DataError as error:
-        raise DataError(f"{found[0]}: {error}") from error
+        return _take(str(folder), read_result(folder))
+    except UsageError as error:  # of a scheme's parameters
+        raise DataError(f"{folder}: {error}") from error
 
 
 def judge_suspects(
@@ -247,7 +239,7 @@ def _list_obstacles(suspects: Sequence[Suspect]) -> list[str]:
             why = f"which the keys of all {len(suspects)} suspects together do not bear out"
             found.append(f"{suspect.name}: its own check found evidence, {why}")
         elif suspect.conclusion != "no evidence":
-            why = "; ".join(suspect.reasons) or suspect.conclusion
+            why = "; ".join(suspect.reasons) or "it does not say why"
             found.append(f"{suspect.name}: its own check is inconclusive: {why}")
     return found
 
@@ -308,64 +300,67 @@ def _tail(suspect: Suspect, key: KeyName) -> float:
     return 0.0 if table is None or not suspect.usable else log10_upper_tail(table)
 
 
-def _find_law(scheme: Mapping[str, Any], tables: Mapping[Any, ClassTable]) -> NullLaw | None:
+def _find_law(name: str, scheme: Mapping[str, Any], laws: Collection[NullLaw]) -> NullLaw | None:
     """The law of our own scheme; of another's, which may depend on its key, that of its tables."""
     if scheme["name"] in SCHEMES:
         return make_scheme(scheme["name"], scheme["parameters"]).null_law
-    laws = {one.law for table in tables.values() for one in table.classes}
     if scheme["name"] not in FOREIGN_SCHEMES or len(laws) > 1 or any(not x.variance for x in laws):
-        raise DataError("it must be of a known scheme, with one law of a score; it is not.")
+        raise DataError(f"{name}: must be of a known scheme, with one law of a score; it is not.")
     return next(iter(laws), None)
 
 
-def _parse(name: str, document: Mapping[str, Any], sequential: bool) -> Suspect:
-    if document["schema_version"] not in (1, 2) or document["weight_rule"] not in MAXIMAL_WEIGHTS:
-        raise DataError("must have schema version 1 or 2 and a known weight rule; it has not.")
-    own = document["scheme"]["name"] in SCHEMES
-    bound = MAXIMAL_WEIGHTS[document["weight_rule"]] if own or sequential else MAXIMUM_WEIGHT
-    tables: dict[KeyName, ClassTable] = {}
-    for item in document["hypotheses"]:
-        table = ClassTable.from_json(item["table"])
-        if any(abs(one.weight) > bound for one in table.classes):
-            raise DataError("its class tables must keep to its scheme and rule; they do not.")
-        if not sequential and abs(item["log10_p"] - log10_upper_tail(table)) > _TOLERANCE:
-            raise DataError(
-                f"log10 p of {item['slot']} {item['value']} must be that of its class table; it is "
-                "not. Run `provenance verify`."
-            )
-        tables[KeyName(item["slot"], item["value"])] = table
-    law = _find_law(document["scheme"], tables)
-    if any(one.law != law for table in tables.values() for one in table.classes):
-        raise DataError("its class tables must keep to its scheme and rule; they do not.")
-    if not {str(key) for key in tables} <= set(document["commitments"]):
-        raise DataError("every key that was tried must have a commitment; one has none.")
-    checked = (
-        [look["outputs"] for look in document["looks"]]
-        if sequential
-        else [document["inputs"]["outputs"]]
-    )
-    identity = [sorted(one["sha256"].values()) for one in checked]
-    references = [one["reference"] for one in checked]
+def _take(name: str, verdict: Verdict | SequentialVerdict) -> Suspect:
+    """What the family needs of one verdict. Raises DataError, UsageError."""
+    rule, scheme = verdict.weight_rule, verdict.scheme
+    if rule not in MAXIMAL_WEIGHTS or not {"name", "parameters"} <= set(scheme):
+        raise DataError(f"{name}: must have a known scheme and weight rule; it has not. {_ADVICE}")
+    sequential = isinstance(verdict, SequentialVerdict)
+    bound = MAXIMAL_WEIGHTS[rule] if scheme["name"] in SCHEMES or sequential else MAXIMUM_WEIGHT
+    tables = {result.key: result.table for result in verdict.hypotheses}
+    rows = [row for table in tables.values() for row in table.classes]
+    law = _find_law(name, scheme, {row.law for row in rows})
+    if any(abs(row.weight) > bound or row.law != law for row in rows):
+        raise DataError(
+            f"{name}: class tables must keep to scheme and rule; they do not. {_ADVICE}"
+        )
+    if not {str(key) for key in tables} <= set(verdict.commitments):
+        raise DataError(f"{name}: every key that was tried must have a commitment; one has none.")
+    if isinstance(verdict, SequentialVerdict):
+        checked = [look.outputs for look in verdict.looks]
+        reserved = verdict.log10_p <= math.log10(verdict.alpha)  # and yet inconclusive
+    else:
+        _compare_tails(name, verdict)
+        checked = [verdict.inputs["outputs"]]
+        reserved = any(one.against != "no evidence" for one in verdict.reservations)
     return Suspect(
         name=name,
         sequential=sequential,
-        keyring_id=str(document["keyring_id"]),
-        scheme=dict(document["scheme"]),
-        commitments=dict(document["commitments"]),
+        keyring_id=verdict.keyring_id,
+        scheme=scheme,
+        commitments=verdict.commitments,
         law=law,
-        identity=canonical_json([identity, references, document["weight_rule"]]),
-        rule=document["weight_rule"],
-        usable=_is_usable(document, tables.values()),
-        conclusion=str(document["conclusion"]),
-        reasons=tuple(map(str, document.get("reasons", ()))),
+        identity=_identify(name, checked, rule),
+        rule=rule,
+        # too little data, for one, speaks against no accusation
+        usable=verdict.conclusion != "inconclusive"
+        or (verdict.controls_passed and any(row.weight for row in rows) and not reserved),
+        conclusion=verdict.conclusion,
+        reasons=verdict.reasons,
         tables=tables,
     )
 
 
-def _is_usable(document: Mapping[str, Any], tables: Iterable[ClassTable]) -> bool:
-    """Whether the p-values may accuse; too little data, for one, speaks against no accusation."""
-    if document["conclusion"] != "inconclusive":
-        return document["conclusion"] in ("evidence", "no evidence")
-    reserved = any(one["against"] != "no evidence" for one in document.get("reservations", ()))
-    scored = any(table.coins for table in tables)
-    return bool(document["controls_passed"]) and scored and not reserved
+def _compare_tails(name: str, verdict: Verdict) -> None:
+    for one in verdict.hypotheses:
+        if abs(one.tail.log10_p - log10_upper_tail(one.table)) > _TOLERANCE:
+            raise DataError(
+                f"{name}: log10 p of {one.name} must be that of its class table; it is not. "
+                f"{_ADVICE}"
+            )
+
+
+def _identify(name: str, checked: Sequence[Mapping[str, Any]], rule: str) -> bytes:
+    """What was checked: outputs, references and rule."""
+    with refuse_malformed(f"{name}: must name the files of its outputs and reference", _ADVICE):
+        hashes = [sorted(one["sha256"].values()) for one in checked]
+        return canonical_json([hashes, [one["reference"] for one in checked], rule])

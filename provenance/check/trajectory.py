@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,8 @@ from provenance.marks.own import Scheme, make_scheme
 from provenance.served.index import Index
 from provenance.stats.eprocess import EProcess, add_batch, start
 from provenance.stats.inversion import log10_upper_tail
+from provenance.storage.documents import read_fields, refuse_malformed
+from provenance.storage.files import read_json
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
 
 BATCHES: Final = 12
@@ -61,6 +64,13 @@ class Trajectory:
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""
         return {"key": self.key, "rule": self.rule, "points": [asdict(p) for p in self.points]}
+
+    @classmethod
+    def load(cls, path: Path) -> Trajectory:
+        """Read what `to_json` gave. Raises StorageError, DataError."""
+        document = read_json(path)
+        with refuse_malformed(f"{path}: must be a trajectory", "Make it with `check -o`."):
+            return read_fields(cls, document)
 
 
 def trace_evidence(

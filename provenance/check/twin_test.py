@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.check.verdict import TwinsResult
+from provenance.check.findings import TwinsResult
 from provenance.errors import DataError
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable

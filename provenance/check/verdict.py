@@ -9,217 +9,47 @@ A verdict says one of three things:
   little to find even a fully trained suspect; a control failed; or a `Reservation` stands against
   what the numbers would say.
 
+A verdict of schema version 1 is read into the same object. It said `nothing scored` and `invalid`
+for `inconclusive`, had neither reasons nor reservations, and concluded from the keys alone.
+
 The twins, if there are any, are a second line of evidence with a share of alpha of their own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from provenance.check.findings import (
+    EXIT_CODES,
+    Conclusion,
+    Control,
+    HypothesisResult,
+    PlanReference,
+    Reservation,
+    Share,
+    TwinsResult,
+    group_rejected,
+)
 from provenance.check.power_statement import Power
 from provenance.errors import UsageError
-from provenance.keys.schedule import KeyName
-from provenance.stats.tables import ClassTable
-from provenance.stats.tails import TailResult
+from provenance.storage.documents import read_fields, take_stated
 
 SCHEMA_VERSION: Final = 2
 OLD_SCHEMA_VERSION: Final = 1
-"""Still read and verified. It said `nothing scored` and `invalid` for `inconclusive`."""
+"""Still read and verified; see the module docstring."""
 
-SHARE_METHOD: Final = "excess-v1"
-"""Construction of the limits of shares: `provenance.stats.shares.share_intervals`."""
-
-Conclusion = Literal["evidence", "no evidence", "inconclusive"]
-EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, "inconclusive": 3}
-"""Of every command that draws a conclusion; see docs/decisions/0003."""
-
-
-@dataclass(frozen=True)
-class Reservation:
-    """Something known of the inputs that forbids a conclusion, whatever the numbers say.
-
-    Attributes
-    ----------
-    reason : one sentence with its counts and without a full stop, for people
-    against : the conclusion that it turns into `inconclusive`; `both`: nothing can be concluded
-    lifted_by : name of the innocent model beside which the result stands all the same; "" for none
-    """
-
-    reason: str
-    against: Literal["evidence", "no evidence", "both"]
-    lifted_by: str = ""
-
-    def __str__(self) -> str:
-        """The reason, and what stands against it, in one sentence without a full stop."""
-        if not self.lifted_by:
-            return self.reason
-        return (
-            f"{self.reason}; the innocent model {self.lifted_by} scored as many coins under the "
-            "same keys, and the suspect exceeds it beyond alpha"
-        )
-
-    def forbids(self, conclusion: Conclusion) -> bool:
-        """Whether it stands against this conclusion."""
-        return not self.lifted_by and self.against in (conclusion, "both")
-
-
-@dataclass(frozen=True)
-class HypothesisResult:
-    """One key of the check: H0 "the suspect's choices are independent of this key's coins".
-
-    Attributes
-    ----------
-    slot, value : which key; value is "" for the single key of `global`
-    family_weight : share of alpha that this key was given, fixed before the coins
-    tail : log10 p (exact upper bound) with its cross-checks
-    log10_adjusted : log10 of the weighted-Holm adjusted p-value over all keys of the check
-    rejected : adjusted p <= alpha
-    table : the class table: all that is needed to recompute `tail`
-    """
-
-    slot: str
-    value: str
-    family_weight: float
-    tail: TailResult
-    log10_adjusted: float
-    rejected: bool
-    table: ClassTable
-
-    @property
-    def key(self) -> KeyName:
-        """Which key it is about."""
-        return KeyName(self.slot, self.value)
-
-    @property
-    def name(self) -> str:
-        """`global` or `week=2026-W17`."""
-        return str(self.key)
-
-    @property
-    def mean_shift(self) -> float:
-        """Weighted mean shift of a score, in standard deviations of one score; 0 under H0."""
-        return self.tail.z / math.sqrt(self.tail.effective_coins) if self.tail.coins else 0.0
-
-
-@dataclass(frozen=True)
-class Control:
-    """A check of the check. `log10_p` is corrected for the looks inside this control.
-
-    `placebo_z` holds z of every placebo key to three digits, for the picture; empty elsewhere.
-    """
-
-    name: str
-    passed: bool
-    log10_p: float | None
-    detail: str
-    placebo_z: tuple[float, ...] = ()
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Control:
-        """From its fields, all of them and no other. Raises TypeError, KeyError."""
-        return cls(**{**row, "placebo_z": tuple(row["placebo_z"])})
-
-
-@dataclass(frozen=True)
-class Share:
-    """Share of the absorbed evidence that belongs to one value, with simultaneous limits.
-
-    `method` names the construction of the limits; "" in verdicts of before there was a choice.
-    """
-
-    slot: str
-    value: str
-    estimate: float
-    lower: float
-    upper: float
-    method: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Its fields; the method only if it is named."""
-        row = asdict(self)
-        return row if self.method else {name: row[name] for name in row if name != "method"}
-
-
-@dataclass(frozen=True)
-class TwinsResult:
-    """The second line of evidence: does the suspect favour served responses over their twins?
-
-    H0: which response of a pair was served was decided by a fair coin that the suspect cannot know.
-
-    Attributes
-    ----------
-    pairs, favour_served : pairs that count, and in how many the served response is likelier
-    reused, equal : pairs left out, see `provenance.suspect.access.twins.Twins`
-    tail : log10 p (exact upper bound) of the signed ranks, with its cross-checks
-    alpha, rejected : share of alpha of this line; p <= that share
-    table, sha256 : the class table, and the hex digest of each file
-    suspect, reference : which models were asked; the reference is empty if there was none
-    """
-
-    pairs: int
-    favour_served: int
-    reused: int
-    equal: int
-    tail: TailResult
-    alpha: float
-    rejected: bool
-    table: ClassTable
-    sha256: Mapping[str, str]
-    suspect: Mapping[str, Any]
-    reference: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able form with the class table."""
-        names = ("pairs", "favour_served", "reused", "equal", "alpha", "rejected")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "log10_p": self.tail.log10_p,
-            "tail": asdict(self.tail),
-            "table": self.table.to_json(),
-            "sha256": dict(self.sha256),
-            "suspect": dict(self.suspect),
-            "reference": dict(self.reference),
-        }
-
-
-class Tested(Protocol):
-    """What a verdict of any kind says of one key."""
-
-    @property
-    def slot(self) -> str:
-        """Of the key."""
-
-    @property
-    def value(self) -> str:
-        """Of the slot; "" for the global key."""
-
-    @property
-    def rejected(self) -> bool:
-        """Whether its hypothesis was rejected."""
-
-
-def group_rejected(results: Iterable[Tested]) -> dict[str, list[str]]:
-    """Values whose own key is rejected, per attribute slot: at least these leaked."""
-    found: dict[str, list[str]] = {}
-    for result in results:
-        if result.rejected and result.value:
-            found.setdefault(result.slot, []).append(result.value)
-    return found
-
-
-@dataclass(frozen=True)
-class PlanReference:
-    """The plan that a check followed: hex SHA-256 of its file, and when an authority saw that hash.
-
-    `timestamp` is RFC 3339 in UTC, or None if the plan was not timestamped.
-    """
-
-    sha256: str
-    timestamp: str | None
+_ADDED: Final = frozenset({"reasons", "reservations", "found_by"})
+"""Fields that version 1 had not."""
+_PLAIN: Final = (
+    *("schema_version", "conclusion", "alpha", "keyring_id", "weight_rule", "caveat"),
+    *("found_evidence", "log10_p", "controls_passed", "attributed", "exploratory"),
+)
+_OBJECTS: Final = ("scheme", "commitments", "inputs", "versions")
+_FOLLOWS: Final = frozenset({"found_by", "headline", *_PLAIN[-5:]})
+"""Fields of a document that follow from the others: properties of a `Verdict`."""
 
 
 class Keep(Protocol):
@@ -240,8 +70,9 @@ class Verdict:
     weaker than its law says, and which controls it cannot have, or "". `power` is stated if every
     control passed, no key was rejected and something was scored under the global key. `reasons`
     says why the verdict is inconclusive and is empty for the other two; `reservations` are all
-    that were raised, whether or not they changed the conclusion. `keep` writes its evidence; only
-    the check that made the verdict has what that needs.
+    that were raised, whether or not they changed the conclusion. `schema_version` is that of its
+    document; one that was made today has the newest. `keep` writes its evidence; only the check
+    that made the verdict has what that needs.
     """
 
     conclusion: Conclusion
@@ -261,6 +92,7 @@ class Verdict:
     twins: TwinsResult | None = None
     reasons: tuple[str, ...] = ()
     reservations: tuple[Reservation, ...] = ()
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     keep: Keep | None = field(default=None, compare=False)
 
     def save(self, folder: Path | str, disclose: Sequence[str] = (), *, pairs: bool = True) -> None:
@@ -322,13 +154,10 @@ class Verdict:
         """Lines of evidence that reject; empty unless the conclusion is evidence."""
         if not self.found_evidence:
             return ()
-        by_keys = any(result.rejected for result in self.hypotheses)
-        by_twins = self.twins is not None and self.twins.rejected
-        lines: tuple[tuple[Literal["keys", "twins"], bool], ...] = (
-            ("keys", by_keys),
-            ("twins", by_twins),
+        by_keys: tuple[Literal["keys"], ...] = (
+            ("keys",) if any(result.rejected for result in self.hypotheses) else ()
         )
-        return tuple(name for name, rejects in lines if rejects)
+        return (*by_keys, "twins") if self.twins is not None and self.twins.rejected else by_keys
 
     @property
     def headline(self) -> HypothesisResult | None:
@@ -348,48 +177,76 @@ class Verdict:
     @property
     def attributed(self) -> dict[str, list[str]]:
         """Values whose own key is rejected, per attribute slot; empty unless there is evidence."""
-        return group_rejected(self.hypotheses) if self.conclusion == "evidence" else {}
+        return group_rejected(h.key for h in self.hypotheses if h.rejected and self.found_evidence)
+
+    @property
+    def is_old(self) -> bool:
+        """True if it follows the rules of schema version 1."""
+        return self.schema_version == OLD_SCHEMA_VERSION
+
+    @property
+    def is_scored(self) -> bool:
+        """True if any coin was scored under any key."""
+        return any(result.tail.coins for result in self.hypotheses)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the schema version and every class table; holds no key."""
         headline = self.headline
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "conclusion": self.conclusion,
-            "reasons": list(self.reasons),
-            "reservations": [asdict(reservation) for reservation in self.reservations],
-            "found_by": list(self.found_by),
-            "found_evidence": self.found_evidence,
-            "alpha": self.alpha,
-            "log10_p": self.log10_p,
+        document = {
+            **{name: getattr(self, name) for name in _PLAIN},
+            **{name: list(getattr(self, name)) for name in ("reasons", "found_by")},
+            **{name: dict(getattr(self, name)) for name in _OBJECTS},
             "headline": headline.name if headline else None,
-            "controls_passed": self.controls_passed,
-            "attributed": self.attributed,
-            "hypotheses": [
-                {
-                    "slot": result.slot,
-                    "value": result.value,
-                    "family_weight": result.family_weight,
-                    "log10_p": result.tail.log10_p,
-                    "log10_adjusted": result.log10_adjusted,
-                    "rejected": result.rejected,
-                    "mean_shift": result.mean_shift,
-                    "tail": asdict(result.tail),
-                    "table": result.table.to_json(),
-                }
-                for result in self.hypotheses
-            ],
+            "reservations": [asdict(reservation) for reservation in self.reservations],
+            "hypotheses": [result.to_json() for result in self.hypotheses],
             "controls": [asdict(control) for control in self.controls],
             "shares": [share.to_json() for share in self.shares],
-            "keyring_id": self.keyring_id,
-            "scheme": dict(self.scheme),
-            "weight_rule": self.weight_rule,
-            "commitments": dict(self.commitments),
-            "inputs": dict(self.inputs),
-            "versions": dict(self.versions),
-            "exploratory": self.exploratory,
             "plan": asdict(self.plan) if self.plan else None,
-            "caveat": self.caveat,
             "power": self.power.to_json() if self.power else None,
             "twins": self.twins.to_json() if self.twins else None,
         }
+        if self.is_old:
+            document = {name: document[name] for name in document if name not in _ADDED}
+            document["conclusion"] = _word_as_version_1(self)
+        return document
+
+    @classmethod
+    def from_json(cls, document: object) -> Verdict:
+        """What `to_json` wrote, in either schema version.
+
+        What follows from other fields (`found_by`, `log10_p`, `headline` and so on; in version 1
+        the conclusion too) must be there, but is not read: whoever doubts a document compares it
+        with `to_json`. Raises TypeError, ValueError and what a class table raises.
+        """
+        if not isinstance(document, Mapping):
+            raise TypeError("a list or a value where an object is due")
+        version = document.get("schema_version")
+        if type(version) is not int or version not in (OLD_SCHEMA_VERSION, SCHEMA_VERSION):
+            raise ValueError(f"no schema version {OLD_SCHEMA_VERSION} or {SCHEMA_VERSION}")
+        if version == SCHEMA_VERSION:
+            verdict = read_fields(cls, take_stated(document, _FOLLOWS))
+        else:
+            stated = take_stated(document, (_FOLLOWS - _ADDED) | {"conclusion"})
+            verdict = read_fields(cls, {**stated, "conclusion": "inconclusive"})
+            verdict = replace(verdict, conclusion=conclude_as_version_1(verdict))
+        if odd := sorted(set(verdict.to_json()) ^ set(document)):
+            raise ValueError(f"missing or unknown fields {', '.join(odd)}")
+        return verdict
+
+
+def conclude_as_version_1(verdict: Verdict) -> Conclusion:
+    """What version 1 concluded from keys, twins and controls, in the words of today."""
+    if verdict.twins is not None and verdict.twins.rejected and verdict.controls_passed:
+        return "evidence"
+    said = _word_as_version_1(verdict)
+    return said if said in ("evidence", "no evidence") else "inconclusive"
+
+
+def _word_as_version_1(
+    verdict: Verdict,
+) -> Literal["nothing scored", "invalid", "evidence", "no evidence"]:
+    if not verdict.is_scored:
+        return "nothing scored"
+    if not verdict.controls_passed:
+        return "invalid"
+    return "evidence" if any(result.rejected for result in verdict.hypotheses) else "no evidence"

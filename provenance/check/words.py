@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from provenance.check.correlations import Correlation
+from provenance.check.findings import Control, TwinsResult
 from provenance.check.inputs import say_positions
 from provenance.check.power_statement import say_power
 from provenance.check.suspects import Family, SuspectResult
-from provenance.check.verdict import Control, TwinsResult, Verdict
+from provenance.check.verdict import Verdict
 from provenance.storage.printable import Page
 
 

@@ -15,15 +15,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from provenance.check.controls import list_unserved
 from provenance.check.examine import Examination
+from provenance.check.pairs import write_pairs
 from provenance.check.plan import Plan
+from provenance.check.reading import VERDICT_FILE, read_verdict
+from provenance.check.trajectory import Trajectory
 from provenance.errors import StorageError, UsageError
 from provenance.evidence.manifest import (
     MANIFEST_FILE,
@@ -31,7 +34,6 @@ from provenance.evidence.manifest import (
     SIGNATURE_FILE,
     write_manifest,
 )
-from provenance.evidence.pairs import write_pairs
 from provenance.evidence.report.page import render_report
 from provenance.evidence.timestamp import read_timestamp
 from provenance.keys.keyring import (
@@ -48,12 +50,10 @@ from provenance.marks.foreign.mark import ForeignMark
 from provenance.storage.files import (
     lock_folder,
     read_bytes,
-    read_json,
     write_atomically,
     write_json,
 )
 
-VERDICT_FILE: Final = "verdict.json"
 PLAN_FILE: Final = "plan.json"
 REQUEST_FILE: Final = "plan.tsq"
 RESPONSE_FILE: Final = "plan.tsr"
@@ -97,7 +97,7 @@ class Contents:
     response: bytes | None = None
     disclosed: Sequence[str] = ()
     pairs: bool = True
-    trajectory: Mapping[str, Any] | None = None
+    trajectory: Trajectory | None = None
 
 
 def gather_plan(path: Path) -> Contents:
@@ -114,7 +114,7 @@ def gather_plan(path: Path) -> Contents:
     if response is not None:
         origin = str(path.with_suffix(".tsr"))
         timestamp = read_timestamp(response, plan.content, (), origin)
-        plan = Plan(plan.document, plan.content, timestamp.time)
+        plan = replace(plan, timestamp=timestamp.time)
     return Contents(plan=plan, request=request, response=response)
 
 
@@ -139,7 +139,7 @@ def write_bundle(
         write_json(folder / VERDICT_FILE, examination.verdict.to_json())
         write_json(folder / KEYRING_FILE, keyring.public.to_json())
         if contents.trajectory is not None:
-            write_json(folder / TRAJECTORY_FILE, contents.trajectory)
+            write_json(folder / TRAJECTORY_FILE, contents.trajectory.to_json())
         plan = contents.plan
         for name, content in (
             (PLAN_FILE, plan.content if plan else None),
@@ -227,9 +227,9 @@ def make_report(folder: Path, plan: Plan | None) -> bytes:
     """
     path = folder / TRAJECTORY_FILE
     page = render_report(
-        read_json(folder / VERDICT_FILE),
-        trajectory=read_json(path) if path.exists() else None,
-        plan=plan.document if plan else None,
+        read_verdict(folder / VERDICT_FILE),
+        trajectory=Trajectory.load(path) if path.exists() else None,
+        plan=plan,
     )
     return page.encode("utf-8")
 

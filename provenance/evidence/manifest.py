@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from provenance.errors import DISTRIBUTION, DataError
 from provenance.evidence.steps import StepFailedError
+from provenance.storage.documents import read_fields, refuse_malformed, take_stated
 from provenance.storage.files import (
     interchange_json,
     parse_json,
@@ -82,6 +83,29 @@ class Manifest:
             "files": [asdict(entry) for entry in self.files],
         }
 
+    @classmethod
+    def from_json(cls, document: object) -> Manifest:
+        """What `to_json` wrote. Raises TypeError, ValueError."""
+        stated = take_stated(document, frozenset({"format", "version"}))
+        if document["format"] != _FORMAT or document["version"] != _VERSION:  # type: ignore[index]
+            raise ValueError("another format or version")
+        return read_fields(cls, stated)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless every field is in its domain."""
+        names = [entry.name for entry in self.files]
+        for entry in self.files:
+            if not _NAME.fullmatch(entry.name):
+                raise ValueError(f"the name {entry.name!r}, which is not a plain relative path")
+            if entry.name in _UNLISTED:
+                raise ValueError(f"{entry.name}, which a manifest cannot list")
+            if entry.size < 0 or not _HEX_256.fullmatch(entry.sha256):
+                raise ValueError(f"a size or hash of {entry.name} that is none")
+        if names != sorted(set(names)):
+            raise ValueError("names that repeat or are not in order")
+        if not _TIME.fullmatch(self.created):
+            raise ValueError("created out of its domain")
+
 
 def write_manifest(folder: Path, created: str, *, pairs: bool) -> Manifest:
     """List and hash what lies in `folder`, and write manifest.json. Raises StorageError."""
@@ -107,19 +131,12 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
     content = read_bytes(path, _MAXIMUM_BYTES)
     try:
         document = parse_json(content, MANIFEST_FILE)
-        if document["format"] != _FORMAT or document["version"] != _VERSION:
-            raise ValueError("another format or version")
-        manifest = Manifest(
-            tuple(Entry(**entry) for entry in document["files"]),
-            document["created"],
-            document["pairs"],
-            document["environment"],
-        )
-        _check_entries(manifest)
-        if interchange_json(manifest.to_json()) != content:
-            raise ValueError("not the canonical form (RFC 8785), or unknown fields")
-    except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StepFailedError(MANIFEST_FILE, f"must be a manifest; got: {error}") from error
+        with refuse_malformed("must be a manifest", "Write the bundle anew."):
+            manifest = Manifest.from_json(document)
+            if interchange_json(manifest.to_json()) != content:
+                raise ValueError("not the canonical form (RFC 8785)")
+    except DataError as error:
+        raise StepFailedError(MANIFEST_FILE, str(error)) from error
     return manifest, content
 
 
@@ -148,21 +165,6 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise StepFailedError(
                 entry.name, f"must have SHA-256 {entry.sha256[:16]}...; it has {digest[:16]}..."
             )
-
-
-def _check_entries(manifest: Manifest) -> None:
-    names = [entry.name for entry in manifest.files]
-    for entry in manifest.files:
-        if not isinstance(entry.name, str) or not _NAME.fullmatch(entry.name):
-            raise ValueError(f"the name {entry.name!r}, which is not a plain relative path")
-        if entry.name in _UNLISTED:
-            raise ValueError(f"{entry.name}, which a manifest cannot list")
-        if type(entry.size) is not int or entry.size < 0 or not _HEX_256.fullmatch(entry.sha256):
-            raise ValueError(f"a size or hash of {entry.name} that is none")
-    if names != sorted(set(names)):
-        raise ValueError("names that repeat or are not in order")
-    if not _TIME.fullmatch(manifest.created) or type(manifest.pairs) is not bool:
-        raise ValueError("a field out of its domain")
 
 
 def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:

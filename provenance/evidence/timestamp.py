@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from provenance.errors import DataError, MissingExtraError, StorageError, UsageError
+from provenance.errors import DataError, MissingExtraError, StorageError, UsageError, say_briefly
 from provenance.storage.files import read_bytes
 
 _MAXIMUM_BYTES: Final = 1 << 20
@@ -73,10 +73,10 @@ def read_timestamp(
             builder.build().verify_message(answer, content)
         time = information.gen_time.astimezone(UTC)
     except (ValueError, client.VerificationError) as error:
-        reason = str(error).partition("\n")[0][:200]
         raise DataError(
             f"{origin}: must be an RFC 3161 timestamp of this plan"
-            f"{' under the given roots' if roots else ''}; got: {reason}. Ask the authority again."
+            f"{' under the given roots' if roots else ''}; got: {say_briefly(error)}. "
+            "Ask the authority again."
         ) from error
     return Timestamp(time.strftime("%Y-%m-%dT%H:%M:%SZ"), bool(roots))
 

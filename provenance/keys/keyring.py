@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 
 from provenance.coins import words as coins
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, unpack
-from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
+from provenance.errors import ConfigurationMismatchError, StorageError, UsageError
 from provenance.keys.commitment import Commitment
 from provenance.keys.sameness import read_same
 from provenance.keys.schedule import SINGLE_VALUE, KeyName, Schedule, Slot
 from provenance.keys.secrets import read_master_secret
+from provenance.storage.documents import refuse_malformed
 from provenance.storage.files import (
     canonical_json,
     lock_folder,
@@ -119,15 +120,44 @@ class Keyring:
         """Read `keyring.json` from a folder. Raises StorageError or DataError."""
         path = Path(folder) / KEYRING_FILE
         document = read_json(path)
-        try:
-            if document["format"] != _FORMAT or document["version"] != _VERSION:
-                raise ValueError("another format or version")
-            return replace(_parse_keyring(document), tokenizer_copy=path.parent / TOKENIZER_FILE)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{path}: must be a keyring of version {_VERSION}; got: {error}. "
-                "Make one with: provenance keys new DIR"
-            ) from error
+        claim = f"{path}: must be a keyring of version {_VERSION}"
+        with refuse_malformed(claim, "Make one with: provenance keys new DIR"):
+            public = cls.from_json(document)
+        return replace(public, tokenizer_copy=path.parent / TOKENIZER_FILE)
+
+    @classmethod
+    def from_json(cls, document: Any) -> Keyring:
+        """What `to_json` wrote; fields that it does not write are passed over.
+
+        Raises whatever `provenance.storage.documents.MALFORMED` lists.
+        """
+        if document["format"] != _FORMAT or document["version"] != _VERSION:
+            raise ValueError("another format or version")
+        commitments: dict[KeyName, Commitment] = {}
+        if document["selector"] is not None:
+            commitments[SELECTOR_KEY] = Commitment.from_json(document["selector"])
+        slots = []
+        for entry in document["slots"]:
+            name, items = str(entry["name"]), entry["values"]
+            values = tuple(str(item["value"]) for item in items)
+            slots.append(Slot(name, int(entry["share_words"]), values))
+            for item in items:
+                commitments[KeyName(name, str(item["value"]))] = Commitment.from_json(item)
+        width, size = int(document["context_width"]), int(document["vocabulary_size"])
+        own = document["selector"] is not None
+        widths = range(1, coins.MAXIMUM_CONTEXT_WIDTH + 1) if own else range(256)
+        if width not in widths or not 2 <= size <= MAXIMUM_VOCABULARY:
+            raise ValueError("context_width or vocabulary_size out of range")
+        scheme = document["scheme"]
+        return cls(
+            id=str(document["id"]),
+            scheme=SchemeSpecification(str(scheme["name"]), dict(scheme["parameters"])),
+            context_width=width,
+            vocabulary_size=size,
+            tokenizer_sha256=str(document["tokenizer_sha256"]),
+            schedule=Schedule(tuple(slots)),
+            commitments=commitments,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, as stored in `keyring.json`; holds no secret. Other people's schemes have no
@@ -356,33 +386,3 @@ def _derive(master: bytes, public: Keyring, slot: str, value: str) -> bytes:
     encoded = [text.encode("utf-8") for text in fields]
     info = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
     return HKDF(SHA256(), coins.KEY_BYTES, salt=_HKDF_SALT, info=info).derive(master)
-
-
-def _parse_keyring(document: Mapping[str, Any]) -> Keyring:
-    commitments: dict[KeyName, Commitment] = {}
-    if document["selector"] is not None:
-        commitments[SELECTOR_KEY] = Commitment.from_json(document["selector"])
-    slots = []
-    for entry in document["slots"]:
-        values = tuple(str(item["value"]) for item in entry["values"])
-        slots.append(Slot(str(entry["name"]), int(entry["share_words"]), values))
-        for item in entry["values"]:
-            commitments[KeyName(str(entry["name"]), str(item["value"]))] = Commitment.from_json(
-                item
-            )
-    width, size = int(document["context_width"]), int(document["vocabulary_size"])
-    own = document["selector"] is not None
-    widths = range(1, coins.MAXIMUM_CONTEXT_WIDTH + 1) if own else range(256)
-    if width not in widths or not 2 <= size <= MAXIMUM_VOCABULARY:
-        raise ValueError("context_width or vocabulary_size out of range")
-    return Keyring(
-        id=str(document["id"]),
-        scheme=SchemeSpecification(
-            str(document["scheme"]["name"]), dict(document["scheme"]["parameters"])
-        ),
-        context_width=width,
-        vocabulary_size=size,
-        tokenizer_sha256=str(document["tokenizer_sha256"]),
-        schedule=Schedule(tuple(slots)),
-        commitments=commitments,
-    )

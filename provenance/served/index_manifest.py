@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provenance.errors import ConfigurationMismatchError, DataError
+from provenance.errors import ConfigurationMismatchError
 from provenance.keys.keyring import Keyring
 from provenance.marks.own import SCHEMES
 from provenance.served.log import LogFile
+from provenance.storage.documents import read_fields, refuse_malformed
 from provenance.storage.files import canonical_json, read_json, write_json
 
 MANIFEST_FILE = "manifest.json"
@@ -25,6 +26,7 @@ _VERSION = 2
 _MOST_ENDS = 64
 _LEAST_END = 0.01
 _SHOWN = 80
+_NEWER = frozenset({"duplicate_ids", "marked_retokenised", "unended", "ends"})
 _TABLE_NAME = re.compile(r"windows-[0-9a-f]{16}\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -106,23 +108,43 @@ class IndexManifest:
         """Read manifest.json. Raises StorageError if it is missing, DataError if malformed."""
         path = Path(folder) / MANIFEST_FILE
         document = read_json(path)
-        try:
-            if document["format"] != _FORMAT or document["version"] not in (1, _VERSION):
-                raise ValueError("another format or version")
-            if document["sha256"] != _own_hash(document):
-                raise ValueError("content that does not match its checksum")
-            return _parse(document["index"], document["version"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{path}: must be the manifest of an index of version {_VERSION}; got: {error}. "
-                "Build it again with: provenance index build"
-            ) from error
+        claim = f"{path}: must be the manifest of an index of version {_VERSION}"
+        with refuse_malformed(claim, "Build it again with: provenance index build"):
+            return cls.from_json(document)
+
+    @classmethod
+    def from_json(cls, document: Any) -> IndexManifest:
+        """What `to_json` wrote, or a manifest of version 1. Raises what `MALFORMED` lists."""
+        if document["format"] != _FORMAT or document["version"] not in (1, _VERSION):
+            raise ValueError("another format or version")
+        if document["sha256"] != _own_hash(document):
+            raise ValueError("content that does not match its checksum")
+        index = document["index"]
+        if document["version"] == 1:
+            retokenised = min(index["retokenised"], index["marked_responses"])
+            unended = index["marked_responses"] - retokenised
+            index = {**index, "marked_retokenised": retokenised, "unended": unended}
+        elif missing := sorted(_NEWER - set(index)):
+            raise ValueError(f"missing fields {', '.join(missing)}")
+        return read_fields(cls, index)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a field is out of its domain."""
+        if not all(token.isdecimal() and type(n) is int for token, n in self.ends.items()):
+            raise ValueError("ends that are no counts of tokens")
+        if not _TABLE_NAME.fullmatch(self.table):
+            raise ValueError("a table with an impossible name")
+        if not _SHA256.fullmatch(self.table_sha256):
+            raise ValueError("a table without a SHA-256")
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of manifest.json, with its checksum."""
+        document = {"format": _FORMAT, "version": _VERSION, "index": asdict(self)}
+        return {**document, "sha256": _own_hash(document)}
 
     def write(self, folder: Path) -> None:
         """Write manifest.json atomically, mode 0600: the commit point of the index."""
-        document = {"format": _FORMAT, "version": _VERSION, "index": asdict(self)}
-        document["sha256"] = _own_hash(document)
-        write_json(folder / MANIFEST_FILE, document, mode=0o600)
+        write_json(folder / MANIFEST_FILE, self.to_json(), mode=0o600)
 
     def check_keyring(self, public: Keyring, origin: str) -> None:
         """Raise ConfigurationMismatchError (78) unless the index was built under this mark.
@@ -178,33 +200,3 @@ def keep_ends(ends: Mapping[int, int]) -> dict[str, int]:
     """The most frequent of the tokens that ended responses, with their counts, as JSON has them."""
     often = sorted(ends.items(), key=lambda item: (-item[1], item[0]))[:_MOST_ENDS]
     return {str(token): count for token, count in often}
-
-
-def _parse(index: Mapping[str, Any], version: int) -> IndexManifest:
-    if version == 1:
-        retokenised = min(index["retokenised"], index["marked_responses"])
-        unended = index["marked_responses"] - retokenised
-        index = {**index, "marked_retokenised": retokenised, "unended": unended, "ends": {}}
-    names = set(IndexManifest.__dataclass_fields__)
-    if set(index) != names:
-        raise ValueError(f"unknown or missing fields {sorted(set(index) ^ names)}")
-    manifest = IndexManifest(
-        **{
-            **index,
-            "slots": tuple(
-                ServedSlot(
-                    **{**slot, "values": tuple(ServedValue(**value) for value in slot["values"])}
-                )
-                for slot in index["slots"]
-            ),
-            "logs": tuple(LogFile(**log) for log in index["logs"]),
-            "duplicate_ids": tuple(index["duplicate_ids"]),
-        }
-    )
-    if not all(token.isdecimal() and type(n) is int for token, n in manifest.ends.items()):
-        raise ValueError("ends that are no counts of tokens")
-    if not _TABLE_NAME.fullmatch(manifest.table):
-        raise ValueError("a table with an impossible name")
-    if not _SHA256.fullmatch(manifest.table_sha256):
-        raise ValueError("a table without a SHA-256")
-    return manifest

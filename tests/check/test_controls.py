@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from provenance.check.controls import control_slot, control_unserved
+from provenance.check.findings import Control
 from provenance.check.score import WeightedPairs
-from provenance.check.verdict import Control
 from provenance.evidence.older import accept_older_wording
 from provenance.stats.laws import NullLaw
 

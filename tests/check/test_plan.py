@@ -290,7 +290,8 @@ def test_a_plan_survives_its_file(plan, suspect, alpha):
     document = {**plan.document, "suspect": suspect, "alpha": alpha}
     content = interchange_json(document)
     again = Plan.parse(content, "plan.json")
-    assert again.document == document
+    assert again == Plan.from_json(document)
+    assert (again.document, again.content) == (document, content)
     assert again.sha256 == hashlib.sha256(content).hexdigest()
     spaced = json.dumps(document).encode()
     with pytest.raises(DataError):
@@ -299,7 +300,7 @@ def test_a_plan_survives_its_file(plan, suspect, alpha):
 
 def test_a_deviation_from_a_look_names_it(plan):
     looks = {"rule": "looks", "outputs": [10, 20], "shares": [0.25, 0.75]}
-    planned = replace(plan, document={**plan.document, "stopping": looks, "twins": True})
+    planned = replace(plan, stopping=looks, twins=True)
     assert planned.alpha_at(20) == pytest.approx(0.75e-4)  # of keys and twins together
     with pytest.raises(ConfigurationMismatchError, match="found 15"):
         planned.alpha_at(15)

@@ -168,12 +168,10 @@ def test_enough_opens_no_key_and_says_what_is_missing(run, folder, monkeypatch):
 @pytest.fixture(scope="module")
 def verdicts(folder, tmp_path_factory):
     """Folders of three plain verdicts (two with pairs) and a sequential one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from provenance.check.examine import CheckSettings, check_outputs
     from provenance.check.looks.conclude import conclude
     from provenance.check.looks.state import continue_check
+    from provenance.check.pairs import write_pairs
     from provenance.check.score import weigh_observations
     from provenance.keys.keyring import Keyring
     from provenance.keys.tokenizer import load_tokenizer
@@ -199,10 +197,8 @@ def verdicts(folder, tmp_path_factory):
             weighing = weigh_observations(observations, index, keyring, settings.rule)
             for number, (key, pairs) in enumerate(weighing.hypotheses.items()):
                 words = keyring.key(*key).words(pairs.contexts, pairs.tokens)
-                columns = {f"c{i + 1}": pairs.contexts[:, i] for i in range(2)}
-                columns |= {"token": pairs.tokens, "weight": pairs.weights}
-                columns["score"] = scheme.score(words)
-                pq.write_table(pa.table(columns), place / name / f"pairs/{number:03d}.parquet")
+                scores = scheme.score(words).astype(np.int64)
+                write_pairs(place / name, f"pairs/{number:03d}", pairs, scores)
                 assert score(pairs, keyring.key(*key), scheme).coins == len(pairs)
         observations = observe([folder / "guilty-1.jsonl"], tokenizer, public)
         check, _ = continue_check(place / "state", observations, index, keyring, settings)
@@ -306,11 +302,11 @@ def _edit(folder, name, change):
         (78, lambda f: _edit(f, "guilty", lambda d: d.update(keyring_id="x"))),
         (78, lambda f: _edit(f, "guilty", lambda d: d["commitments"].update({"week=W1": "0"}))),
         (2, lambda f: shutil.copy(f / "innocent/verdict.json", f / "guilty/verdict.json")),
-        (65, lambda f: (f / "guilty/pairs/000.parquet").write_bytes(b"PAR1")),
-        (65, lambda f: (f / "guilty/pairs/000.parquet").unlink()),
+        (65, lambda f: (f / "guilty/pairs/000.csv.gz").write_bytes(b"PAR1")),
+        (65, lambda f: (f / "guilty/pairs/000.csv.gz").unlink()),
         (
             65,
-            lambda f: shutil.copy(f / "guilty-0/pairs/000.parquet", f / "guilty/pairs/000.parquet"),
+            lambda f: shutil.copy(f / "guilty-0/pairs/000.csv.gz", f / "guilty/pairs/000.csv.gz"),
         ),
     ],
 )
@@ -322,7 +318,8 @@ def test_verdicts_that_do_not_belong_together_are_refused(run, copies, code, cha
 
 
 def test_a_suspect_whose_controls_failed_counts_but_is_not_named(run, copies):
-    _edit(copies, "guilty", lambda d: d.update(conclusion="invalid"))
+    failed = {"conclusion": "inconclusive", "reasons": ["1 control failed"]}
+    _edit(copies, "guilty", lambda d: d.update(failed) or d["controls"][0].update(passed=False))
     code, out, _ = run("suspects", copies / "guilty", copies / "innocent", "--json")
     first = json.loads(out)["suspects"][0]
     assert code == 3

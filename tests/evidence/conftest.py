@@ -25,8 +25,9 @@ from provenance.evidence.signature import create_signing_key, sign_bundle
 from provenance.evidence.timestamp import make_request
 from provenance.suspect.access.outputs import observe
 from tests.commands.conftest import run
+from tests.evidence.report.cases import cases
 
-__all__ = ["run"]
+__all__ = ["cases", "run"]
 
 OUTPUTS = 40
 SETTINGS = CheckSettings(rule="log-sqrt", placebo_keys=50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -10,12 +11,13 @@ import pytest
 
 from benchmarks.calibration.world import decode, write_outputs
 from provenance.check.examine import CheckSettings, examine_outputs
-from provenance.check.verdict import Reservation
+from provenance.check.findings import Reservation
+from provenance.errors import DataError
 from provenance.evidence.bundle import Contents, make_report, write_bundle
-from provenance.evidence.editions import write_edition
 from provenance.evidence.manifest import write_manifest
+from provenance.evidence.older import restate
 from provenance.suspect.access.outputs import observe
-from tests.evidence.report.conftest import RESERVED, measured_twins
+from tests.evidence.report.cases import RESERVED, measured_twins
 
 SETTINGS = CheckSettings(placebo_keys=50)
 IN_VAIN = replace(RESERVED, against="no evidence")
@@ -71,7 +73,8 @@ def _write(lab, folder, examination, change=None):
 
 def _seal(folder, document):
     (folder / "verdict.json").write_text(json.dumps(document))
-    (folder / "report.html").write_bytes(make_report(folder, None))
+    with contextlib.suppress(DataError):  # what cannot be read keeps its report
+        (folder / "report.html").write_bytes(make_report(folder, None))
     write_manifest(folder, "2099-01-01T00:00:00Z", pairs=False)
 
 
@@ -167,7 +170,7 @@ def _old(examination, twins=None):
         if not control.name.startswith(("unserved contexts", "end tokens"))
     ]
     verdict = replace(examination.verdict, twins=twins, controls=tuple(controls))
-    return write_edition(verdict, old=True)
+    return json.loads(json.dumps(restate(verdict).to_json()))
 
 
 OLD = {
@@ -193,9 +196,13 @@ def test_bundles_of_version_1_verify_by_the_rules_of_version_1(run, lab, examine
     folder = _write(lab, tmp_path / "bundle", seen)
     _seal(folder, document)
     assert _failures(run, folder) == {}
-    for change in ({"conclusion": "inconclusive"}, {"found_evidence": None}, {"reasons": []}):
+    for change, step in (
+        ({"conclusion": "inconclusive"}, 15),
+        ({"found_evidence": None}, 15),
+        ({"reasons": []}, 3),
+    ):
         _seal(folder, document | change)
-        assert 15 in _failures(run, folder)
+        assert step in _failures(run, folder)
     if twins is not None:
         document["twins"]["alpha"] = 2e-4
         (folder / "verdict.json").write_text(json.dumps(document))

@@ -13,15 +13,17 @@ import shutil
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.authority import Authority
+from provenance.check.pairs import read_pairs, write_pairs
 from provenance.check.plan import Plan
 from provenance.check.score import WeightedPairs
 from provenance.evidence.bundle import make_report
 from provenance.evidence.manifest import write_manifest
-from provenance.evidence.pairs import read_pairs, write_pairs
 from provenance.evidence.signature import create_signing_key, sign_bundle
 from provenance.evidence.timestamp import make_request
 from provenance.storage.files import interchange_json
@@ -36,9 +38,8 @@ FILES = [
     "manifest.sig",
     "manifest.pub.pem",
     "pairs/000.csv.gz",
-    "pairs/000.parquet",
     "pairs/control.csv.gz",
-    "pairs/pooled-002.parquet",
+    "pairs/pooled-002.csv.gz",
     "disclosed/000.json",
 ]
 SEALS = {"manifest.json": 1, "manifest.sig": 2, "manifest.pub.pem": 2}
@@ -104,9 +105,9 @@ def _nest(bundle):
 
 
 def _swap(bundle):
-    shutil.move(bundle / "pairs/000.parquet", bundle / "aside")
-    shutil.move(bundle / "pairs/001.parquet", bundle / "pairs/000.parquet")
-    shutil.move(bundle / "aside", bundle / "pairs/001.parquet")
+    shutil.move(bundle / "pairs/000.csv.gz", bundle / "aside")
+    shutil.move(bundle / "pairs/001.csv.gz", bundle / "pairs/000.csv.gz")
+    shutil.move(bundle / "aside", bundle / "pairs/001.csv.gz")
 
 
 FOREIGN = {
@@ -119,7 +120,7 @@ FOREIGN = {
     "an extra link": (lambda b: _link(b / "other.json", "verdict.json"), "other.json"),
     "a link in place of a folder": (_link_folder, "pairs"),
     "a pipe": (lambda b: os.mkfifo(b / "pipe.json"), "pipe.json"),
-    "two files swapped": (_swap, "pairs/000.parquet"),
+    "two files swapped": (_swap, "pairs/000.csv.gz"),
 }
 
 
@@ -217,26 +218,32 @@ def _add(*path_and_step):
     return edit
 
 
+def _lower(document, step):
+    row = document["hypotheses"][0]
+    row["log10_p"] = row["tail"]["log10_p"] = row["tail"]["log10_p"] + step
+
+
 FIRST = ("hypotheses", 0)
 TABLE = (*FIRST, "table")
 VERDICTS = {
     "conclusion": (_put("conclusion", "no evidence"), 15),
-    "conclusion that is none": (_put("conclusion", "guilty"), 15),
+    "conclusion that is none": (_put("conclusion", "guilty"), 3),
     "found_evidence": (_put("found_evidence", False), 15),
     "found_evidence as a number": (_put("found_evidence", 1), 15),
     "p of the whole check": (_add("log10_p", -1e-6), 15),
     "headline": (_put("headline", "week=W1"), 15),
     "controls_passed": (_put("controls_passed", False), 15),
     "attributed": (_put("attributed", {"week": ["W1"]}), 15),
-    "power": (_put("power", {"shift": 1e-3}), 15),
+    "power": (_put("power", {"shift": 1e-3}), 3),
     "exploratory": (_put("exploratory", True), 15),
     "alpha": (_put("alpha", 1e-3), 15),
     "alpha in the settings": (_put("inputs", "settings", "alpha", 1e-3), 6),
     "alpha beyond its domain": (_put("inputs", "settings", "alpha", 0.5), 3),
     "weight rule": (_put("weight_rule", "presence"), 15),
     "placebo keys": (_put("inputs", "settings", "placebo_keys", 60), 6),
-    "p of a key": (_add(*FIRST, "log10_p", -1.0), 13),
-    "p of a key as a whole number": (_put(*FIRST, "log10_p", -30), 13),
+    "p of a key": (lambda d: _lower(d, -1.0), 13),
+    "p of a key in one of two places": (_add(*FIRST, "log10_p", -1.0), 3),
+    "p of a key as a whole number": (_put(*FIRST, "log10_p", -30), 3),
     "adjusted p": (_add(*FIRST, "log10_adjusted", 1e-5), 13),
     "family weight": (_put(*FIRST, "family_weight", 0.9), 13),
     "rejected": (_put(*FIRST, "rejected", False), 13),
@@ -284,10 +291,10 @@ VERDICTS = {
     "another plan's hash": (_put("plan", "sha256", "0" * 64), 4),
     "another time of the plan": (_put("plan", "timestamp", "2020-01-01T00:00:00Z"), 5),
     "no time of the plan": (_put("plan", "timestamp", None), 5),
-    "twins of another form": (_put("twins", {"alpha": 1}), 6),
+    "twins of another form": (_put("twins", {"alpha": 1}), 3),
     "schema": (_put("schema_version", 99), 3),
-    "a field more": (lambda d: d.update(note="x"), 15),
-    "a field less": (lambda d: d.pop("shares"), 15),
+    "a field more": (lambda d: d.update(note="x"), 3),
+    "a field less": (lambda d: d.pop("shares"), 3),
     "versions": (_put("versions", "provenance", "9.9"), 17),
     "versions that are none": (_put("versions", {}), 17),
 }
@@ -509,7 +516,7 @@ def test_a_sealed_key_that_is_not_the_committed_one(run, lab, bundle, name):
 
 
 def _rewrite(name, change):
-    """Change the arrays of both files alike."""
+    """Change the arrays of a file."""
 
     def edit(bundle):
         scored = not name.startswith(("pairs/control", "pairs/pooled"))
@@ -523,7 +530,7 @@ def _rewrite(name, change):
 
 
 def _text(change):
-    """Change the text of the CSV only."""
+    """Change the text of the file."""
 
     def edit(bundle):
         path = bundle / "pairs/000.csv.gz"
@@ -564,15 +571,31 @@ def _repeat(text):
     return head + first + first + b"".join(rows)
 
 
-def _rewrite_parquet(**options):
+def _change_parquet(change):
+    """Pairs as bundles of 0.1.0 have them, in both forms, and then one of the files changed."""
+
     def edit(bundle):
-        path = bundle / "pairs/000.parquet"
-        table = pq.read_table(path)
-        drop = options.pop("drop", None)
-        table = table.drop_columns([drop]) if drop else table.slice(0, options.pop("rows", None))
-        pq.write_table(table, path, **options)
+        for path in (bundle / "pairs").glob("*.csv.gz"):
+            table = pyarrow.csv.read_csv(path)
+            places = [n for n in table.column_names if n not in ("weight", "score")]
+            wide = {"weight": pa.int64(), "score": pa.int64()}
+            fields = [
+                pa.field(n, pa.uint32() if n in places else wide[n], nullable=False)
+                for n in table.column_names
+            ]
+            file = path.with_name(path.name.replace(".csv.gz", ".parquet"))
+            pq.write_table(table.cast(pa.schema(fields)), file)
+        change(bundle / "pairs/000.parquet")
 
     return edit
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _write_table(change):
+    return lambda path: pq.write_table(change(pq.read_table(path)), path)
 
 
 PAIRS = {
@@ -596,7 +619,7 @@ PAIRS = {
     ),
     "rows reordered": (_text(_reverse), {9}),
     "a row twice": (_text(_repeat), {9}),
-    "a row less in the CSV": (_text(lambda t: t[: t.rindex(b"\n", 0, -1) + 1]), {9}),
+    "a row less": (_text(lambda t: t[: t.rindex(b"\n", 0, -1) + 1]), {12}),
     "no line break at the end": (_text(lambda t: t[:-1]), {9}),
     "another header": (_text(lambda t: t.replace(b"token", b"word", 1)), {9}),
     "a number with a sign": (_text(lambda t: t.replace(b"\n", b"\n+", 1)), {9}),
@@ -621,28 +644,26 @@ PAIRS = {
         {9},
     ),
     "no gzip": (lambda b: (b / "pairs/000.csv.gz").write_bytes(b"c1,c2\n"), {9}),
-    "a truncated Parquet": (
-        lambda b: (b / "pairs/000.parquet").write_bytes(
-            (b / "pairs/000.parquet").read_bytes()[:-9]
-        ),
+    "a truncated Parquet": (_change_parquet(_cut), {9}),
+    "no Parquet": (_change_parquet(lambda p: p.write_bytes(b"PAR1")), {9}),
+    "a Parquet of fewer rows": (_change_parquet(_write_table(lambda t: t.slice(0, 10))), {9}),
+    "a Parquet of fewer columns": (
+        _change_parquet(_write_table(lambda t: t.drop_columns(["score"]))),
         {9},
     ),
-    "no Parquet": (lambda b: (b / "pairs/000.parquet").write_bytes(b"PAR1"), {9}),
-    "a Parquet of fewer rows": (_rewrite_parquet(rows=10), {9}),
-    "a Parquet of fewer columns": (_rewrite_parquet(drop="score"), {9}),
     "the Parquet of another key": (
-        lambda b: shutil.copy(b / "pairs/001.parquet", b / "pairs/000.parquet"),
+        _change_parquet(lambda p: shutil.copy(p.with_name("001.parquet"), p)),
         {9},
     ),
-    "pairs without Parquet": (lambda b: (b / "pairs/000.parquet").unlink(), {9}),
+    "one Parquet less": (_change_parquet(lambda p: p.unlink()), {9}),
+    "pairs without CSV": (_change_parquet(lambda p: p.with_name("000.csv.gz").unlink()), {9}),
     "pairs of a key too many": (
         lambda b: shutil.copy(b / "pairs/000.csv.gz", b / "pairs/099.csv.gz"),
         {9},
     ),
     "the control's pairs twice": (
         lambda b: [
-            shutil.copy(b / f"pairs/control{s}", b / f"pairs/pooled-002{s}")
-            for s in (".csv.gz", ".parquet")
+            shutil.copy(b / f"pairs/control{s}", b / f"pairs/pooled-002{s}") for s in (".csv.gz",)
         ],
         {9},
     ),
@@ -658,6 +679,13 @@ def test_sealed_pairs_that_are_others(run, lab, bundle, name):
     assert steps <= set(found), found
     assert min(found) == min(steps)
     assert all(found[step].startswith("pairs") or step == 14 for step in steps)
+
+
+def test_pairs_that_stand_twice_as_in_bundles_of_an_earlier_release(run, lab, bundle):
+    _change_parquet(lambda path: None)(bundle)
+    _seal(lab, bundle)
+    code, out, _ = run("verify", bundle)
+    assert code == 0, out
 
 
 def test_pairs_that_the_manifest_says_are_left_out(run, lab, bundle):

@@ -39,7 +39,7 @@ def test_a_new_check_a_plan_and_a_sequential_check_refuse_it_in_one_line(lab, ob
         with pytest.raises(UsageError, match="presence is retired") as refused:
             begin()
         assert "\n" not in str(refused.value)
-    plan = replace(lab.plan, document={**lab.plan.document, "weight_rule": "presence"})
+    plan = replace(lab.plan, weight_rule="presence")
     with pytest.raises(UsageError, match="make a new plan"):
         check_outputs(observed, world.index, world.keyring, replace(OLD, rule=None), plan=plan)
 

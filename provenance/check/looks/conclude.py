@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from provenance.check.conclusion import LEFT_OUT, Ruling, explain_positions, say_failed_controls
 from provenance.check.examine import say_caveat
+from provenance.check.findings import Conclusion, Control
 from provenance.check.inputs import describe_versions
 from provenance.check.looks.look_controls import collect_controls
 from provenance.check.looks.result import (
@@ -22,7 +23,6 @@ from provenance.check.looks.revealed import SequentialCheck
 from provenance.check.looks.uncrossed import state_sequential_power
 from provenance.check.power_statement import Power, Setting, find_shortfall
 from provenance.check.reservations import reserve_index
-from provenance.check.verdict import Conclusion, Control
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.keys.keyring import Keyring, UnlockedKeyring
 from provenance.keys.schedule import GLOBAL_KEY

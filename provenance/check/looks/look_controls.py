@@ -26,9 +26,9 @@ from dataclasses import replace
 import numpy as np
 
 from provenance.check.controls import LEVEL, control_placebo
+from provenance.check.findings import Control
 from provenance.check.looks.revealed import SequentialCheck
 from provenance.check.score import WeightedPairs
-from provenance.check.verdict import Control
 from provenance.keys.schedule import GLOBAL_KEY
 from provenance.marks import Placebos
 from provenance.stats.eprocess import EProcess

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from provenance.check.findings import EXIT_CODES, Conclusion, Control, group_rejected
 from provenance.check.power_statement import Power
-from provenance.check.verdict import EXIT_CODES, Conclusion, Control, group_rejected
 from provenance.keys.schedule import KeyName
 from provenance.stats.tables import ClassTable
+from provenance.storage.documents import read_fields, take_stated
 
 SCHEMA_VERSION: Final = 2
 """Version 1 had neither reasons nor power, and the conclusions of version 1 of a verdict."""
+
+_OLD_WORDS: Final = ("nothing scored", "invalid")
+_FOLLOWS: Final = frozenset({"found_evidence", "controls_passed", "attributed"})
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class SequentialVerdict:
     reasons: tuple[str, ...] = ()
     power: Power | None = None
     caveat: str = ""
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
 
     @property
     def found_evidence(self) -> bool:
@@ -116,12 +121,12 @@ class SequentialVerdict:
     @property
     def attributed(self) -> dict[str, list[str]]:
         """Values whose own key is rejected, per attribute slot; at least these."""
-        return group_rejected(self.hypotheses) if self.found_evidence else {}
+        return group_rejected(h.key for h in self.hypotheses if h.rejected and self.found_evidence)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the schema version and every class table; holds no key."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema_version,
             "kind": "sequential",
             "conclusion": self.conclusion,
             "reasons": list(self.reasons),
@@ -133,16 +138,7 @@ class SequentialVerdict:
             "attributed": self.attributed,
             "looks": [asdict(look) for look in self.looks],
             "hypotheses": [
-                {
-                    "slot": result.slot,
-                    "value": result.value,
-                    "family_weight": result.family_weight,
-                    "log10_e": result.log10_e,
-                    "log10_p": result.log10_p,
-                    "rejected": result.rejected,
-                    "table": result.table.to_json(),
-                }
-                for result in self.hypotheses
+                {**vars(result), "table": result.table.to_json()} for result in self.hypotheses
             ],
             "controls": [asdict(control) for control in self.controls],
             "power": self.power.to_json() if self.power else None,
@@ -155,3 +151,24 @@ class SequentialVerdict:
             "versions": dict(self.versions),
             "caveat": self.caveat,
         }
+
+    @classmethod
+    def from_json(cls, document: object) -> SequentialVerdict:
+        """What `to_json` wrote, alone or with what the command says beside it.
+
+        What follows from other fields must be there but is not read. Where version 1 said `nothing
+        scored` or `invalid`, it is `inconclusive`; such a verdict is not written again.
+        Raises TypeError, ValueError and what a class table raises.
+        """
+        stated = take_stated(document, _FOLLOWS)
+        if stated["kind"] != "sequential":
+            raise ValueError("another kind of document")
+        if stated.get("schema_version") == 1 and stated.get("conclusion") in _OLD_WORDS:
+            stated["conclusion"] = "inconclusive"
+        beside = {"kind", "state_sha256", "exploratory", "plan"}
+        verdict = read_fields(cls, {n: value for n, value in stated.items() if n not in beside})
+        if verdict.schema_version > 1 and (
+            missing := sorted(set(verdict.to_json()) - {*stated, *_FOLLOWS})
+        ):
+            raise ValueError(f"missing fields {', '.join(missing)}")
+        return verdict

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.check.examine import CheckSettings
+from provenance.check.findings import Control
 from provenance.check.score import Weighing, WeightedPairs
-from provenance.check.verdict import Control
 from provenance.keys.schedule import KeyName
 from provenance.marks.sharing import Groups, sum_weights
 from provenance.stats.eprocess import EProcess, Reveal, add_batch

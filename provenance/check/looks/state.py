@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,16 +37,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.check.examine import CheckSettings
+from provenance.check.findings import Control
 from provenance.check.looks.process import add_outputs, reveal_pairs, start
 from provenance.check.looks.revealed import Batch, Revealed, SequentialCheck
 from provenance.check.score import WeightedPairs
-from provenance.check.verdict import Control
 from provenance.check.weigh import choose_rule, refuse_retired
 from provenance.coins.contexts import name_contexts
-from provenance.errors import ConfigurationMismatchError, DataError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError, say_briefly
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.marks import Mark, as_mark
 from provenance.served.index import Index
+from provenance.storage.documents import read_fields, refuse_malformed, take_stated
 from provenance.storage.files import (
     canonical_json,
     lock_folder,
@@ -59,18 +60,67 @@ from provenance.suspect.observations import Observations
 STATE_FILE: Final = "state.json"
 
 _FORMAT: Final = "provenance sequential check 1"
+_PARTS: Final = ("settings", "batches")
 _MODE = 0o600
 _MAXIMUM_BYTES = 1 << 33
 
 
 @dataclass(frozen=True)
-class _Record:
-    """One batch in state.json."""
+class StoredBatch:
+    """One batch: hashes and counts of its outputs, known coins per sheet, and its controls."""
 
     outputs: Mapping[str, Any]
-    known: list[int]
-    placebo: list[Mapping[str, Any]]
+    known: tuple[int, ...]
+    placebo: tuple[Control, ...]
     pairs_sha256: str
+
+
+@dataclass(frozen=True)
+class StoredState:
+    """What state.json holds: what every batch has in common, and the batches.
+
+    `keys` are (slot, value) of every key of every sheet; docs/formats.md explains the others.
+    """
+
+    keyring_id: str
+    index_sha256: str
+    scheme: Mapping[str, Any]
+    settings: CheckSettings
+    maximal_weight: int
+    keys: tuple[tuple[tuple[str, ...], ...], ...]
+    batches: tuple[StoredBatch, ...]
+
+    @classmethod
+    def of(cls, check: SequentialCheck) -> StoredState:
+        """Of a check whose batches are all written."""
+        return cls(
+            check.keyring_id,
+            check.index_sha256,
+            dict(check.scheme),
+            check.settings,
+            check.sheets[0].processes[0].maximal_weight,
+            tuple(sheet.keys for sheet in check.sheets),
+            tuple(
+                StoredBatch(batch.outputs, batch.known, batch.placebo, batch.pairs_sha256)
+                for batch in check.batches
+            ),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The document, with a checksum that sees damage in what nothing else depends on."""
+        document = {"format": _FORMAT, **asdict(self)}
+        return {**document, "content_sha256": _checksum(document)}
+
+    @classmethod
+    def from_json(cls, document: object) -> StoredState:
+        """What `to_json` wrote. Raises TypeError, ValueError."""
+        stated = take_stated(document, frozenset({"format", "content_sha256"}))
+        if document["format"] != _FORMAT:  # type: ignore[index]
+            raise ValueError("another format")
+        state = read_fields(cls, stated)
+        if canonical_json(state.to_json()) != canonical_json(document):
+            raise ValueError("a checksum or numbers in another form")
+        return state
 
 
 def continue_check(
@@ -124,7 +174,7 @@ def _load(folder: Path, check: SequentialCheck, mark: Mark) -> tuple[SequentialC
         refuse_retired(str(check.settings.rule))
         return check, ""
     content = read_bytes(path)
-    for number, record in enumerate(_read_records(content, check, str(path)), start=1):
+    for number, record in enumerate(_read_batches(content, check, str(path)), start=1):
         file = folder / _pairs_file(number)
         revealed = _read_pairs(file, record.pairs_sha256, check)
         check = _replay(check, revealed, record, mark, str(file))
@@ -136,25 +186,14 @@ def _save(folder: Path, check: SequentialCheck) -> str:
     pairs = _write_pairs(check.batches[-1], check)
     write_atomically(folder / _pairs_file(len(check.batches)), pairs, _MODE)
     last = replace(check.batches[-1], pairs_sha256=hashlib.sha256(pairs).hexdigest())
-    state = {
-        **_bind(check),
-        "batches": [
-            {
-                "outputs": batch.outputs,
-                "known": list(batch.known),
-                "placebo": [asdict(control) for control in batch.placebo],
-                "pairs_sha256": batch.pairs_sha256,
-            }
-            for batch in (*check.batches[:-1], last)
-        ],
-    }
-    content = canonical_json({**state, "content_sha256": _checksum(state)})
+    check = replace(check, batches=(*check.batches[:-1], last))
+    content = canonical_json(StoredState.of(check).to_json())
     write_atomically(folder / STATE_FILE, content, _MODE)
     return hashlib.sha256(content).hexdigest()
 
 
 def _checksum(state: Mapping[str, Any]) -> str:
-    """Over all fields but itself: sees damage in what nothing else depends on."""
+    """Over all fields but itself."""
     rest = {name: value for name, value in state.items() if name != "content_sha256"}
     return hashlib.sha256(canonical_json(rest)).hexdigest()
 
@@ -163,58 +202,31 @@ def _pairs_file(number: int) -> str:
     return f"{number:04d}.parquet"
 
 
-def _bind(check: SequentialCheck) -> dict[str, Any]:
-    """What every batch of a check has in common."""
-    return {
-        "format": _FORMAT,
-        "keyring_id": check.keyring_id,
-        "index_sha256": check.index_sha256,
-        "scheme": dict(check.scheme),
-        "settings": asdict(check.settings),
-        "maximal_weight": check.sheets[0].processes[0].maximal_weight,
-        "keys": [list(map(list, sheet.keys)) for sheet in check.sheets],
-    }
-
-
-def _read_records(content: bytes, check: SequentialCheck, origin: str) -> list[_Record]:
+def _read_batches(content: bytes, check: SequentialCheck, origin: str) -> tuple[StoredBatch, ...]:
     """The batches of state.json, if it is canonical and bound to the same inputs."""
-    state = parse_json(content, origin)
-    bound = _bind(check)
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise DataError(
-            f"{origin}: must be a state of format {_FORMAT!r}; it is not. "
-            "Name the folder of a sequential check, or a new one."
-        )
-    due = {*bound, "batches", "content_sha256"}
-    if (
-        set(state) != due
-        or canonical_json(state) != content
-        or state["content_sha256"] != _checksum(state)
-        or not isinstance(state["batches"], list)
-    ):
-        raise DataError(
-            f"{origin}: must be canonical JSON with the fields {sorted(due)} and a "
-            "right checksum; it is not. Restore the file as it was written."
-        )
-    for name, expected, found in _flatten(state, bound):
-        if canonical_json(expected) != canonical_json(found):
+    document = parse_json(content, origin)
+    claim = f"{origin}: must be a state of format {_FORMAT!r} as it was written"
+    with refuse_malformed(claim, "Restore the file, or name a new folder."):
+        state = StoredState.from_json(document)
+        if canonical_json(document) != content:
+            raise ValueError("another spacing or order")
+        if any(len(one.known) != len(check.sheets) or min(one.known) < 0 for one in state.batches):
+            raise ValueError("batches of other sheets")
+    bound = _list_bound(StoredState.of(check))
+    for (name, stored), (_, found) in zip(_list_bound(state), bound, strict=True):
+        if canonical_json(stored) != canonical_json(found):
             raise ConfigurationMismatchError(
-                f"{origin}: {name} must be {_short(expected)} as when it was started; got "
+                f"{origin}: {name} must be {_short(stored)} as when it was started; got "
                 f"{_short(found)}. Continue with that, or start a new folder with fresh outputs."
             )
-    return [_read_record(record, len(check.sheets), origin) for record in state["batches"]]
+    return state.batches
 
 
-def _flatten(
-    state: Mapping[str, Any], bound: Mapping[str, Any]
-) -> Iterator[tuple[str, object, object]]:
-    """(field, as stored, as in this call); the settings one by one."""
-    for name, value in bound.items():
-        stored = state[name]
-        if name == "settings" and isinstance(stored, dict) and set(stored) == set(value):
-            yield from ((f"settings.{field}", stored[field], value[field]) for field in value)
-        else:
-            yield name, stored, value
+def _list_bound(state: StoredState) -> list[tuple[str, object]]:
+    """What every batch has in common, by name; the settings one by one."""
+    settings = [(f"settings.{name}", value) for name, value in asdict(state.settings).items()]
+    rest = [(name, value) for name, value in vars(state).items() if name not in _PARTS]
+    return [*settings, *rest]
 
 
 def _short(value: object) -> str:
@@ -222,32 +234,10 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
-def _read_record(record: object, sheets: int, origin: str) -> _Record:
-    names = {"outputs", "known", "placebo", "pairs_sha256"}
-    controls = {field.name for field in fields(Control)}
-    if not (
-        isinstance(record, dict)
-        and set(record) == names
-        and isinstance(record["outputs"], dict)
-        and {"sha256", "reference"} <= set(record["outputs"])
-        and isinstance(record["known"], list)
-        and len(record["known"]) == sheets
-        and all(type(number) is int and number >= 0 for number in record["known"])
-        and isinstance(record["placebo"], list)
-        and all(isinstance(one, dict) and set(one) == controls for one in record["placebo"])
-        and isinstance(record["pairs_sha256"], str)
-    ):
-        raise DataError(
-            f"{origin}: its batches must have the fields {sorted(names)} as they were written; "
-            "they have not. Restore the file."
-        )
-    return _Record(**record)
-
-
 def _replay(
     check: SequentialCheck,
     revealed: tuple[Revealed, ...],
-    record: _Record,
+    record: StoredBatch,
     mark: Mark,
     origin: str,
 ) -> SequentialCheck:
@@ -276,8 +266,8 @@ def _replay(
     batch = Batch(
         record.outputs,
         revealed,
-        tuple(record.known),
-        tuple(Control.from_json(control) for control in record.placebo),
+        record.known,
+        record.placebo,
         record.pairs_sha256,
     )
     return replace(check, sheets=tuple(sheets), batches=(*check.batches, batch))
@@ -331,9 +321,8 @@ def _read_pairs(path: Path, sha256: str, check: SequentialCheck) -> tuple[Reveal
         if not np.array_equal(np.diff(scores.offsets.to_numpy()), widths[sheet]):
             raise ValueError("another number of scores than keys")
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
-        reason = str(error).split("\n")[0]
         raise DataError(
-            f"{path}: must hold the pairs of a batch; got: {reason}. Restore the file."
+            f"{path}: must hold the pairs of a batch; got: {say_briefly(error)}. Restore the file."
         ) from error
     places = [f"c{i + 1}" for i in range(check.width)]
     contexts = np.column_stack([table[name].to_numpy() for name in places])

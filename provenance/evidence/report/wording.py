@@ -2,17 +2,18 @@
 
 Every sentence is made here, so that all conclusions can be read side by side. A p-value is
 said in natural frequencies, "fewer than 1 of 10^k such checks", and never as a probability that the
-suspect is innocent. Knows verdict.json; knows no HTML but the superscripts of powers of ten.
+suspect is innocent. Knows verdicts; knows no HTML but the superscripts of powers of ten.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from markupsafe import Markup
 
+from provenance.check.verdict import Verdict
 from provenance.storage.printable import clean, shorten
 
 Standing = Literal["evidence", "twins", "none", "untested", "little", "reserved", "invalid"]
@@ -72,45 +73,36 @@ _MOST_VALUES: Final = 6
 _NAMED: Final = {3: "thousand", 6: "million", 9: "billion"}
 
 
-def find_standing(verdict: Mapping[str, Any]) -> Standing:
-    """What the page says as a whole; an unknown conclusion is `invalid`.
-
-    Reads verdicts of both schema versions: in version 1 `nothing scored` and `invalid` stand for
-    `inconclusive`, and twins alone are `found_evidence` beside `no evidence`.
-    """
-    conclusion = verdict["conclusion"]
-    if not verdict["controls_passed"]:
+def find_standing(verdict: Verdict) -> Standing:
+    """What the page says as a whole; a verdict that contradicts itself is `invalid`."""
+    if not verdict.controls_passed:
         return "invalid"
-    if conclusion == "evidence":
-        lines = verdict.get("found_by", ["keys"])
+    if verdict.found_evidence:
+        lines = verdict.found_by
         return "evidence" if "keys" in lines else "twins" if lines else "invalid"
-    if conclusion in ("no evidence", "nothing scored") and verdict.get("found_evidence"):
-        return "twins"
-    if conclusion == "no evidence":
+    if verdict.conclusion == "no evidence":
         return "none"
-    if conclusion not in ("inconclusive", "nothing scored"):
-        return "invalid"
-    if not any(row["tail"]["coins"] for row in verdict["hypotheses"]):
+    if not verdict.is_scored:
         return "untested"
     return "reserved" if _is_reserved(verdict) else "little"
 
 
-def shows_numbers(verdict: Mapping[str, Any]) -> bool:
+def shows_numbers(verdict: Verdict) -> bool:
     """Whether p-values may be shown: not where they could be taken for what may not be said."""
     standing = find_standing(verdict)
-    rejected = any(row["rejected"] for row in verdict["hypotheses"])
+    rejected = any(result.rejected for result in verdict.hypotheses)
     return standing != "invalid" and not (standing == "reserved" and rejected)
 
 
-def _is_reserved(verdict: Mapping[str, Any]) -> bool:
+def _is_reserved(verdict: Verdict) -> bool:
     """Whether a reservation stands against what the numbers say."""
-    twins = verdict.get("twins") or {"rejected": False}
-    rejected = twins["rejected"] or any(row["rejected"] for row in verdict["hypotheses"])
+    by_twins = verdict.twins is not None and verdict.twins.rejected
+    rejected = by_twins or any(result.rejected for result in verdict.hypotheses)
     forbidden = ("both", "evidence" if rejected else "no evidence")
-    return any(one["against"] in forbidden for one in verdict.get("reservations", ()))
+    return any(one.against in forbidden for one in verdict.reservations)
 
 
-def say_finding(verdict: Mapping[str, Any]) -> list[Markup]:
+def say_finding(verdict: Verdict) -> list[Markup]:
     """The finding in two sentences of plain English."""
     standing = find_standing(verdict)
     if standing == "evidence":
@@ -119,21 +111,20 @@ def say_finding(verdict: Mapping[str, Any]) -> list[Markup]:
                 "What this model writes is statistically associated with secret keys that were "
                 "drawn at random and used to mark the served responses{where}: it is consistent "
                 "with the model having been trained on them."
-            ).format(where=_where(verdict["attributed"])),
+            ).format(where=_where(verdict.attributed)),
             Markup("If the model had not been trained on marked responses, {frequency}.").format(
-                frequency=say_frequency(verdict["log10_p"])
+                frequency=say_frequency(verdict.log10_p)
             ),
         ]
-    if standing == "twins":
-        twins = verdict["twins"]
+    if standing == "twins" and (twins := verdict.twins) is not None:
         return [
             Markup(
                 "Of two responses that could equally well have been served, this model finds the "
                 "one that was served likelier in {favour:,} of {pairs:,} pairs, while the keys of "
                 "the mark show no evidence."
-            ).format(favour=twins["favour_served"], pairs=twins["pairs"]),
+            ).format(favour=twins.favour_served, pairs=twins.pairs),
             Markup("If the model had not been trained on served responses, {frequency}.").format(
-                frequency=say_frequency(twins["log10_p"])
+                frequency=say_frequency(twins.tail.log10_p)
             ),
         ]
     if standing == "none":
@@ -149,8 +140,8 @@ def say_finding(verdict: Mapping[str, Any]) -> list[Markup]:
             Markup(_INCONCLUSIVE[standing]),
             Markup("This report speaks neither for nor against training on marked responses."),
         ]
-    failed = [control for control in verdict["controls"] if not control["passed"]]
-    which = f" ({len(failed)} of {len(verdict['controls'])})" if failed else ""
+    failed = [control for control in verdict.controls if not control.passed]
+    which = f" ({len(failed)} of {len(verdict.controls)})" if failed else ""
     return [
         Markup(f"A control of this check failed{which}, so its statistics cannot be trusted."),
         Markup("Nothing in this report is evidence, for or against the suspect."),

@@ -6,13 +6,11 @@ Each returns what it found in words, or raises StepFailedError or NotPossibleErr
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 from provenance.check.plan import Plan
-from provenance.check.verdict import OLD_SCHEMA_VERSION, SCHEMA_VERSION
+from provenance.check.reading import VERDICT_FILE, read_verdict
 from provenance.errors import DataError, MissingExtraError
-from provenance.evidence.bundle import PLAN_FILE, REQUEST_FILE, RESPONSE_FILE, VERDICT_FILE
-from provenance.evidence.editions import is_old, read_planned_settings, read_settings
+from provenance.evidence.bundle import PLAN_FILE, REQUEST_FILE, RESPONSE_FILE
 from provenance.evidence.manifest import (
     MANIFEST_FILE,
     PUBLIC_KEY_FILE,
@@ -21,13 +19,13 @@ from provenance.evidence.manifest import (
     describe_environment,
     read_manifest,
 )
+from provenance.evidence.older import read_planned_settings, read_settings
 from provenance.evidence.signature import verify_bytes
 from provenance.evidence.steps import NotPossibleError, StepFailedError
 from provenance.evidence.timestamp import read_timestamp
-from provenance.evidence.verify.rebuild import read_tables
 from provenance.evidence.verify.state import State
 from provenance.keys.keyring import KEYRING_FILE, Keyring
-from provenance.storage.files import read_bytes, read_json
+from provenance.storage.files import parse_json, read_bytes, read_json
 
 
 def check_manifest(state: State) -> str:
@@ -56,23 +54,22 @@ def check_form(state: State) -> str:
     for name in (VERDICT_FILE, KEYRING_FILE):
         if name not in manifest.names:
             raise StepFailedError(name, "must be in a bundle; it is not")
-    document = read_json(state.folder / VERDICT_FILE)
-    known = (OLD_SCHEMA_VERSION, SCHEMA_VERSION)
-    if not isinstance(document, dict) or document.get("schema_version") not in known:
-        raise StepFailedError(VERDICT_FILE, "must be a verdict of schema 1 or 2")
-    is_old(document)
-    read_settings(document)
-    tables = read_tables(document)
+    content = read_bytes(state.folder / VERDICT_FILE)
+    verdict = read_verdict(content)
+    read_settings(verdict)
+    if len({result.key for result in verdict.hypotheses}) < len(verdict.hypotheses):
+        raise StepFailedError(VERDICT_FILE, "every key must be tested once; one is there twice")
     keyring = Keyring.load(state.folder)
     if keyring.to_json() != read_json(state.folder / KEYRING_FILE):
         raise StepFailedError(KEYRING_FILE, "must have the fields of a keyring and no others")
-    state.verdict, state.keyring, state.tables = document, keyring, tables
-    return f"schema {document['schema_version']}, {len(tables)} keys tested"
+    state.verdict, state.keyring = verdict, keyring
+    state.document = parse_json(content, VERDICT_FILE)
+    return f"schema {verdict.schema_version}, {len(verdict.hypotheses)} keys tested"
 
 
 def check_plan(state: State) -> str:
     """plan.json is the plan whose hash the verdict states."""
-    stated, names = state.document["plan"], state.whole.names
+    stated, names = state.stated.plan, state.whole.names
     if stated is None:
         for name in (PLAN_FILE, REQUEST_FILE, RESPONSE_FILE):
             if name in names:
@@ -81,12 +78,10 @@ def check_plan(state: State) -> str:
     if PLAN_FILE not in names:
         raise StepFailedError(PLAN_FILE, "must be in the bundle, since the verdict states a plan")
     # whether the stated time is true is the next step's business
-    plan = Plan.load(state.folder / PLAN_FILE, stated["timestamp"])
-    if plan.sha256 != stated["sha256"]:
-        raise StepFailedError(
-            PLAN_FILE, f"must have SHA-256 {stated['sha256']}; it has {plan.sha256}"
-        )
-    created = plan.document["created"]
+    plan = Plan.load(state.folder / PLAN_FILE, stated.timestamp)
+    if plan.sha256 != stated.sha256:
+        raise StepFailedError(PLAN_FILE, f"must have SHA-256 {stated.sha256}; it has {plan.sha256}")
+    created = plan.created
     if created > state.whole.created:
         raise StepFailedError(PLAN_FILE, f"made {created}, after the check {state.whole.created}")
     state.plan = plan
@@ -95,14 +90,14 @@ def check_plan(state: State) -> str:
 
 def check_timestamp(state: State) -> str:
     """An authority saw the plan's hash before the check."""
-    stated: dict[str, Any] | None = state.document["plan"]
+    stated = state.stated.plan
     names = state.whole.names
     if stated is None:
         raise NotPossibleError("there is no plan")
     plan = state.need(state.plan, "the plan")
     _check_request(state, plan)
     if RESPONSE_FILE not in names:
-        if stated["timestamp"] is not None or state.trust.roots:
+        if stated.timestamp is not None or state.trust.roots:
             raise StepFailedError(RESPONSE_FILE, "must be in the bundle; it is missing")
         raise NotPossibleError("the plan was not timestamped: only its maker says when it was made")
     try:
@@ -112,9 +107,9 @@ def check_timestamp(state: State) -> str:
         raise NotPossibleError(str(error)) from error
     except DataError as error:
         raise StepFailedError(RESPONSE_FILE, str(error)) from error
-    if found.time != stated["timestamp"]:
+    if found.time != stated.timestamp:
         raise StepFailedError(
-            RESPONSE_FILE, f"says {found.time}; the verdict says {stated['timestamp']}"
+            RESPONSE_FILE, f"says {found.time}; the verdict says {stated.timestamp}"
         )
     if found.time > state.whole.created:
         raise StepFailedError(
@@ -138,26 +133,26 @@ def _check_request(state: State, plan: Plan) -> None:
 
 def check_followed(state: State) -> str:
     """The check is the planned one, field by field."""
-    if state.document["plan"] is None:
+    if state.stated.plan is None:
         raise NotPossibleError("there is no plan")
     plan = state.need(state.plan, "the plan")
-    served = list(state.need(state.tables, "the class tables"))
-    twins = state.document["twins"] is not None
-    inputs = {**state.document["inputs"], "settings": read_planned_settings(state.document)}
-    differences = plan.deviations(state.public, served, inputs, twins=twins)
+    verdict = state.stated
+    inputs = {**verdict.inputs, "settings": read_planned_settings(verdict)}
+    twins = verdict.twins is not None
+    differences = plan.deviations(state.public, list(state.tables), inputs, twins=twins)
     if differences:
         name, expected, found = differences[0]
         raise StepFailedError(PLAN_FILE, f"{name}: planned {expected!r}, done {found!r}")
-    return f"suspect: {plan.document['suspect']}"
+    return f"suspect: {plan.suspect}"
 
 
 def check_versions(state: State) -> str:
     """Which software made the bundle, and which verifies it."""
     made, mine = state.whole.environment, describe_environment()
-    stated = state.document["versions"]
+    stated = state.stated.versions
     for name, value in stated.items():
         if name in made and made[name] != value:
             raise StepFailedError(MANIFEST_FILE, f"{name} {made[name]}, in the verdict {value}")
-    if not isinstance(stated.get("provenance"), str):
+    if "provenance" not in stated:
         raise StepFailedError(VERDICT_FILE, "versions: must name the version of provenance")
     return f"made with provenance {stated['provenance']}, verified with {mine['provenance']}"

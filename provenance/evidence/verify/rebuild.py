@@ -2,43 +2,41 @@
 
 Whatever the bundle allows is computed anew, by the same functions that made the verdict; what it
 does not allow is taken as stated and checked for consistency only. `ControlRecord` says which is
-which. Knows the JSON of a verdict; no files.
+which. Knows verdicts; no files.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from provenance.check.conclusion import make_verdict
+from provenance.check.conclusion import conclude, make_verdict
 from provenance.check.controls import LEVEL, control_slot, control_unserved, list_unserved
 from provenance.check.examine import has_control_slot, run_placebos
+from provenance.check.findings import Control, HypothesisResult, TwinsResult
 from provenance.check.plan import Plan
+from provenance.check.power_statement import Setting
 from provenance.check.score import Weighing
 from provenance.check.selection import name_selection
-from provenance.check.verdict import Control, HypothesisResult, TwinsResult
-from provenance.evidence.editions import (
-    is_old,
-    read_reservations,
+from provenance.check.sentence import Sentence
+from provenance.check.verdict import Verdict
+from provenance.evidence.older import (
+    means_the_same,
+    older_shares,
+    restate,
     split_stated_alpha,
-    write_edition,
 )
-from provenance.evidence.older import accept_older_wording, older_shares
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import GLOBAL_KEY, KeyName
 from provenance.marks import OpenKey, Placebos
 from provenance.marks.own import SCHEMES
-from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.storage.files import canonical_json
 
 _RELATIVE: Final = 1e-8
-_TEXT: Final = re.compile(r"(?:^|\.)(?:detail|reasons\[\d+\])$")
-_NUMBER: Final = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,8 @@ class ControlRecord:
         return self.recomputed or self.stated
 
 
-def read_tables(document: Mapping[str, Any]) -> dict[KeyName, ClassTable]:
-    """Class table per (slot, value), in the verdict's order. Raises DataError, ValueError."""
-    tables: dict[KeyName, ClassTable] = {}
-    for row in document["hypotheses"]:
-        key = KeyName(row["slot"], row["value"])
-        if key in tables:
-            raise ValueError(f"the key {key} twice")
-        tables[key] = ClassTable.from_json(row["table"])
-    return tables
-
-
 def rebuild_controls(
-    document: Mapping[str, Any],
+    verdict: Verdict,
     hypotheses: Sequence[HypothesisResult],
     keyring: Keyring,
     weighing: Weighing | None,
@@ -77,7 +64,7 @@ def rebuild_controls(
 
     Parameters
     ----------
-    document : the stated verdict
+    verdict : as stated
     hypotheses : of the verdict, recomputed
     keyring : public half
     weighing : pairs of the bundle, or None if they were left out
@@ -88,38 +75,43 @@ def rebuild_controls(
     ------
     ValueError if a control is missing, misnamed, or contradicts itself.
     """
-    stated = [Control.from_json(row) for row in document["controls"]]
-    for control in stated:
+    for control in verdict.controls:
         _check_consistency(control)
+    inputs, innocents = verdict.inputs, verdict.inputs["innocents"]
     served = [h.key for h in hypotheses]
     found: list[Control | None] = []
     names = _name_placebos(hypotheses)
     if weighing is not None and placebos is not None:
-        found += run_placebos(weighing, hypotheses, placebos, document["inputs"], keyring.id)
+        found += run_placebos(weighing, hypotheses, placebos, inputs, keyring.id)
     else:
         found += [None] * len(names)
     if has_control_slot(keyring.schedule):
         names += ["control slot", "unserved values"]
         found += _rebuild_keyed(served, keyring, weighing, opened, placebos)
-    if not is_old(document):
+    if not verdict.is_old:
         # their pairs are not in the bundle, so these controls are taken as stated
-        inputs = document["inputs"]
-        selection = name_selection(inputs["outputs"]["reference"], list(inputs["innocents"]))
-        names += selection
-        found += [None] * len(selection)
-    if document["inputs"]["outputs"].get("asked"):  # the prompts are not in the bundle
+        names += name_selection(inputs["outputs"]["reference"], list(innocents))
+    if inputs["outputs"].get("asked"):  # the prompts are not in the bundle
         names.append("prompts")
-        found.append(None)
-    innocents = [f"innocent {name}" for name in document["inputs"]["innocents"]]
-    given = [control.name for control in stated]
+    given = [control.name for control in verdict.controls]
     # innocents stand in the order of the command line, which sorted JSON does not keep
-    if given[: len(names)] != names or sorted(given[len(names) :]) != sorted(innocents):
-        raise ValueError(f"controls {given} where {names + innocents} are due")
-    found += [None] * len(innocents)
+    rest = sorted(f"innocent {name}" for name in innocents)
+    if given[: len(names)] != names or sorted(given[len(names) :]) != rest:
+        raise ValueError(f"controls {given} where {names + rest} are due")
+    found += [None] * (len(given) - len(found))
     return [
-        ControlRecord(one, accept_older_wording(one, other))
-        for one, other in zip(stated, found, strict=True)
+        ControlRecord(one, other and _take_words(one, other, is_old=verdict.is_old))
+        for one, other in zip(verdict.controls, found, strict=True)
     ]
+
+
+def _take_words(stated: Control, found: Control, *, is_old: bool) -> Control:
+    """The recomputed control, in the stated words where they say what follows."""
+    said = found.detail
+    same = isinstance(said, Sentence) and said.allows(stated.detail)
+    if same or means_the_same(stated, found, is_old=is_old):
+        return replace(found, detail=stated.detail)
+    return found
 
 
 def _name_placebos(hypotheses: Sequence[HypothesisResult]) -> list[str]:
@@ -157,8 +149,6 @@ def _rebuild_keyed(
 def _check_consistency(control: Control) -> None:
     """A control passes if and only if its p, corrected for its looks, is not below its level."""
     value = control.log10_p
-    if type(control.passed) is not bool or not isinstance(control.detail, str):
-        raise ValueError(f"the control {control.name} with a field of another type")
     if value is None:
         holds = control.passed
     else:
@@ -171,64 +161,73 @@ def _check_consistency(control: Control) -> None:
         )
 
 
-def rebuild_twins(stated: Mapping[str, Any] | None, alpha: float) -> TwinsResult | None:
+def rebuild_twins(stated: TwinsResult | None, alpha: float) -> TwinsResult | None:
     """The second line of evidence, recomputed from its class table, at its share of alpha."""
     if stated is None:
         return None
-    table = ClassTable.from_json(stated["table"])
-    tail = upper_tail(table)
-    return TwinsResult(
-        pairs=table.coins,
-        favour_served=sum(row.total for row in table.classes),
-        reused=stated["reused"],
-        equal=stated["equal"],
+    tail = upper_tail(stated.table)
+    return replace(
+        stated,
+        pairs=stated.table.coins,
+        favour_served=sum(row.total for row in stated.table.classes),
         tail=tail,
         alpha=alpha,
         rejected=bool(tail.log10_p <= math.log10(alpha)),
-        table=table,
-        sha256=stated["sha256"],
-        suspect=stated["suspect"],
-        reference=stated["reference"],
     )
 
 
 def rebuild_verdict(
-    document: Mapping[str, Any],
+    stated: Verdict,
     keyring: Keyring,
     hypotheses: Sequence[HypothesisResult],
     controls: Sequence[Control],
     plan: Plan | None,
-) -> dict[str, Any]:
-    """JSON of the verdict that follows from recomputed parts, in the form of the stated one.
+) -> Verdict:
+    """The verdict that follows from recomputed parts, by the rules of the stated one.
 
     Inputs, versions, reservations and a foreign mark's caveat are as stated.
     """
-    alpha = split_stated_alpha(document)
+    alpha = split_stated_alpha(stated)
     verdict = make_verdict(
         keyring,
         hypotheses,
         controls,
         alpha.keys,
-        document["inputs"],
-        twins=rebuild_twins(document["twins"], alpha.twins),
+        stated.inputs,
+        twins=rebuild_twins(stated.twins, alpha.twins),
         plan=plan,
-        reservations=read_reservations(document),
-        caveat="" if keyring.scheme.name in SCHEMES else str(document["caveat"]),
-        versions=document["versions"],
+        reservations=stated.reservations,
+        caveat="" if keyring.scheme.name in SCHEMES else stated.caveat,
+        versions=stated.versions,
     )
-    stated = document["shares"]
-    if stated and not any("method" in row for row in stated):  # of 0.1.0, by its construction
+    if stated.shares and not any(share.method for share in stated.shares):  # of 0.1.0
         shares = older_shares(hypotheses, keyring.schedule, verdict.conclusion)
         verdict = replace(verdict, shares=shares)
-    return write_edition(verdict, old=is_old(document))
+    return restate(verdict) if stated.is_old else _take_power(stated, verdict, keyring)
+
+
+def _take_power(stated: Verdict, verdict: Verdict, keyring: Keyring) -> Verdict:
+    """With the stated power if it is the recomputed one, so that reasons print the same numbers."""
+    power = stated.power
+    if power is None or verdict.power is None or compare(asdict(power), asdict(verdict.power)):
+        return verdict
+    setting = Setting.of(keyring, verdict.weight_rule, verdict.inputs["outputs"])
+    ruling = conclude(
+        verdict.hypotheses,
+        verdict.controls,
+        verdict.inputs,
+        power,
+        setting,
+        twins=verdict.twins,
+        reservations=verdict.reservations,
+    )
+    return replace(verdict, power=power, reasons=ruling.reasons)
 
 
 def compare(stated: Any, found: Any, path: str = "") -> str | None:
     """The first place where two JSON values differ, in words; None if they agree.
 
-    Floats agree within 1e-8 (another machine may round differently), and so do numbers inside the
-    text of a control's detail or of a reason, within their last printed digit; everything else must
-    be equal.
+    Floats agree within 1e-8 (another machine may round differently); all else must be equal.
     """
     if path == "":  # tuples are lists in JSON
         stated, found = (json.loads(canonical_json(value)) for value in (stated, found))
@@ -241,30 +240,15 @@ def compare(stated: Any, found: Any, path: str = "") -> str | None:
             return f"{path}: {len(stated)} entries stated, {len(found)} follow"
         pairs = [(f"{path}[{i}]", *both) for i, both in enumerate(zip(stated, found, strict=True))]
     else:
-        same = _agree(stated, found, is_text=_TEXT.search(path) is not None)
+        same = _agree(stated, found)
         return None if same else f"{path}: stated {_short(stated)}, {_short(found)} follows"
     return next(filter(None, (compare(a, b, where) for where, a, b in pairs)), None)
 
 
-def _agree(stated: Any, found: Any, *, is_text: bool) -> bool:
-    if type(stated) is not type(found):
-        return False
-    if isinstance(found, float):
+def _agree(stated: Any, found: Any) -> bool:
+    if isinstance(stated, float) and isinstance(found, float):
         return math.isclose(stated, found, rel_tol=_RELATIVE, abs_tol=_RELATIVE)
-    if is_text and stated != found and _NUMBER.split(stated) == _NUMBER.split(found):
-        numbers = zip(_NUMBER.findall(stated), _NUMBER.findall(found), strict=True)
-        return all(
-            abs(float(a) - float(b)) <= max(_last_digit(a), _last_digit(b)) * 1.001
-            for a, b in numbers
-        )
-    return bool(stated == found)
-
-
-def _last_digit(number: str) -> float:
-    """Worth of the last printed digit; 0 for an integer, which has to be equal."""
-    mantissa, _, exponent = number.partition("e")
-    _, point, decimals = mantissa.partition(".")
-    return 10.0 ** (int(exponent or 0) - len(decimals)) if point or exponent else 0.0
+    return type(stated) is type(found) and bool(stated == found)
 
 
 def _short(value: object) -> str:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
 
 from provenance.check.examine import say_caveat, try_keys
+from provenance.check.findings import HypothesisResult
+from provenance.check.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
+from provenance.check.reading import VERDICT_FILE
 from provenance.check.score import Weighing, WeightedPairs, open_coins
 from provenance.coins.contexts import name_contexts
 from provenance.evidence.bundle import (
@@ -21,15 +24,13 @@ from provenance.evidence.bundle import (
     PAIRS_FOLDER,
     REPORT_FILE,
     TRAJECTORY_FILE,
-    VERDICT_FILE,
     make_report,
     name_pairs,
     name_pooled,
     pooled_slots,
 )
-from provenance.evidence.editions import is_old, split_stated_alpha
 from provenance.evidence.manifest import describe_environment
-from provenance.evidence.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
+from provenance.evidence.older import split_stated_alpha
 from provenance.evidence.steps import NotPossibleError, StepFailedError
 from provenance.evidence.verify.foreign_key import (
     add_up,
@@ -49,6 +50,7 @@ from provenance.keys.schedule import CONTROL, KeyName
 from provenance.marks.foreign.mark import is_foreign
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
+from provenance.storage.documents import MALFORMED
 from provenance.storage.files import read_bytes, read_json
 
 _DISCLOSED_FIELDS: Final = frozenset(
@@ -68,19 +70,19 @@ _DISCLOSED_FIELDS: Final = frozenset(
 
 def check_keyring(state: State) -> str:
     """The verdict is about this keyring, its scheme and its committed keys."""
-    public, document = state.public, state.document
+    public, verdict = state.public, state.stated
     expected = {
         "keyring_id": public.id,
         "scheme": public.scheme.to_json(),
         "commitments": {str(pair): c.sha256 for pair, c in public.commitments.items()},
     }
-    stated = {name: document[name] for name in expected}
+    stated = {name: getattr(verdict, name) for name in expected}
     if difference := compare(stated, expected):
         raise StepFailedError(KEYRING_FILE, difference)
-    for pair in state.need(state.tables, "the class tables"):
+    for pair in state.tables:
         if pair not in public.commitments or pair[0] in (CONTROL, SELECTOR):
             raise StepFailedError(KEYRING_FILE, f"has no key for {pair!s}")
-    if document["inputs"]["tokenizer_sha256"] != public.tokenizer_sha256:
+    if verdict.inputs["tokenizer_sha256"] != public.tokenizer_sha256:
         raise StepFailedError(KEYRING_FILE, "inputs.tokenizer_sha256: another tokenizer")
     if is_foreign(public):
         return check_description(public)
@@ -125,9 +127,9 @@ def check_disclosed(state: State) -> str:
 
 
 def check_pairs(state: State) -> str:
-    """Pairs are sorted, distinct, the same in both files, and of disjoint slots."""
+    """Pairs are sorted, distinct and of disjoint slots; of 0.1.0, the same in both files."""
     manifest, public = state.whole, state.public
-    tables = state.need(state.tables, "the class tables")
+    tables = state.tables
     found = {n for n in manifest.names if n.startswith(f"{PAIRS_FOLDER}/")}
     if not manifest.pairs:
         if found:
@@ -136,7 +138,8 @@ def check_pairs(state: State) -> str:
     pooled = pooled_slots(public.schedule, list(tables))
     names = [name_pairs(i) for i in range(len(tables))]
     names += [CONTROL_PAIRS, *map(name_pooled, pooled.values())]
-    due = {name + suffix for name in names for suffix in (CSV, PARQUET)}
+    twice = any(name.endswith(PARQUET) for name in found)  # in bundles of 0.1.0
+    due = {name + suffix for name in names for suffix in ((CSV, PARQUET) if twice else (CSV,))}
     if odd := sorted(found ^ due):
         raise StepFailedError(odd[0], "missing, or not a file of pairs of this verdict")
     hypotheses: dict[KeyName, WeightedPairs] = {}
@@ -235,7 +238,7 @@ def check_scores(state: State) -> str:
 
 def check_tables(state: State) -> str:
     """Weights and scores of the pairs add up to the class tables of the verdict."""
-    tables = state.need(state.tables, "the class tables")
+    tables = state.tables
     weighing = state.need(state.weighing, "the pairs")
     for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
         stated = tables[pair]
@@ -263,27 +266,28 @@ def _only_law(table: ClassTable) -> NullLaw:
 
 def check_tails(state: State) -> str:
     """log10 p of every class table, and weighted Holm over them, are as stated."""
-    document, law = state.document, state.law
-    tables = state.need(state.tables, "the class tables")
+    verdict, law, tables = state.stated, state.law, state.tables
     for pair, table in tables.items():
         laws = {row.law for row in table.classes}
         if law is not None and laws - {law}:
             raise StepFailedError(VERDICT_FILE, f"{pair!s}: another law than the scheme's")
-    state.hypotheses = found = try_keys(tables, split_stated_alpha(document).keys)
-    for row, one in zip(document["hypotheses"], found, strict=True):
-        stated = (row["log10_p"], row["log10_adjusted"], row["family_weight"], row["rejected"])
-        follows = (one.tail.log10_p, one.log10_adjusted, one.family_weight, one.rejected)
-        if difference := compare(list(stated), list(follows)):
+    state.hypotheses = found = try_keys(tables, split_stated_alpha(verdict).keys)
+    for stated, one in zip(verdict.hypotheses, found, strict=True):
+        if difference := compare(_list_numbers(stated), _list_numbers(one)):
             raise StepFailedError(VERDICT_FILE, f"{one.name}: {difference}")
     said = "; ".join(f"{h.name} {h.tail.log10_p:.2f}" for h in found)
     return said if law is not None else f"{said}; the law of a score is taken as stated"
+
+
+def _list_numbers(one: HypothesisResult) -> list[Any]:
+    return [one.tail.log10_p, one.log10_adjusted, one.family_weight, one.rejected]
 
 
 def check_controls(state: State) -> str:
     """Every due control is there; those that pairs and keys allow are repeated."""
     hypotheses = state.need(state.hypotheses, "the tails")
     records = rebuild_controls(
-        state.document, hypotheses, state.public, state.weighing, state.opened, state.placebos
+        state.stated, hypotheses, state.public, state.weighing, state.opened, state.placebos
     )
     for record in records:
         if record.recomputed is not None:
@@ -308,30 +312,31 @@ def check_verdict(state: State) -> str:
     hypotheses = state.need(state.hypotheses, "the tails")
     controls = state.need(state.controls, "the controls")
     plan = None
-    if state.document["plan"] is not None:
+    if state.stated.plan is not None:
         plan = state.need(state.plan, "the plan")
-    found = rebuild_verdict(state.document, state.public, hypotheses, controls, plan)
+    found = rebuild_verdict(state.stated, state.public, hypotheses, controls, plan)
     if state.foreign is not None:
-        found["caveat"] = say_caveat(state.foreign)
-    if difference := compare(state.document, found):
+        found = replace(found, caveat=say_caveat(state.foreign))
+    # with the file, not with what was read of it: some of its fields follow from the others
+    if difference := compare(state.document, follows := found.to_json()):
         raise StepFailedError(VERDICT_FILE, difference)
-    return f"{found['conclusion']}; log10 p {found['log10_p']:.2f}; " + (
-        "exploratory" if found["exploratory"] else "planned"
+    return f"{follows['conclusion']}; log10 p {found.log10_p:.2f}; " + (
+        "exploratory" if found.exploratory else "planned"
     )
 
 
 def check_report(state: State) -> str:
     """report.html is what this version makes of the verdict (and of the unchecked trajectory)."""
-    state.need(state.verdict, "the verdict")
+    verdict = state.stated
     if REPORT_FILE not in state.whole.names:
         raise NotPossibleError("the bundle holds no report")
     try:
         made = make_report(state.folder, state.plan)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MALFORMED as error:
         raise StepFailedError(TRAJECTORY_FILE, f"must be drawable; got: {error}") from error
     if made == read_bytes(state.folder / REPORT_FILE):
         return "the same bytes"
-    if is_old(state.document):
+    if verdict.is_old:
         raise NotPossibleError("made from a verdict of an older form, which was drawn differently")
     theirs, mine = state.whole.environment, describe_environment()
     packages: Mapping[str, str] = {n: mine[n] for n in ("provenance", "matplotlib", "jinja2")}

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from provenance.check.findings import Control, HypothesisResult
 from provenance.check.plan import Plan
 from provenance.check.score import Weighing
-from provenance.check.verdict import Control, HypothesisResult
+from provenance.check.verdict import Verdict
 from provenance.errors import UsageError
 from provenance.evidence.manifest import Manifest
 from provenance.evidence.steps import NotPossibleError
@@ -50,10 +51,10 @@ class State:
     folder: Path
     trust: Trust
     manifest: Manifest | None = None
-    verdict: Mapping[str, Any] | None = None
+    document: Any = None
+    verdict: Verdict | None = None
     keyring: Keyring | None = None
     plan: Plan | None = None
-    tables: Mapping[KeyName, ClassTable] | None = None
     keys: dict[KeyName, Key] = field(default_factory=dict)
     weighing: Weighing | None = None
     scores: Mapping[KeyName, Any] = field(default_factory=dict)
@@ -69,9 +70,14 @@ class State:
         return value
 
     @property
-    def document(self) -> Mapping[str, Any]:
-        """The stated verdict."""
+    def stated(self) -> Verdict:
+        """The verdict as its file states it; `document` is the file itself, parsed."""
         return self.need(self.verdict, "the verdict")
+
+    @property
+    def tables(self) -> Mapping[KeyName, ClassTable]:
+        """Class table per key, in the verdict's order."""
+        return {result.key: result.table for result in self.stated.hypotheses}
 
     @property
     def public(self) -> Keyring:

@@ -266,6 +266,6 @@ def test_a_stored_batch_that_repeats_revealed_pairs_is_refused_as_such(world, ob
     check = start(world.index, world.keyring, SETTINGS)
     check = add_outputs(check, observed[0], world.index, world.keyring)
     batch = check.batches[0]
-    record = module._Record(batch.outputs, list(batch.known), [], batch.pairs_sha256)
+    record = module.StoredBatch(batch.outputs, batch.known, (), batch.pairs_sha256)
     with pytest.raises(DataError, match="must hold new pairs only; it repeats revealed ones"):
         module._replay(check, batch.revealed, record, as_mark(world.keyring), "batch 2")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from itertools import count
-from typing import Any
+
+from provenance.check.plan import CONTROLS, Plan, write_plan
+from provenance.check.verdict import Verdict
 
 OWNED = "OWNED"
 PAYLOADS = (
@@ -28,7 +30,7 @@ PAYLOADS = (
 )
 
 
-def poison(verdict: dict[str, Any], start: int = 0) -> dict[str, Any]:
+def poison(verdict: Verdict, start: int = 0) -> Verdict:
     """The same verdict with hostile names of slots, values, files, packages, keyring and scheme.
 
     `start` chooses which string comes first.
@@ -39,7 +41,7 @@ def poison(verdict: dict[str, Any], start: int = 0) -> dict[str, Any]:
         i = next(number)
         return f"{PAYLOADS[i % len(PAYLOADS)]} {i}"
 
-    bad = copy.deepcopy(verdict)
+    bad = json.loads(json.dumps(verdict.to_json()))
     slots: dict[str, str] = {}
     values: dict[str, str] = {}
     for row in (*bad["hypotheses"], *bad["shares"]):
@@ -63,7 +65,7 @@ def poison(verdict: dict[str, Any], start: int = 0) -> dict[str, Any]:
         described["reference"] = {"kind": name()}
     inputs["outputs"]["source"] = {"access": name()}
     inputs["innocents"] = {name(): described for described in inputs["innocents"].values()}
-    bad["caveat"] = [name() for _ in PAYLOADS]
+    bad["caveat"] = "; ".join(name() for _ in PAYLOADS)
     bad["reasons"] = [name() for _ in bad["reasons"]]
     bad["plan"] = {"sha256": name(), "timestamp": name()}
     bad["exploratory"] = False
@@ -71,12 +73,35 @@ def poison(verdict: dict[str, Any], start: int = 0) -> dict[str, Any]:
         bad["power"]["key"] = name()
         for field in ("students", "world", "measured_by", "measured_on"):
             bad["power"]["curve"][field] = name()
-    return bad
+    return Verdict.from_json(bad)
 
 
-def poison_plan(start: int) -> dict[str, Any]:
-    """A plan whose suspect and date are hostile."""
-    return {
-        "suspect": PAYLOADS[start % len(PAYLOADS)],
-        "created": PAYLOADS[(start + 1) % len(PAYLOADS)],
-    }
+def make_plan(suspect: str) -> Plan:
+    """A plan of this suspect."""
+    return write_plan(
+        {
+            "suspect": suspect,
+            "access": "outputs",
+            "keyring_id": "ab",
+            "scheme": {"name": "gumbel", "parameters": {}},
+            "index_sha256": "0" * 64,
+            "keys": ["global"],
+            "weight_rule": "log-sqrt",
+            "reference": {"kind": "none", "sha256": []},
+            "stopping": {"rule": "sequential"},
+            "alpha": 1e-4,
+            "twins": False,
+            "placebo_keys": 400,
+            "controls": list(CONTROLS),
+            "innocents": 1,
+            "commitments": {"global": {}},
+            "created": "2026-11-19T00:00:00Z",
+            "nonce": "0" * 64,
+        }
+    )
+
+
+def poison_plan(start: int) -> Plan:
+    """A plan whose suspect is as hostile as a plan may be: printable."""
+    allowed = [one for one in PAYLOADS if one.isprintable() and 0 < len(one) <= 1000]
+    return make_plan(allowed[start % len(allowed)])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 
+from provenance.check.verdict import Verdict
 from provenance.evidence.report.page import PALETTE, render_report
 from tests.evidence.report.hostile import OWNED, poison, poison_plan
 
@@ -100,34 +101,38 @@ def test_every_picture_has_an_alternative_text_with_its_numbers(cases, pages):
     verdict, trajectory, _ = cases["evidence"]
     titles = re.findall(r"<title id=\"[\w-]+\">([^<]+)</title>", pages["evidence"])
     assert len(titles) == 2
-    assert f"{trajectory['points'][-1]['tokens']:,} tokens" in titles[0]
-    assert f"The true key is at {verdict['hypotheses'][0]['tail']['z']:.1f}" in titles[1]
+    assert f"{trajectory.points[-1].tokens:,} tokens" in titles[0]
+    assert f"The true key is at {verdict.hypotheses[0].tail.z:.1f}" in titles[1]
 
 
-def test_the_same_verdict_gives_the_same_bytes_in_any_process(cases, pages):
+def test_the_same_verdict_gives_the_same_bytes_in_any_process(cases):
     code = (
         "import sys, json, hashlib\n"
+        "from provenance.check.verdict import Verdict\n"
         "from provenance.evidence.report.page import render_report\n"
         "for case in json.load(sys.stdin):\n"
-        "    print(hashlib.sha256(render_report(*case).encode()).hexdigest())"
+        "    page = render_report(Verdict.from_json(case))\n"
+        "    print(hashlib.sha256(page.encode()).hexdigest())"
     )
     kinds = ("evidence", "none")
     done = subprocess.run(
         [sys.executable, "-c", code],
-        input=json.dumps([cases[kind] for kind in kinds]),
+        input=json.dumps([cases[kind][0].to_json() for kind in kinds]),
         capture_output=True,
         text=True,
         check=True,
     )
-    expected = [hashlib.sha256(pages[kind].encode()).hexdigest() for kind in kinds]
+    pages = [render_report(cases[kind][0]) for kind in kinds]
+    expected = [hashlib.sha256(page.encode()).hexdigest() for page in pages]
     assert done.stdout.split() == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_made_from_the_file_is_the_page_made_from_the_verdict(cases, pages, kind):
     """verdict.json sorts its fields; whoever recomputes the page reads it from there."""
-    sorted_case = json.loads(json.dumps(cases[kind], sort_keys=True))
-    assert render_report(*sorted_case) == pages[kind]
+    verdict, *rest = cases[kind]
+    document = json.loads(json.dumps(verdict.to_json(), sort_keys=True))
+    assert render_report(Verdict.from_json(document), *rest) == pages[kind]
 
 
 @pytest.mark.parametrize(
@@ -189,10 +194,10 @@ def test_what_each_conclusion_says_and_does_not_say(pages, kind, said, unsaid):
 def test_a_check_that_may_not_accuse_shows_no_number_as_evidence(cases, pages, kind, title):
     text = Page(pages[kind]).text
     verdict, _, _ = cases[kind]
-    assert verdict["log10_p"] < -30
+    assert verdict.log10_p < -30
     assert title in text
     assert ("FAILED" in text) == (kind == "invalid")
-    reason = verdict["reasons"][0].replace("<b>", "").replace("</b>", "")
+    reason = verdict.reasons[0].replace("<b>", "").replace("</b>", "")
     assert reason.split("<")[0] in text.replace("<b>", "").replace("</b>", "")
     for words in (
         "p at most",
@@ -205,18 +210,18 @@ def test_a_check_that_may_not_accuse_shows_no_number_as_evidence(cases, pages, k
         "grew",
     ):
         assert words not in text, words
-    z = verdict["hypotheses"][0]["tail"]["z"]
+    z = verdict.hypotheses[0].tail.z
     assert f"{z:.1f}" not in pages[kind]
 
 
 def test_a_caveat_of_a_foreign_scheme_is_shown_at_the_top(cases):
     verdict, _, _ = cases["evidence"]
-    text = Page(render_report({**verdict, "caveat": "Keys of this scheme are weak."})).text
+    text = Page(render_report(replace(verdict, caveat="Keys of this scheme are weak."))).text
     assert 0 < text.index("Keys of this scheme are weak.") < text.index("1. How the question")
 
 
 def test_many_keys_files_and_values_are_cut_and_the_page_stays_small(cases):
-    verdict = copy.deepcopy(cases["evidence"][0])
+    verdict = json.loads(json.dumps(cases["evidence"][0].to_json()))
     row, share = verdict["hypotheses"][1], verdict["shares"][0]
     names = [f"value-{i}" for i in range(5_000)]
     verdict["hypotheses"] += [{**row, "value": name} for name in names]
@@ -228,7 +233,7 @@ def test_many_keys_files_and_values_are_cut_and_the_page_stays_small(cases):
         for name in names
     ]
     verdict["controls"][0]["placebo_z"] *= 1_000
-    page = render_report(verdict, cases["evidence"][1])
+    page = render_report(Verdict.from_json(verdict), cases["evidence"][1])
     assert len(page.encode()) < 200_000
     text = Page(page).text
     for words in ("more keys in verdict.json", "more files in", "more values in", "more controls"):
@@ -274,9 +279,8 @@ def test_every_colour_of_text_has_enough_contrast(ink, ground):
 
 
 def test_twins_alone_are_reported_when_the_keys_scored_nothing(cases):
-    twins = cases["twins"][0]["twins"]
-    verdict = {**cases["untested"][0], "conclusion": "evidence", "found_by": ["twins"]}
-    verdict |= {"found_evidence": True, "twins": twins, "reasons": []}
+    twins = cases["twins"][0].twins
+    verdict = replace(cases["untested"][0], conclusion="evidence", twins=twins, reasons=())
     text = Page(render_report(verdict)).text
     assert "second line only" in text
     assert "How strong the result is" not in text

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check.examine import CheckSettings, check_outputs
-from provenance.check.trajectory import trace_evidence
+from provenance.check.findings import PlanReference, Reservation
+from provenance.check.plan import Plan
+from provenance.check.trajectory import Trajectory, trace_evidence
 from provenance.check.twin_test import MeasuredTwins
-from provenance.check.verdict import Reservation
+from provenance.check.verdict import Verdict
 from provenance.check.weigh import DEFAULT_RULE
 from provenance.suspect.access.outputs import count_positions, observe, read_positions
 from provenance.suspect.access.twins import Twins
 from provenance.suspect.positions import split_positions
-
-Json = dict[str, Any]
+from tests.evidence.report.hostile import make_plan
 
 RESERVED = Reservation(
     "12 of 200 responses were tokenised again, <b>which is biased</b>", "evidence"
@@ -35,7 +35,9 @@ def measured_twins(pairs: int, favoured: int) -> MeasuredTwins:
 
 
 @pytest.fixture(scope="session")
-def cases(synthetic_world, tmp_path_factory) -> dict[str, tuple[Json, Json | None, Json | None]]:
+def cases(
+    synthetic_world, tmp_path_factory
+) -> dict[str, tuple[Verdict, Trajectory | None, Plan | None]]:
     """verdict, trajectory and plan of each kind, as JSON gives them back."""
     world, folder = synthetic_world, tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(5)
@@ -51,16 +53,16 @@ def cases(synthetic_world, tmp_path_factory) -> dict[str, tuple[Json, Json | Non
         positions = read_positions([path], world.tokenizer, world.keyring.public)
         parts = [count_positions(p) for p in split_positions(positions, 50)]
         traced = trace_evidence(parts, world.index, world.keyring, DEFAULT_RULE)
-        return json.loads(json.dumps(verdict.to_json())), json.loads(json.dumps(traced.to_json()))
+        return Verdict.from_json(json.loads(json.dumps(verdict.to_json()))), traced
 
     fair = {"fair": observe([clean], world.tokenizer, world.keyring.public)}
     unfair = {"leak": observe([guilty], world.tokenizer, world.keyring.public)}
     found, grown = check(guilty, fair)
     none, flat = check(clean)
     invalid, _ = check(guilty, unfair)
-    planned = copy.deepcopy(found) | {"exploratory": False}
-    planned["plan"] = {"sha256": "ab" * 32, "timestamp": "2026-11-20T10:00:00Z, Example TSA"}
-    plan = {"suspect": "fast-7b of Example Corp.", "created": "2026-11-19"}
+    stamp = PlanReference("ab" * 32, "2026-11-20T10:00:00Z, Example TSA")
+    planned = replace(found, plan=stamp)
+    plan = make_plan("fast-7b of Example Corp.")
     return {
         "evidence": (found, grown, None),
         "none": (none, flat, None),

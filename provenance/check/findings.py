@@ -1,0 +1,219 @@
+"""What a verdict is made of: keys, controls, shares and twins, and what forbids a conclusion.
+
+Each has the JSON form that it has in verdict.json. Computes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, TypeVar
+
+from provenance.errors import UsageError
+from provenance.keys.schedule import KeyName
+from provenance.stats.tables import ClassTable
+from provenance.stats.tails import TailResult
+from provenance.storage.documents import read_fields, take_stated
+
+SHARE_METHOD: Final = "excess-v1"
+"""Construction of the limits of shares: `provenance.stats.shares.share_intervals`."""
+
+Conclusion = Literal["evidence", "no evidence", "inconclusive"]
+_Test = TypeVar("_Test", bound="HypothesisResult | TwinsResult")
+EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, "inconclusive": 3}
+"""Of every command that draws a conclusion; see docs/decisions/0003."""
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Something known of the inputs that forbids a conclusion, whatever the numbers say.
+
+    Attributes
+    ----------
+    reason : one sentence with its counts and without a full stop, for people
+    against : the conclusion that it turns into `inconclusive`; `both`: nothing can be concluded
+    lifted_by : name of the innocent model beside which the result stands all the same; "" for none
+    """
+
+    reason: str
+    against: Literal["evidence", "no evidence", "both"]
+    lifted_by: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.reason:
+            raise UsageError("a reservation must have a reason; it has none. Say what is known.")
+
+    def __str__(self) -> str:
+        """The reason, and what stands against it, in one sentence without a full stop."""
+        if not self.lifted_by:
+            return self.reason
+        return (
+            f"{self.reason}; the innocent model {self.lifted_by} scored as many coins under the "
+            "same keys, and the suspect exceeds it beyond alpha"
+        )
+
+    def forbids(self, conclusion: Conclusion) -> bool:
+        """Whether it stands against this conclusion."""
+        return not self.lifted_by and self.against in (conclusion, "both")
+
+
+@dataclass(frozen=True)
+class HypothesisResult:
+    """One key of the check: H0 "the suspect's choices are independent of this key's coins".
+
+    Attributes
+    ----------
+    slot, value : which key; value is "" for the single key of `global`
+    family_weight : share of alpha that this key was given, fixed before the coins
+    tail : log10 p (exact upper bound) with its cross-checks
+    log10_adjusted : log10 of the weighted-Holm adjusted p-value over all keys of the check
+    rejected : adjusted p <= alpha
+    table : the class table: all that is needed to recompute `tail`
+    """
+
+    slot: str
+    value: str
+    family_weight: float
+    tail: TailResult
+    log10_adjusted: float
+    rejected: bool
+    table: ClassTable
+
+    @property
+    def key(self) -> KeyName:
+        """Which key it is about."""
+        return KeyName(self.slot, self.value)
+
+    @property
+    def name(self) -> str:
+        """`global` or `week=2026-W17`."""
+        return str(self.key)
+
+    @property
+    def mean_shift(self) -> float:
+        """Weighted mean shift of a score, in standard deviations of one score; 0 under H0."""
+        return self.tail.z / math.sqrt(self.tail.effective_coins) if self.tail.coins else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form with the class table."""
+        names = ("slot", "value", "family_weight", "log10_adjusted", "rejected", "mean_shift")
+        return {**{name: getattr(self, name) for name in names}, **_write_test(self)}
+
+    @classmethod
+    def from_json(cls, row: object) -> HypothesisResult:
+        """What `to_json` wrote; `mean_shift`, which follows, is not read. Raises as below."""
+        return _read_test(cls, row, frozenset({"log10_p", "mean_shift"}))
+
+
+@dataclass(frozen=True)
+class Control:
+    """A check of the check. `log10_p` is corrected for the looks inside this control.
+
+    `placebo_z` holds z of every placebo key to three digits, for the picture; empty elsewhere.
+    """
+
+    name: str
+    passed: bool
+    log10_p: float | None
+    detail: str
+    placebo_z: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Share:
+    """Share of the absorbed evidence that belongs to one value, with simultaneous limits.
+
+    `method` names the construction of the limits; "" in verdicts of before there was a choice.
+    """
+
+    slot: str
+    value: str
+    estimate: float
+    lower: float
+    upper: float
+    method: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; the method only if it is named."""
+        row = asdict(self)
+        return row if self.method else {name: row[name] for name in row if name != "method"}
+
+
+@dataclass(frozen=True)
+class TwinsResult:
+    """The second line of evidence: does the suspect favour served responses over their twins?
+
+    H0: which response of a pair was served was decided by a fair coin that the suspect cannot know.
+
+    Attributes
+    ----------
+    pairs, favour_served : pairs that count, and in how many the served response is likelier
+    reused, equal : pairs left out, see `provenance.suspect.access.twins.Twins`
+    tail : log10 p (exact upper bound) of the signed ranks, with its cross-checks
+    alpha, rejected : share of alpha of this line; p <= that share
+    table, sha256 : the class table, and the hex digest of each file
+    suspect, reference : which models were asked; the reference is empty if there was none
+    """
+
+    pairs: int
+    favour_served: int
+    reused: int
+    equal: int
+    tail: TailResult
+    alpha: float
+    rejected: bool
+    table: ClassTable
+    sha256: Mapping[str, str]
+    suspect: Mapping[str, Any]
+    reference: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form with the class table."""
+        names = ("pairs", "favour_served", "reused", "equal", "alpha", "rejected")
+        return {
+            **{name: getattr(self, name) for name in names},
+            **_write_test(self),
+            "sha256": dict(self.sha256),
+            "suspect": dict(self.suspect),
+            "reference": dict(self.reference),
+        }
+
+    @classmethod
+    def from_json(cls, row: object) -> TwinsResult:
+        """What `to_json` wrote. Raises TypeError, ValueError."""
+        return _read_test(cls, row, frozenset({"log10_p"}))
+
+
+def _write_test(result: HypothesisResult | TwinsResult) -> dict[str, Any]:
+    """The p-value of a line of evidence, its cross-checks and its class table."""
+    tail, table = asdict(result.tail), result.table.to_json()
+    return {"log10_p": result.tail.log10_p, "tail": tail, "table": table}
+
+
+def _read_test(kind: type[_Test], row: object, follows: frozenset[str]) -> _Test:
+    """Read a line of evidence; its p is said twice, and must be the same."""
+    result = read_fields(kind, take_stated(row, follows))
+    if row["log10_p"] != result.tail.log10_p:  # type: ignore[index]
+        raise ValueError("log10_p that is not that of its tail")
+    return result
+
+
+def group_rejected(rejected: Iterable[KeyName]) -> dict[str, list[str]]:
+    """Values whose own key is rejected, per attribute slot: at least these leaked."""
+    found: dict[str, list[str]] = {}
+    for slot, value in rejected:
+        if value:
+            found.setdefault(slot, []).append(value)
+    return found
+
+
+@dataclass(frozen=True)
+class PlanReference:
+    """The plan that a check followed: hex SHA-256 of its file, and when an authority saw that hash.
+
+    `timestamp` is RFC 3339 in UTC, or None if the plan was not timestamped.
+    """
+
+    sha256: str
+    timestamp: str | None
