@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import (
+from provenance.marks.foreign import make_foreign
+from tests.marks.foreign.lab import padded_windows
+from tests.world.foreign import make_foreign_world, serve
+from tests.world.synthetic import (
     WORDS,
     Teacher,
     decode,
@@ -15,9 +18,6 @@ from benchmarks.calibration.world import (
     save_tokenizer,
     write_outputs,
 )
-from benchmarks.foreign.world import make_foreign_world, serve
-from provenance.marks.foreign import make_foreign
-from tests.marks.foreign.lab import padded_windows
 
 KEY = 1_234_567_891
 CONFIG = {"greenlist_ratio": 0.25, "bias": 2.0, "hashing_key": KEY, "seeding_scheme": "lefthash"}

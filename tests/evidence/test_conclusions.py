@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import decode, write_outputs
 from provenance.check.examine import CheckSettings, examine_outputs
 from provenance.check.verdict import Reservation
 from provenance.evidence.bundle import Contents, make_report, write_bundle
@@ -16,6 +15,7 @@ from provenance.evidence.editions import write_edition
 from provenance.evidence.manifest import write_manifest
 from provenance.suspect.access.outputs import observe
 from tests.evidence.report.conftest import RESERVED, measured_twins
+from tests.world.synthetic import decode, write_outputs
 
 SETTINGS = CheckSettings(placebo_keys=50)
 IN_VAIN = replace(RESERVED, against="no evidence")

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.authority import Authority
 from provenance.check.plan import Plan
 from provenance.check.score import WeightedPairs
 from provenance.evidence.bundle import make_report
@@ -25,6 +24,7 @@ from provenance.evidence.pairs import read_pairs, write_pairs
 from provenance.evidence.signature import create_signing_key, sign_bundle
 from provenance.evidence.timestamp import make_request
 from provenance.storage.files import interchange_json
+from tests.world.authority import Authority
 
 FILES = [
     "verdict.json",

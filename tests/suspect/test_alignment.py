@@ -108,7 +108,7 @@ def fallback_bpe(dummy):
 
 
 def words():
-    """The tokenizer of benchmarks/calibration/world.py."""
+    """The tokenizer of tests/world/synthetic.py."""
     tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(256)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer

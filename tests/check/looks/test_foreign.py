@@ -6,9 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import WORDS, Teacher, innocent, learn, write_outputs
-from benchmarks.foreign.sequential import simulate
-from benchmarks.foreign.world import make_foreign_world, random_scheme
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.looks.conclude import conclude
 from provenance.check.looks.process import add_outputs, start
@@ -16,6 +13,9 @@ from provenance.check.score import weigh_observations
 from provenance.errors import ConfigurationMismatchError
 from provenance.marks.foreign.mark import ForeignKey, ForeignMark
 from provenance.suspect.access.outputs import observe
+from tests.world.foreign import make_foreign_world, random_scheme
+from tests.world.shared_coins import simulate
+from tests.world.synthetic import WORDS, Teacher, innocent, learn, write_outputs
 
 SETTINGS = CheckSettings(rule="log-sqrt", placebo_keys=50)
 RUNS, SEED = 150, b"h" * 32

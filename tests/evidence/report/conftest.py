@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.trajectory import trace_evidence
 from provenance.check.twin_test import MeasuredTwins
@@ -18,6 +17,7 @@ from provenance.check.weigh import DEFAULT_RULE
 from provenance.suspect.access.outputs import count_positions, observe, read_positions
 from provenance.suspect.access.twins import Twins
 from provenance.suspect.positions import split_positions
+from tests.world.synthetic import innocent, learn, write_outputs
 
 Json = dict[str, Any]
 
@@ -74,6 +74,6 @@ def cases(synthetic_world, tmp_path_factory) -> dict[str, tuple[Json, Json | Non
 
 
 def _text(world) -> str:
-    from benchmarks.calibration.world import decode
+    from tests.world.synthetic import decode
 
     return decode(world.served[0])
