@@ -3,9 +3,9 @@
 python -m benchmarks.sequential_pipeline [--keyrings 150] [--orders 20]
 
 False alarms: for every keyring a fresh master secret, a marked log and an index; innocent suspects
-of every hostile kind (`tests.world.synthetic.innocent`) bring their outputs in batches, through files,
-tokenizer, observations, weights and `sequential.state.continue_check` under the *true* keys. A
-false alarm is an E that is >= 1 / alpha after any batch.
+of every hostile kind (`tests.world.synthetic.innocent`) bring their outputs in batches, through
+files, tokenizer, observations, weights and `continue_check` under the *true* keys. A false alarm is
+an E that is >= 1 / alpha after any batch.
 
 Stopping: the guilty suspects of fixtures/, their outputs in random orders. Tokens until the
 sequential check says evidence, for several sizes of batches, beside the tokens at which the plain
