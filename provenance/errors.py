@@ -83,3 +83,12 @@ class ConfigurationMismatchError(ProvenanceError, ValueError):
     """Inputs made under different keyrings, tokenizers or schemes were mixed."""
 
     exit_code = 78
+
+
+def say_briefly(error: BaseException) -> str:
+    """The first line of somebody else's error, at most 200 characters, for a sentence of ours.
+
+    >>> say_briefly(ValueError("no such column\\nat line 7"))
+    'no such column'
+    """
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from provenance.errors import DataError, StorageError
+from provenance.errors import DataError, StorageError, say_briefly
 from provenance.served.table import TABLE
 from provenance.served.windows import WINDOWS
 from provenance.storage.database import open_engine
@@ -104,7 +104,7 @@ def _run(
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         if stream.error is not None:
             raise stream.error from None
-        reason = str(error).partition("\n")[0][:200]
+        reason = say_briefly(error)
         if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
             raise DataError(
                 f"a context must be served in fewer than 2**31 responses; got: {reason}. "

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
-from provenance.errors import DataError, ProvenanceError, StorageError, UsageError
+from provenance.errors import DataError, ProvenanceError, StorageError, UsageError, say_briefly
 from provenance.storage.files import name_files, parse_json
 
 COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
@@ -132,7 +132,7 @@ class _Expanded(io.RawIOBase):
         except ProvenanceError:
             raise
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).partition("\n")[0][:200]
+            reason = say_briefly(error)
             raise DataError(
                 f"{path}: must be a whole compressed file; got: {reason}. Copy it again."
             ) from error

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.errors import StorageError
+from provenance.errors import StorageError, say_briefly
 from provenance.storage.database import open_engine
 from provenance.storage.files import canonical_json, lock_folder, write_json
 from provenance.suspect.positions import Positions
@@ -190,7 +190,7 @@ def sum_passes(suspect: Pass, reference: Pass | None, limit: int = MAXIMUM_PAIRS
                 raise _broken(broken[0]) from error
             raise StorageError(
                 f"{spill}: the masses of a model must fit on this disk; got: "
-                f"{str(error).partition(chr(10))[0][:200]}. Free some space."
+                f"{say_briefly(error)}. Free some space."
             ) from error
     return Summed(
         table["context"].to_numpy(),

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError
+from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError, say_briefly
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
 from provenance.keys.tokenizer import tokenise
 from provenance.storage.checkpoint import TEMPLATE_FILES
@@ -201,7 +201,7 @@ class LanguageModel:
         try:
             text = self._template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # a template raises what it likes
-            reason = str(error).partition("\n")[0][:200]
+            reason = say_briefly(error)
             raise DataError(
                 f"{origin} must take the messages of the outputs; got: {reason}. "
                 "Repair the roles, or give prompts instead of messages."
