@@ -110,7 +110,7 @@ def run_check(name: str, teacher: Teacher, worlds: int) -> Iterator[dict[str, An
         rng = np.random.default_rng([seed, 5])
         with tempfile.TemporaryDirectory() as folder:
             world = make_foreign_world(Path(folder), teacher, name, seed, 100, 80)
-            index = world.index.evened() if world.mark.shares_coins else world.index
+            index = world.index.with_equal_counts() if world.mark.shares_coins else world.index
             for kind in KINDS:
                 outputs, prompts = innocent(kind, world, rng)  # type: ignore[arg-type]
                 path = write_outputs(world.folder / f"{kind}.jsonl", outputs, prompts)

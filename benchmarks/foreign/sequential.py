@@ -34,7 +34,7 @@ def main() -> None:
             scheme = replace(scheme, sampling_table_size=1 << 12)
         folder = Path(tempfile.mkdtemp())
         world = make_foreign_world(folder, teacher, name, 3, 120, 60, scheme)
-        index = world.index.evened() if world.mark.shares_coins else world.index
+        index = world.index.with_equal_counts() if world.mark.shares_coins else world.index
         for kind in ("ordinary", "repeats"):
             outputs, prompts = innocent(kind, world, np.random.default_rng(11))
             batches = []

@@ -84,7 +84,7 @@ class Bench:
         self._mark = as_mark(keyring)
         tokenizer = choice.load_tokenizer(self._mark)
         opened = Index.open(index, self._mark.public)
-        self._index = opened.evened() if self._mark.shares_coins else opened
+        self._index = opened.with_equal_counts() if self._mark.shares_coins else opened
         self._observer = Observer(reference, tokenizer, self._mark, self._index)
 
     def check(

@@ -56,7 +56,7 @@ def enough(
     choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
     mark = as_mark(choice.open(IndexManifest.load(index).vocabulary_size))
     loaded, opened = choice.load_tokenizer(mark), Index.open(index, mark.public)
-    opened = opened.evened() if mark.shares_coins else opened
+    opened = opened.with_equal_counts() if mark.shares_coins else opened
     expected = Reference(reference, tuple(reference_text or ()), None, False)
     observations = Observer(expected, loaded, mark, opened).observe_outputs(outputs)
     rule = refuse_retired(rule or choose_rule(sampled=True, has_reference=reference != "none"))

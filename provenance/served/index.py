@@ -163,13 +163,13 @@ class Index:
             if served.contexts
         ]
 
-    def evened(self) -> Index:
+    def with_equal_counts(self) -> Index:
         """The same index, as if every context had been served once under the global key.
 
         For marks whose coins are shared by many contexts: there the counts are not independent of
         the coins, and none may weigh anything.
         """
-        return _EvenIndex(self.folder, self.manifest, self._groups)
+        return _EqualCounts(self.folder, self.manifest, self._groups)
 
     def values_served(self, slot: int) -> list[ServedValue]:
         """Values of a slot in the order of their numbers; `contexts` is 0 if never served."""
@@ -216,8 +216,8 @@ class Index:
         return tuple(columns)
 
 
-class _EvenIndex(Index):
-    """See `Index.evened`."""
+class _EqualCounts(Index):
+    """See `Index.with_equal_counts`."""
 
     counts_weigh = False
 

@@ -134,7 +134,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _read_configuration(path: Path) -> Mapping[str, Any]:
-    """As transformers reads it: some configurations hold Infinity. StorageError if it is none."""
+    """As transformers reads it: some configurations hold Infinity. StorageError if it cannot."""
     content = read_bytes(path)
     try:
         document = json.loads(content)

@@ -60,9 +60,9 @@ def _one_key(
         rows = np.column_stack([pairs.contexts, pairs.tokens]).astype(np.uint32)
         together, first = np.unique(np.concatenate([seen, rows]), axis=0, return_index=True)
         fresh = np.sort(first[first >= len(seen)]) - len(seen)
-        fresh = fresh[groups.numbers[fresh] >= 0]
+        fresh = fresh[groups.coins[fresh] >= 0]
         by_pairs = by_pairs.merge(
-            ClassTable.from_scores(pairs.weights[fresh], scores[groups.numbers[fresh]], process.law)
+            ClassTable.from_scores(pairs.weights[fresh], scores[groups.coins[fresh]], process.law)
         )
         seen = together
     last = sheet.processes[0]

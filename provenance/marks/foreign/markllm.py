@@ -81,12 +81,10 @@ class MarkLlmKgw(Prefixed, GreenList):
 
     @property
     def caveat(self) -> str:
-        """Few lists."""
         return f"only {self.vocabulary_size} lists exist, the same for every key"
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size, gamma and the seeding."""
         return {
             **super().parameters,
             "f_scheme": self.f_scheme,
@@ -156,12 +154,10 @@ class MarkLlmUnigram(Common):
 
     @property
     def caveat(self) -> str:
-        """One list."""
         return "one list for all text: every word counts once, however often it occurs"
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size and gamma."""
         return {"vocabulary_size": self.vocabulary_size, "gamma": self.gamma}
 
     @property
@@ -193,7 +189,6 @@ class MarkLlmUnigram(Common):
         return self.mask[tokens].astype(np.int64)
 
     def random_key(self, rng: np.random.Generator) -> int:
-        """Uniform over 63 bits."""
         return int(rng.integers(0, 1 << 63))
 
     @classmethod

@@ -129,7 +129,6 @@ class MarkLlmPf(RollingSeeded, UniformRow):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size, window, salt and payload."""
         return {**super().parameters, "payload": self.payload}
 
     def mantissas(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:

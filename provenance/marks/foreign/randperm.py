@@ -50,7 +50,6 @@ class Seeded(Common, ABC):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size."""
         return {"vocabulary_size": self.vocabulary_size}
 
     @abstractmethod
@@ -78,7 +77,6 @@ class Prefixed(Seeded):
 
     @property
     def width(self) -> int:
-        """prefix_length."""
         return self.prefix_length
 
     @property
@@ -93,7 +91,6 @@ class Prefixed(Seeded):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Of the list or row, and the window."""
         return {**super().parameters, "prefix_length": self.prefix_length}
 
 
@@ -120,7 +117,6 @@ class RollingSeeded(Seeded):
 
     @property
     def width(self) -> int:
-        """ngram."""
         return self.ngram
 
     @property
@@ -130,7 +126,6 @@ class RollingSeeded(Seeded):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Of the row or list, window and salt."""
         return {**super().parameters, "ngram": self.ngram, "salt_key": self.salt_key}
 
     def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
@@ -159,7 +154,6 @@ class GreenList(Seeded):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size and gamma."""
         return {**super().parameters, "gamma": self.gamma}
 
     @cached_property

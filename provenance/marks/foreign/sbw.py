@@ -107,7 +107,6 @@ class VllmSbw(Common):
 
     @property
     def self_salted(self) -> bool:
-        """With selfhash."""
         return self.scheme == "selfhash"
 
     @property
@@ -122,12 +121,10 @@ class VllmSbw(Common):
 
     @property
     def caveat(self) -> str:
-        """No release."""
         return "read from a proposal to vLLM, not from a release: versions may differ"
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Seeding, window and gamma."""
         return {
             "sbw_scheme": self.scheme,
             "context_width": self.context_width,

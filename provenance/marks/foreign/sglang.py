@@ -111,12 +111,10 @@ class SglangGumbel(Common):
 
     @property
     def width(self) -> int:
-        """context_window."""
         return self.context_window
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window, number of keys and mixing share."""
         mixing = {"mixing_probability": self.mixing_probability} if len(self.keys) == 2 else {}
         return {"context_window": self.context_window, "keys": len(self.keys), **mixing}
 
@@ -157,7 +155,6 @@ class SglangGumbel(Common):
         return tuple(rng.integers(0, 1 << 64, size, dtype=np.uint64).tolist())
 
     def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under another key, or two."""
         return replace(self, keys=(key,) if isinstance(key, int) else tuple(key))
 
     @classmethod

@@ -109,7 +109,6 @@ class SynthID(Common):
 
     @property
     def width(self) -> int:
-        """ngram_len - 1."""
         return self.ngram_len - 1
 
     @property
@@ -124,7 +123,6 @@ class SynthID(Common):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Everything but the keys."""
         given = {}
         if self.packed is not None:
             given["sampling_table"] = base64.b64encode(self.packed).decode("ascii")

@@ -123,7 +123,6 @@ class SynthIDText2025(Common):
 
     @property
     def width(self) -> int:
-        """ngram_len - 1."""
         return self.ngram_len - 1
 
     @property
@@ -133,7 +132,6 @@ class SynthIDText2025(Common):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Everything but the keys."""
         return {
             "ngram_len": self.ngram_len,
             "depth": len(self.keys),

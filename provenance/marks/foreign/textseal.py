@@ -150,7 +150,6 @@ class _TextSeal(Common):
 
     @property
     def width(self) -> int:
-        """ngram."""
         return self.ngram
 
     @property
@@ -163,7 +162,6 @@ class _TextSeal(Common):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window."""
         return {"ngram": self.ngram}
 
     def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
@@ -216,7 +214,6 @@ class TextSealGreenList(_TextSeal):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window and gamma."""
         return {"ngram": self.ngram, "gamma": self.gamma}
 
     @cached_property
@@ -303,7 +300,6 @@ class TextSealSynthID(TextSealGreenList):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window, gamma and depth."""
         return {"ngram": self.ngram, "gamma": self.gamma, "depth": self.depth}
 
     @cached_property

@@ -72,17 +72,14 @@ class TextSealDualKey(Common):
 
     @property
     def width(self) -> int:
-        """ngram."""
         return self.ngram
 
     @property
     def caveat(self) -> str:
-        """That of one key."""
         return self.parts[0].caveat
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window and mixing share."""
         return {"ngram": self.ngram, "mixing_alpha": self.mixing_alpha}
 
     @property

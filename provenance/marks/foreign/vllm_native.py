@@ -125,7 +125,6 @@ class VllmGumbel(Common):
 
     @property
     def width(self) -> int:
-        """context_width."""
         return self.context_width
 
     @property
@@ -135,7 +134,6 @@ class VllmGumbel(Common):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Context width."""
         return {"context_width": self.context_width}
 
     @cached_property
@@ -165,7 +163,6 @@ class VllmGumbel(Common):
         return -np.log1p(-self.uniforms(contexts, tokens).astype(np.float64))
 
     def random_key(self, rng: np.random.Generator) -> int:
-        """Uniform over 64 bits."""
         return int(rng.integers(0, 1 << 64, dtype=np.uint64))
 
     @classmethod
@@ -191,7 +188,6 @@ class DualKeyGumbel(VllmGumbel):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Context width and alpha."""
         return {"context_width": self.context_width, "alpha": self.alpha}
 
     @cached_property

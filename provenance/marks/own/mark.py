@@ -29,12 +29,10 @@ class SchemeKey:
 
     @property
     def slot(self) -> str:
-        """Name of the slot."""
         return self.key.slot
 
     @property
     def value(self) -> str:
-        """Name of the value."""
         return self.key.value
 
     def group(self, contexts: Tokens, tokens: Tokens) -> None:
@@ -59,7 +57,6 @@ class SchemePlacebos:
 
     @property
     def null_law(self) -> NullLaw:
-        """Of the scheme."""
         return self.scheme.null_law
 
     def placebo(self, seed: bytes, number: int) -> OpenKey:
@@ -81,17 +78,14 @@ class KeyringMark(SchemePlacebos):
 
     @property
     def public(self) -> Keyring:
-        """The public half."""
         return self._keyring.public
 
     @property
     def schedule(self) -> Schedule:
-        """The public schedule."""
         return self._keyring.schedule
 
     @property
     def context_width(self) -> int:
-        """k."""
         return self._keyring.context_width
 
     def slots_of_names(self, names: Integers) -> NDArray[np.uint8]:

@@ -181,7 +181,7 @@ def test_where_contexts_share_coins_the_index_weighs_nothing(name, shared, tmp_p
     assert mark_of(name).shares_coins == shared
     world = make_foreign_world(tmp_path, teacher, name, 3, 60, 40)
     found = observed(world, "o", list(teacher.sample(np.random.default_rng(1), 20, 40)))
-    index = world.index.evened() if shared else world.index
+    index = world.index.with_equal_counts() if shared else world.index
     pairs = weigh_observations(found, index, world.mark, "log-sqrt").hypotheses["global", ""]
     assert (len(pairs) == found.contexts.shape[0]) == shared
     verdict = check_outputs(found, world.index, world.mark, FAST)
