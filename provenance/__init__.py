@@ -1,47 +1,147 @@
 """Test whether a model was trained on your model's watermarked responses.
 
 The names below are the public library; everything else may change. They are imported when they are
-first used, so that `import provenance` costs nothing.
+first used, so that `import provenance` costs nothing. `docs/architecture.md` is the map.
 """
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from provenance.case.case import Case as Case
+    from provenance.case.case import open_case as open_case
+    from provenance.case.doors import open_keyring as open_keyring
+    from provenance.case.indexing import build_index as build_index
+    from provenance.case.indexing import describe_index as describe_index
+    from provenance.case.indexing import list_warnings as list_warnings
+    from provenance.case.keyrings import disclose_key as disclose_key
+    from provenance.case.keyrings import make_keyring as make_keyring
+    from provenance.case.looks import Look as Look
+    from provenance.case.marks import MarkChoice as MarkChoice
+    from provenance.case.planning import commit_plan as commit_plan
+    from provenance.case.planning import make_plan as make_plan
+    from provenance.case.proof import verify as verify
+    from provenance.case.story import tell_story as tell_story
+    from provenance.case.texts import DetectedTexts as DetectedTexts
+    from provenance.case.texts import detect as detect
+    from provenance.case.texts import detect_texts as detect_texts
+    from provenance.check.examine import CheckSettings as CheckSettings
+    from provenance.check.examine import check_outputs as check_outputs
+    from provenance.check.plan import Plan as Plan
+    from provenance.check.suspects import judge_suspects as judge_suspects
+    from provenance.check.suspects import read_suspect as read_suspect
+    from provenance.check.verdict import Verdict as Verdict
+    from provenance.embed import transformers as transformers
+    from provenance.embed.generation import GeneratedLog as GeneratedLog
+    from provenance.embed.generation import generate_log as generate_log
+    from provenance.embed.watermark import Watermark as Watermark
+    from provenance.errors import ProvenanceError as ProvenanceError
+    from provenance.errors import VerificationError as VerificationError
+    from provenance.evidence.signature import create_signing_key as create_signing_key
+    from provenance.evidence.signature import sign_bundle as sign_bundle
+    from provenance.evidence.steps import Verification as Verification
+    from provenance.keys.keyring import Key as Key
+    from provenance.keys.keyring import Keyring as Keyring
+    from provenance.keys.keyring import SchemeSpecification as SchemeSpecification
+    from provenance.keys.keyring import UnlockedKeyring as UnlockedKeyring
+    from provenance.keys.keyring import add_value as add_value
+    from provenance.keys.keyring import create_keyring as create_keyring
+    from provenance.keys.keyring import disclose as disclose
+    from provenance.keys.schedule import DEFAULT_SHARES as DEFAULT_SHARES
+    from provenance.keys.schedule import KeyName as KeyName
+    from provenance.keys.schedule import Schedule as Schedule
+    from provenance.keys.tokenizer import load_tokenizer as load_tokenizer
+    from provenance.marks.detection import Detection as Detection
+    from provenance.marks.detection import detect_mark as detect_mark
+    from provenance.marks.detection import detect_pooled as detect_pooled
+    from provenance.marks.foreign.reading import read_foreign_mark as read_foreign_mark
+    from provenance.marks.own import make_scheme as make_scheme
+    from provenance.served.index import Index as Index
+    from provenance.served.writer import LogWriter as LogWriter
+    from provenance.storage.printable import Page as Page
+    from provenance.suspect.access.outputs import observe as observe
+    from provenance.suspect.observations import Observations as Observations
+
+    __version__: str
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
+    "DEFAULT_SHARES": "provenance.keys.schedule",
+    "Case": "provenance.case.case",
     "CheckSettings": "provenance.check.examine",
+    "DetectedTexts": "provenance.case.texts",
     "Detection": "provenance.marks.detection",
+    "GeneratedLog": "provenance.embed.generation",
     "Index": "provenance.served.index",
     "Key": "provenance.keys.keyring",
+    "KeyName": "provenance.keys.schedule",
     "Keyring": "provenance.keys.keyring",
     "LogWriter": "provenance.served.writer",
+    "Look": "provenance.case.looks",
+    "MarkChoice": "provenance.case.marks",
     "Observations": "provenance.suspect.observations",
+    "Page": "provenance.storage.printable",
+    "Plan": "provenance.check.plan",
     "ProvenanceError": "provenance.errors",
     "Schedule": "provenance.keys.schedule",
     "SchemeSpecification": "provenance.keys.keyring",
     "UnlockedKeyring": "provenance.keys.keyring",
     "Verdict": "provenance.check.verdict",
+    "Verification": "provenance.evidence.steps",
+    "VerificationError": "provenance.errors",
     "Watermark": "provenance.embed.watermark",
     "add_value": "provenance.keys.keyring",
-    "build_index": "provenance.served.build",
+    "build_index": "provenance.case.indexing",
     "check_outputs": "provenance.check.examine",
+    "commit_plan": "provenance.case.planning",
     "create_keyring": "provenance.keys.keyring",
+    "create_signing_key": "provenance.evidence.signature",
+    "describe_index": "provenance.case.indexing",
+    "detect": "provenance.case.texts",
     "detect_mark": "provenance.marks.detection",
     "detect_pooled": "provenance.marks.detection",
+    "detect_texts": "provenance.case.texts",
+    "disclose": "provenance.keys.keyring",
+    "disclose_key": "provenance.case.keyrings",
+    "generate_log": "provenance.embed.generation",
+    "judge_suspects": "provenance.check.suspects",
+    "list_warnings": "provenance.case.indexing",
     "load_tokenizer": "provenance.keys.tokenizer",
+    "make_keyring": "provenance.case.keyrings",
+    "make_plan": "provenance.case.planning",
     "make_scheme": "provenance.marks.own",
     "observe": "provenance.suspect.access.outputs",
+    "open_case": "provenance.case.case",
+    "open_keyring": "provenance.case.doors",
     "read_foreign_mark": "provenance.marks.foreign.reading",
+    "read_suspect": "provenance.check.suspects",
+    "sign_bundle": "provenance.evidence.signature",
+    "tell_story": "provenance.case.story",
+    "verify": "provenance.case.proof",
 }
+_MODULES = {"transformers": "provenance.embed.transformers"}
 
-__all__ = list(_HOMES)
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'provenance' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            from provenance.errors import DISTRIBUTION
+
+            return version(DISTRIBUTION)
+        if name in _MODULES:
+            return import_module(_MODULES[name])
+        if name not in _HOMES:
+            raise AttributeError(f"module 'provenance' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

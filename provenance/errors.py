@@ -10,7 +10,8 @@
     ├── StorageError               74   a file cannot be read or written
     ├── LockedError                75   somebody else is writing the same output
     ├── KeyPermissionError         77   a secret is exposed to other users
-    └── ConfigurationMismatchError 78   two inputs do not belong together (also a ValueError)
+    ├── ConfigurationMismatchError 78   two inputs do not belong together (also a ValueError)
+    └── VerificationError           1   a step of a bundle's verification failed
 
 Every message is one line: what must hold, what was found, what to do next. Only the command line
 prints them; the library raises. No message ever contains key material.
@@ -18,7 +19,7 @@ prints them; the library raises. No message ever contains key material.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 DISTRIBUTION: Final = "provenance-watermark"
 """Name of this package on the package index, where `provenance` is another project."""
@@ -83,6 +84,23 @@ class ConfigurationMismatchError(ProvenanceError, ValueError):
     """Inputs made under different keyrings, tokenizers or schemes were mixed."""
 
     exit_code = 78
+
+
+class VerificationError(ProvenanceError):
+    """A bundle does not hold; `verification` has the steps and what each of them found."""
+
+    def __init__(self, message: str, verification: Any) -> None:
+        super().__init__(message)
+        self.verification = verification
+
+
+def clean(text: str) -> str:
+    """One printable line: no terminal escapes, no line breaks, no marks that turn the direction.
+
+    >>> clean("week\\x1b[31m\\u202e17")
+    'week�[31m�17'
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def say_briefly(error: BaseException) -> str:

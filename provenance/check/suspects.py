@@ -142,6 +142,16 @@ class Family:
         """JSON-able form."""
         return {"schema_version": 2, "found_evidence": self.found_evidence, **asdict(self)}
 
+    def say(self, width: int = 80) -> str:
+        """In words, for a page of this width."""
+        from provenance.check.words import say_family
+
+        return say_family(self, width)
+
+    def __str__(self) -> str:
+        """In words, for 80 columns."""
+        return self.say()
+
 
 def read_suspect(folder: Path) -> Suspect:
     """Read the verdict.json or sequential.json of a folder.

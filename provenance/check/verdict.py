@@ -15,11 +15,13 @@ The twins, if there are any, are a second line of evidence with a share of alpha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from provenance.check.power_statement import Power
+from provenance.errors import UsageError
 from provenance.keys.schedule import KeyName
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
@@ -220,7 +222,16 @@ class PlanReference:
     timestamp: str | None
 
 
-@dataclass(frozen=True)
+class Keep(Protocol):
+    """Writes the evidence bundle of a verdict."""
+
+    def __call__(
+        self, folder: Path | str, disclose: Sequence[str] = (), *, pairs: bool = True
+    ) -> None:
+        """See `Verdict.save`."""
+
+
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What `check` returns; see the module docstring for `conclusion`.
 
@@ -229,7 +240,8 @@ class Verdict:
     weaker than its law says, and which controls it cannot have, or "". `power` is stated if every
     control passed, no key was rejected and something was scored under the global key. `reasons`
     says why the verdict is inconclusive and is empty for the other two; `reservations` are all
-    that were raised, whether or not they changed the conclusion.
+    that were raised, whether or not they changed the conclusion. `keep` writes its evidence; only
+    the check that made the verdict has what that needs.
     """
 
     conclusion: Conclusion
@@ -249,6 +261,43 @@ class Verdict:
     twins: TwinsResult | None = None
     reasons: tuple[str, ...] = ()
     reservations: tuple[Reservation, ...] = ()
+    keep: Keep | None = field(default=None, compare=False)
+
+    def save(self, folder: Path | str, disclose: Sequence[str] = (), *, pairs: bool = True) -> None:
+        """Write the evidence bundle: the verdict with all that is needed to recompute it.
+
+        Parameters
+        ----------
+        folder : new, or with an earlier bundle, which is replaced
+        disclose : keys to reveal: `all`, `selector`, `global` or SLOT=VALUE
+        pairs : with the scored pairs, which are confidential
+
+        Raises
+        ------
+        UsageError for a verdict that was read from a file, and for keys that there are not;
+        StorageError, LockedError. Cost: one sort per key.
+        """
+        if self.keep is None:
+            raise UsageError(
+                "a verdict must come from a check of a case to be saved; this one was read or made "
+                "without one. Copy its bundle, or check again."
+            )
+        self.keep(folder, disclose, pairs=pairs)
+
+    def say(self, width: int = 80) -> str:
+        """In words: what `provenance check` prints, for a page of this width."""
+        from provenance.check.words import say_verdict
+
+        return say_verdict(self, width)
+
+    def __str__(self) -> str:
+        """In words, for 80 columns."""
+        return self.say()
+
+    def __repr__(self) -> str:
+        """One line."""
+        keys = f"{len(self.hypotheses)} keys, log10 p {self.log10_p:.2f}"
+        return f"<Verdict {self.conclusion}: {keys}, keyring {self.keyring_id}>"
 
     @property
     def exploratory(self) -> bool:

@@ -6,7 +6,7 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -22,12 +22,13 @@ from provenance.commands import (
     suspects,
     verify,
 )
-from provenance.commands.console import words
+from provenance.commands.console import print_version, words
 from provenance.commands.streams import guard_streams
-from provenance.errors import ProvenanceError, StorageError
-from provenance.storage.printable import clean
+from provenance.errors import ProvenanceError, StorageError, clean
 
 _INTERRUPTED: Final = 130
+_debug: list[bool] = []
+"""Whether `--debug` was given, last call last."""
 _CLICK_ERROR: Final[Any] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
@@ -41,6 +42,33 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print_version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log on stderr; show the traceback of a defect.")
+    ] = False,
+) -> None:
+    _debug.append(debug)
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger("provenance").setLevel(logging.DEBUG)
+
+
 app.command("demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
 app.command("generate")(generate.generate)
@@ -85,6 +113,8 @@ def _call() -> int:
         if isinstance(error, _CLICK_ERROR):
             error.show()
             return int(error.exit_code)
+        if _debug and _debug[-1]:
+            traceback.print_exception(error)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
         return _say(f"a defect of this program, not of your input: {where}. Please report it.", 70)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from provenance.commands import marks
-from provenance.commands.marks import MarkChoice
+import provenance as pv
+from provenance.commands.console import print_result, progress, tell
+from provenance.commands.options import IndexFolder, ReferenceKind, ReferenceText, takes_mark
 from provenance.errors import UsageError
 
 
+@takes_mark
 def check(
-    index: Annotated[Path, typer.Option(help="Folder of the index.")],
+    index: IndexFolder,
+    mark: Any,
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="JSONL, gz, zst.")
     ] = None,
-    keys: marks.Keys = None,
-    scheme: marks.SchemeName = None,
-    config: marks.SchemeConfig = None,
-    key_file: marks.SchemeKeyFile = None,
-    key_command: marks.SchemeKeyCommand = None,
-    vocabulary_size: marks.VocabularySize = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
     ] = None,
@@ -61,12 +58,8 @@ def check(
         Path | None,
         typer.Option(help="Folder of a check that goes on: OUTPUTS are its next batch."),
     ] = None,
-    tokenizer: marks.TokenizerFile = None,
-    reference: Annotated[str, typer.Option(help="none, ngram, or a model's folder.")] = "none",
-    reference_text: Annotated[
-        list[Path] | None,
-        typer.Option(help="For ngram: unmarked outputs, or those of other suspects; repeat."),
-    ] = None,
+    reference: ReferenceKind = "none",
+    reference_text: ReferenceText = None,
     other_tokenizer: Annotated[
         bool,
         typer.Option(help="Trust the tokenizers in the models' folders, if they are other ones."),
@@ -78,8 +71,7 @@ def check(
         float | None, typer.Option(help="Error rate over all keys and twins; default 1e-4.")
     ] = None,
     rule: Annotated[
-        str | None,
-        typer.Option(help="log-sqrt or residual; default: by what is seen."),
+        str | None, typer.Option(help="log-sqrt or residual; default: by what is seen.")
     ] = None,
     placebo_keys: Annotated[
         int | None, typer.Option(help="Keys of the placebo control; default 400.")
@@ -90,28 +82,64 @@ def check(
 
     Exit 1: evidence; 0: none, with power stated; 3: inconclusive, and why.
     """
-    from provenance.commands.checking import Bench, Bundle, Wanted
-    from provenance.commands.observing import Access, Reference
-    from provenance.commands.sequential import refuse_with_sequential
-
-    if sequential is not None:
-        refuse_with_sequential([weights, read, logprobs, twins, innocent, disclose, without_pairs])
-    if sequential is not None and not outputs:
-        access = Access("outputs", ())
-    else:
-        access = Access.choose(outputs, weights, logprobs, read, documents)
-    if twins and access.kind != "weights":
-        raise UsageError("--twins must come with --weights; it did not. Give the model's folder.")
     if (disclose or without_pairs) and output is None:
         raise UsageError("--disclose and --without-pairs must come with -o. Name a folder.")
-    choice = MarkChoice(keys, scheme, config, key_file, key_command, tokenizer, vocabulary_size)
-    expected = Reference(reference, tuple(reference_text or ()), cache, other_tokenizer)
-    # refuses nonsense before the suspect is read, which may take hours
-    wanted = Wanted.choose(plan, alpha, rule, placebo_keys, twins or [])
-    bench = Bench(choice, index, expected)
+    settings: dict[str, Any] = {
+        "plan": plan,
+        "alpha": alpha,
+        "rule": rule,
+        "placebo_keys": placebo_keys,
+    }
+    access: dict[str, Any] = {
+        "weights": weights,
+        "read": read,
+        "documents": documents,
+        "logprobs": logprobs,
+        "twins": twins,
+    }
     if sequential is not None:
-        code = bench.continue_check(sequential, access, wanted, output, as_json)
+        _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs])
     else:
-        bundle = Bundle(output, tuple(disclose or ()), not without_pairs)
-        code = bench.check(access, wanted, innocent or [], bundle, as_json)
-    raise typer.Exit(code)
+        pv.Case.refuse(outputs, **access, **settings)  # nonsense, before hours of reading
+    with (
+        progress() as show,
+        pv.open_case(
+            mark.open(index),
+            index,
+            tokenizer=mark.tokenizer,
+            reference=reference,
+            reference_text=reference_text,
+            cache=cache,
+            other_tokenizer=other_tokenizer,
+            progress=show,
+        ) as case,
+    ):
+        if sequential is not None:
+            look = case.look(sequential, outputs, **settings)
+            if output is not None:
+                look.save(output)
+        else:
+            case.refuse_bundle(output, disclose or ())
+            verdict = case.check(outputs, **access, innocents=innocent, **settings)
+            if output is not None:
+                verdict.save(output, disclose or (), pairs=not without_pairs)
+    if sequential is not None:
+        print_result(look, as_json=as_json)
+        raise typer.Exit(look.exit_code)
+    print_result(verdict, as_json=as_json)
+    if output is not None and mark.scheme is not None and not without_pairs:
+        tell(
+            "The bundle's scored pairs are as confidential as the scheme's key: a short key "
+            "can be found from them by trying. To leave them out: --without-pairs."
+        )
+    raise typer.Exit(verdict.exit_code)
+
+
+def _refuse_with_sequential(options: list[Any]) -> None:
+    """UsageError if an option is set that opens coins early, or has nothing to do with batches."""
+    if any(options):
+        raise UsageError(
+            "--sequential must come with OUTPUTS and --keys or --scheme only, without --weights, "
+            "--read, --logprobs, --twins, --innocent, --disclose and --without-pairs; one is "
+            "given. Do the other check on its own, when collecting has ended."
+        )

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from provenance.commands.console import results, words
+import provenance as pv
+from provenance.commands.console import results, tell
 
 app = typer.Typer(help="Evidence bundles: signing keys and signatures.", no_args_is_help=True)
 
@@ -17,10 +18,8 @@ def new_signing_key(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File of the key, mode 0600.")],
 ) -> None:
     """Make an Ed25519 key: FILE (secret) and FILE.pub.pem, which you publish."""
-    from provenance.evidence.signature import create_signing_key
-
-    public = create_signing_key(file)
-    words.print(f"Wrote {file} and {public}. Publish the latter.", markup=False, highlight=False)
+    public = pv.create_signing_key(file)
+    tell(f"Wrote {file} and {public}. Publish the latter.")
 
 
 @app.command("sign")
@@ -31,6 +30,5 @@ def sign(
     ] = None,
 ) -> None:
     """Sign the manifest of a bundle."""
-    from provenance.evidence.signature import sign_bundle
-
-    results.print(f"signed by {sign_bundle(bundle, signing_key)}", markup=False, highlight=False)
+    signer = pv.sign_bundle(bundle, signing_key)
+    results.print(f"signed by {signer}", markup=False, highlight=False)

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from provenance.commands.console import parse_labels, print_json, print_table, results, words
+import provenance as pv
+from provenance.commands.console import parse_labels, print_json, print_page, results, tell
 from provenance.errors import UsageError
-from provenance.keys.schedule import DEFAULT_SHARES
-from provenance.storage.files import parse_json, write_json
 
 app = typer.Typer(help="Keyrings: master secret, slots and commitments.", no_args_is_help=True)
 
@@ -36,34 +35,24 @@ def new(
     ] = None,
 ) -> None:
     """Make a keyring: keyring.json (public), tokenizer.json and master.key (mode 0600)."""
-    from provenance.keys.keyring import SchemeSpecification, create_keyring
-    from provenance.keys.schedule import Schedule
-    from provenance.keys.tokenizer import read_tokenizer
-    from provenance.marks.own import make_scheme
-
-    shares = dict(DEFAULT_SHARES)
+    shares = dict(pv.DEFAULT_SHARES)
     if slot:
         shares = {name: _parse_share(text) for name, text in parse_labels(slot).items()}
     values: dict[str, list[str]] = {}
     for label in value or []:
         for name, text in parse_labels([label]).items():
             values.setdefault(name, []).append(text)
-    options = parse_json(parameters, "--parameters")
-    if not isinstance(options, dict):
-        raise UsageError('--parameters must be a JSON object. Example: {"layers": 4}')
-    made = make_scheme(scheme, options)
-    size = read_tokenizer(tokenizer).get_vocab_size()
-    keyring = create_keyring(
+    keyring = pv.make_keyring(
         folder,
         tokenizer,
-        max(size, vocabulary_size or 0),
-        SchemeSpecification(made.name, dict(made.parameters)),
-        Schedule.from_shares(shares, values),
-        width,
+        scheme=scheme,
+        parameters=parameters,
+        shares=shares,
+        values=values,
+        vocabulary_size=vocabulary_size,
+        context_width=width,
     )
-    words.print(
-        f"Keyring {keyring.public.id} in {folder}. Back up its master key.", highlight=False
-    )
+    tell(f"Keyring {keyring.public.id} in {folder}. Back up its master key.")
 
 
 @app.command("show")
@@ -71,23 +60,24 @@ def show(
     folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="keyring.json.")] = False
 ) -> None:
     """Show the public half of a keyring; needs no secret."""
-    from provenance.keys.keyring import Keyring
-
-    keyring = Keyring.load(folder)
+    keyring = pv.Keyring.load(folder)
     if as_json:
         print_json(keyring.to_json())
         return
-    results.print(f"keyring {keyring.id}", highlight=False)
-    results.print(f"scheme {keyring.scheme.name} {json.dumps(dict(keyring.scheme.parameters))}")
-    results.print(f"context width {keyring.context_width}, {keyring.vocabulary_size} tokens")
-    results.print(f"tokenizer sha256 {keyring.tokenizer_sha256}", highlight=False)
-    print_table(
+    page = pv.Page(results.width)
+    page.say(f"keyring {keyring.id}")
+    parameters = json.dumps(dict(keyring.scheme.parameters))
+    page.say(f"scheme {keyring.scheme.name} {parameters}", wrap=False)
+    page.say(f"context width {keyring.context_width}, {keyring.vocabulary_size} tokens")
+    page.say(f"tokenizer sha256 {keyring.tokenizer_sha256}", wrap=False)
+    page.table(
         ["slot", "share", "values"],
         [
             [slot.name, f"{slot.share:.4f}", ", ".join(filter(None, slot.values)) or "-"]
             for slot in keyring.schedule.slots
         ],
     )
+    print_page(str(page))
 
 
 @app.command("add-value")
@@ -97,10 +87,8 @@ def add_value(
     value: Annotated[str, typer.Option(help="New value, for example 2026-W18.")],
 ) -> None:
     """Add one value to an attribute slot. No existing key changes."""
-    from provenance.keys import keyring
-
-    keyring.add_value(folder, slot, value)
-    words.print(f"Added {slot}={value}.", highlight=False)
+    pv.add_value(folder, slot, value)
+    tell(f"Added {slot}={value}.")
 
 
 @app.command("disclose")
@@ -111,15 +99,11 @@ def disclose(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File, mode 0600.")] = None,
 ) -> None:
     """Reveal one derived key with its commitment, for an expert. No other key is revealed."""
-    from provenance.keys import keyring
-
-    unlocked = keyring.Keyring.load(folder).unlock(folder)
-    shown = keyring.disclose(unlocked, slot, value)
+    shown = pv.disclose_key(folder, slot, value, output)
     if output is None:
         print_json(shown)
     else:
-        write_json(output, shown, mode=0o600)
-        words.print(f"Wrote {output}. Whoever holds it can forge this mark.", highlight=False)
+        tell(f"Wrote {output}. Whoever holds it can forge this mark.")
 
 
 def _parse_share(text: str) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from provenance.storage.printable import clean
+
 Status = Literal["held", "failed", "not possible"]
 
 
@@ -59,3 +61,23 @@ class Verification:
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""
         return {"passed": self.passed, "steps": [asdict(step) for step in self.steps]}
+
+    def say_result(self) -> str:
+        """One line: how many steps failed, or held."""
+        if failed := len(self.failures):
+            return f"NOT VERIFIED: {failed} of {len(self.steps)} steps failed."
+        unsure = sum(step.status == "not possible" for step in self.steps)
+        return (
+            f"VERIFIED: {len(self.steps) - unsure} steps held, {unsure} were not possible and "
+            "claim nothing."
+        )
+
+    def __str__(self) -> str:
+        """One line a step, and the result."""
+        names = {"held": "held", "failed": "FAILED"}
+        lines = [
+            f"{s.number:2d} {names.get(s.status, 'not possible'):12s}  {s.title} [{s.file}]: "
+            f"{s.detail}"
+            for s in self.steps
+        ]
+        return "\n".join([*map(clean, lines), self.say_result()])

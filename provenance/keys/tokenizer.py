@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import ConfigurationMismatchError, DataError, say_briefly
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError, say_briefly
 from provenance.keys.keyring import Keyring
-from provenance.storage.files import read_bytes
+from provenance.storage.files import name_of, read_bytes
 
 _Result = TypeVar("_Result")
 
@@ -108,3 +108,29 @@ def _guard(action: Callable[[], _Result], origin: str) -> _Result:
             f"{origin}: must be readable by the tokenizer; got: {reason}. "
             "Use the served model's tokenizer.json."
         ) from error
+
+
+def as_token_ids(given: object, vocabulary_size: int) -> NDArray[np.uint32]:
+    """Token ids uint32 [n] from a list or an array of any integers. Raises UsageError.
+
+    >>> as_token_ids([3, 1], 10)
+    array([3, 1], dtype=uint32)
+    """
+    try:
+        ids = np.asarray(given)
+    except (ValueError, TypeError, OverflowError):
+        ids = np.empty(0)
+    if ids.size == 0 and ids.ndim == 1:
+        return np.empty(0, dtype=np.uint32)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise UsageError(
+            f"token ids must be a list or an array of integers; got {name_of(given)}. "
+            "Tokenise the text with the served tokenizer first."
+        )
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= vocabulary_size:
+        raise UsageError(
+            f"token ids must be 0 .. {vocabulary_size - 1}; got {lowest} .. {highest}. "
+            "Take the served model's tokenizer."
+        )
+    return ids.astype(np.uint32)

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc, gammaln
 
 from provenance.errors import UsageError
 from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import KeyName
+from provenance.keys.tokenizer import as_token_ids
 from provenance.marks import Mark, TextCoins, as_mark
 from provenance.marks.alpha import family_weights
 from provenance.stats.families import weighted_holm
@@ -152,13 +153,13 @@ class Detection:
 
 
 def detect_mark(
-    token_ids: NDArray[np.uint32], keyring: UnlockedKeyring | Mark, alpha: float = 1e-4
+    token_ids: ArrayLike, keyring: UnlockedKeyring | Mark, alpha: float = 1e-4
 ) -> Detection:
     """Test one text under every key of the keyring.
 
     Parameters
     ----------
-    token_ids : uint32 [n], ids of the served tokenizer
+    token_ids : integers [n], ids of the served tokenizer
     keyring : unlocked, or another mark (`provenance.marks.foreign.mark`)
     alpha : level of `Detection.marked`, after correction for windows and keys
 
@@ -171,12 +172,13 @@ def detect_mark(
     Cost: one coin a token and key of its slot; about 10 exact tails a key.
     """
     mark = as_mark(keyring)
-    tokens = int(token_ids.shape[0])
-    return _detect(mark, list(mark.read(token_ids)), _make_windows(tokens), tokens, alpha)
+    ids = as_token_ids(token_ids, mark.public.vocabulary_size)
+    tokens = int(ids.shape[0])
+    return _detect(mark, list(mark.read(ids)), _make_windows(tokens), tokens, alpha)
 
 
 def detect_pooled(
-    texts: Sequence[NDArray[np.uint32]],
+    texts: Sequence[ArrayLike],
     keyring: UnlockedKeyring | Mark,
     alpha: float = 1e-4,
 ) -> Detection:
@@ -188,8 +190,9 @@ def detect_pooled(
     mark = as_mark(keyring)
     if not texts:
         raise UsageError("at least one text must be given; got none. Nothing to pool.")
-    tokens = sum(int(ids.shape[0]) for ids in texts)
-    return _detect(mark, list(mark.read_pooled(texts)), _make_windows(0), tokens, alpha)
+    read = [as_token_ids(ids, mark.public.vocabulary_size) for ids in texts]
+    tokens = sum(int(ids.shape[0]) for ids in read)
+    return _detect(mark, list(mark.read_pooled(read)), _make_windows(0), tokens, alpha)
 
 
 def _detect(

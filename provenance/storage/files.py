@@ -12,16 +12,20 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import rfc8785
 
-from provenance.errors import DataError, LockedError, StorageError
+from provenance.errors import DataError, LockedError, StorageError, UsageError
 
 _MAXIMUM_JSON_BYTES = 1 << 28
+
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""One file or folder, or several."""
 
 
 def canonical_json(value: object) -> bytes:
@@ -191,3 +195,33 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("an object with a duplicate key")
     return value
+
+
+def as_path(given: object, what: str) -> Path:
+    """A path from a str or a path. Raises UsageError for anything else, and for an empty one."""
+    if isinstance(given, (str, os.PathLike)) and str(given):
+        return Path(given)
+    raise UsageError(f"{what} must be a path; got {name_of(given)}. Give a str or a Path.")
+
+
+def as_paths(given: object, what: str) -> tuple[Path, ...]:
+    """Paths from one path or from several; None is none. Raises UsageError.
+
+    >>> as_paths("outputs.jsonl", "outputs")
+    (PosixPath('outputs.jsonl'),)
+    """
+    if given is None:
+        return ()
+    if isinstance(given, (str, os.PathLike)):
+        return (as_path(given, what),)
+    if isinstance(given, (bytes, dict)) or not isinstance(given, Iterable):
+        raise UsageError(
+            f"{what} must be a path or several; got {name_of(given)}. Give a str, a Path or a list."
+        )
+    return tuple(as_path(one, what) for one in given)
+
+
+def name_of(given: object) -> str:
+    """What a caller handed over, for an error: `a list`, `an empty str`."""
+    kind = type(given).__name__
+    return f"an empty {kind}" if given == "" else f"a{'n' if kind[0] in 'aeiou' else ''} {kind}"

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import first_pairs, response_contexts
+from provenance.errors import UsageError
 from provenance.keys.keyring import Key, Keyring, UnlockedKeyring
 from provenance.keys.schedule import Schedule
 from provenance.marks.base import Mark, OpenKey, TextCoins, scored_positions
 from provenance.marks.own import Scheme, make_scheme
 from provenance.stats.laws import NullLaw
+from provenance.storage.files import name_of
 
 Integers = NDArray[np.int64]
 Tokens = NDArray[np.uint32]
@@ -74,27 +76,27 @@ class KeyringMark(SchemePlacebos):
     def __init__(self, keyring: UnlockedKeyring) -> None:
         specification = keyring.public.scheme
         super().__init__(make_scheme(specification.name, specification.parameters))
-        self._keyring = keyring
+        self.keyring = keyring
 
     @property
     def public(self) -> Keyring:
-        return self._keyring.public
+        return self.keyring.public
 
     @property
     def schedule(self) -> Schedule:
-        return self._keyring.schedule
+        return self.keyring.schedule
 
     @property
     def context_width(self) -> int:
-        return self._keyring.context_width
+        return self.keyring.context_width
 
     def slots_of_names(self, names: Integers) -> NDArray[np.uint8]:
         """See `UnlockedKeyring.slots_of_names`."""
-        return self._keyring.slots_of_names(names)
+        return self.keyring.slots_of_names(names)
 
     def open(self, slot: str, value: str) -> OpenKey:
         """See `UnlockedKeyring.key`."""
-        return SchemeKey(self._keyring.key(slot, value), self.scheme)
+        return SchemeKey(self.keyring.key(slot, value), self.scheme)
 
     def read(self, token_ids: Tokens) -> Iterator[TextCoins]:
         """Each (context, token) once, under the keys of its context's slot.
@@ -111,16 +113,27 @@ class KeyringMark(SchemePlacebos):
         tokens = np.concatenate([tokens for _, tokens in pairs])
         positions = scored_positions([ids.shape[0] for ids in texts], width)
         kept = first_pairs(contexts, tokens)
-        slots = self._keyring.slots_of(contexts[kept])
+        slots = self.keyring.slots_of(contexts[kept])
         for number, slot in enumerate(self.schedule.slots[1:], start=1):
             own = kept[slots == number]
             for value in slot.values:
                 scores = self.scheme.score(
-                    self._keyring.key(slot.name, value).words(contexts[own], tokens[own])
+                    self.keyring.key(slot.name, value).words(contexts[own], tokens[own])
                 )
                 yield TextCoins(slot.name, value, positions[own], scores)
 
 
 def as_mark(keyring: UnlockedKeyring | Mark) -> Mark:
-    """The mark of our own unlocked keyring; other marks as they are."""
-    return KeyringMark(keyring) if isinstance(keyring, UnlockedKeyring) else keyring
+    """The mark of our own unlocked keyring; other marks as they are. Raises UsageError else."""
+    if isinstance(keyring, UnlockedKeyring):
+        return KeyringMark(keyring)
+    if isinstance(keyring, Keyring):
+        raise UsageError(
+            "the keyring must be unlocked; got its public half. Use provenance.open_keyring(DIR)."
+        )
+    if not all(hasattr(keyring, name) for name in ("open", "null_law", "shares_coins")):
+        raise UsageError(
+            f"the keyring must be an unlocked keyring or another mark; got {name_of(keyring)}. "
+            "Use provenance.open_keyring or provenance.read_foreign_mark."
+        )
+    return keyring

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from provenance.coins.contexts import check_token_ids
-from provenance.errors import DataError
+from provenance.errors import DataError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import tokenise, tokenise_placed
+from provenance.storage.files import Paths, as_paths
 from provenance.storage.lines import (
     LineReader,
     check_distinct,
@@ -78,9 +79,15 @@ def read_outputs(lines: LineReader) -> Iterator[Output]:
             yield Output(origin, shown, text, None)
 
 
-def observe(paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring) -> Observations:
-    """Count N(c, t) over all outputs of the files; arguments and errors as `read_positions`."""
-    return count_positions(read_positions(paths, tokenizer, keyring))
+def observe(paths: Paths, tokenizer: Tokenizer, keyring: Keyring) -> Observations:
+    """Count N(c, t) over all outputs of one file or several, see `read_positions`.
+
+    Raises UsageError for anything but paths, and what `read_positions` raises.
+    """
+    files = as_paths(paths, "outputs")
+    if not files:
+        raise UsageError("outputs must be at least one file; got none. Name the suspect's outputs.")
+    return count_positions(read_positions(files, tokenizer, keyring))
 
 
 def count_positions(positions: Positions) -> Observations:

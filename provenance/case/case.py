@@ -1,0 +1,314 @@
+"""A case: mark, index, tokenizer and reference, opened and matched once, and checks of suspects.
+
+`open_case` is the one way in: the command line and every program ask the same object, so that both
+get the same bytes on the same inputs. What is heavy is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from provenance.case.access import Access, Reference
+from provenance.case.doors import as_open_mark, tokenizer_of
+from provenance.case.observer import Observer, Progress, no_progress
+from provenance.case.settings import Request
+from provenance.errors import UsageError
+from provenance.storage.files import Paths, as_path, as_paths
+
+if TYPE_CHECKING:
+    from provenance.case.enough import Sufficiency
+    from provenance.case.looks import Look
+    from provenance.check.examine import Examination
+    from provenance.check.verdict import Verdict
+    from provenance.keys.keyring import UnlockedKeyring
+    from provenance.marks import Mark
+    from provenance.suspect.observations import Observations
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Case:
+    """See `open_case`, which makes it. Use it in a `with` statement, or `close` it.
+
+    Attributes
+    ----------
+    mark : the mark under test, opened
+    index : the marked responses
+    reference : what is expected of an innocent model
+    """
+
+    def __init__(
+        self,
+        mark: Mark,
+        index: Path,
+        tokenizer: Path,
+        reference: Reference,
+        progress: Progress = no_progress,
+    ) -> None:
+        from provenance.keys.tokenizer import load_tokenizer
+        from provenance.served.index import Index
+
+        loaded = load_tokenizer(tokenizer, mark.public)
+        opened = Index.open(index, mark.public)
+        self.mark, self.reference = mark, reference
+        self.index = opened.with_equal_counts() if mark.shares_coins else opened
+        self._observer = Observer(reference, loaded, mark, self.index, progress)
+
+    def check(
+        self,
+        outputs: Paths | None = None,
+        *,
+        weights: Any = None,
+        read: Paths | None = None,
+        documents: int | None = None,
+        logprobs: Paths | None = None,
+        twins: Paths | None = None,
+        innocents: Paths | None = None,
+        plan: Any = None,
+        alpha: float | None = None,
+        rule: str | None = None,
+        placebo_keys: int | None = None,
+    ) -> Verdict:
+        """Was the suspect trained on the marked responses of this case's index?
+
+        Parameters
+        ----------
+        outputs : files of what the suspect wrote; or instead of them
+        weights, read, documents : the suspect's folder, and served logs (their first `documents`
+            responses) that it is to read
+        logprobs : files of what an API said of its most probable tokens
+        twins : with weights: served responses and their unserved twins, a second line of evidence
+        innocents : like the suspect, of models that cannot be guilty; each a model of its own
+        plan : the file of the plan that the check must follow; without one it is exploratory
+        alpha, rule, placebo_keys : see `CheckSettings`; None: those of the plan, or the defaults
+
+        Returns
+        -------
+        The finished verdict; `print` says it, `save` keeps it with all that recomputes it.
+
+        Raises
+        ------
+        UsageError, DataError, StorageError, ConfigurationMismatchError (before a key is opened, if
+        the check is not the planned one).
+
+        Notes
+        -----
+        Cost: reading the suspect; then as `check_outputs`.
+        """
+        from provenance.check.examine import examine_outputs
+        from provenance.storage.files import name_files
+
+        access, request, paired = self.refuse(
+            outputs,
+            weights=weights,
+            read=read,
+            documents=documents,
+            logprobs=logprobs,
+            twins=twins,
+            plan=plan,
+            alpha=alpha,
+            rule=rule,
+            placebo_keys=placebo_keys,
+        )
+        free = as_paths(innocents, "innocents")
+        measured = self._observer.measure_twins(paired, access.paths[0])
+        observations = self._observer.observe(access)
+        names = name_files(list(free))
+        others = [self._observer.observe(access.of(path)) for path in free]
+        _LOG.info("Checking")
+        examination = examine_outputs(
+            observations,
+            self.index,
+            self.mark,
+            request.settings(observations.outputs),
+            dict(zip(names, others, strict=True)),
+            request.plan,
+            measured,
+        )
+        keep = partial(self._keep, examination, access, request)
+        return replace(examination.verdict, keep=keep)
+
+    @staticmethod
+    def refuse(
+        outputs: Paths | None = None,
+        *,
+        weights: Any = None,
+        read: Paths | None = None,
+        documents: int | None = None,
+        logprobs: Paths | None = None,
+        twins: Paths | None = None,
+        plan: Any = None,
+        **settings: Any,
+    ) -> tuple[Access, Request, tuple[Path, ...]]:
+        """Refuse what `check` would refuse of these, before anything is opened or read.
+
+        Returns how the suspect is looked at, what was asked for, and the files of twins.
+        """
+        access = Access.choose(outputs, weights, logprobs, read, documents)
+        paired = as_paths(twins, "twins")
+        if paired and access.kind != "weights":
+            raise UsageError(
+                "--twins must come with --weights; it did not. Give the model's folder."
+            )
+        file = None if plan is None else as_path(plan, "the plan")
+        return access, Request.make(file, **settings, twins=bool(paired)), paired
+
+    def refuse_bundle(self, folder: Any, disclose: Sequence[str] = ()) -> None:
+        """Refuse what `Verdict.save` would refuse, before a check that may take hours."""
+        from provenance.evidence.bundle import check_request
+
+        place = None if folder is None else as_path(folder, "the bundle's folder")
+        check_request(place, disclose, self.mark.public)
+
+    def look(
+        self,
+        state: Any,
+        outputs: Paths | None = None,
+        *,
+        plan: Any = None,
+        alpha: float | None = None,
+        rule: str | None = None,
+        placebo_keys: int | None = None,
+    ) -> Look:
+        """Add a batch of outputs to the sequential check in a folder, and say what is known now.
+
+        Parameters: the folder (a new check if it is empty); files of the batch, None only to look;
+        the rest as of `check`. Raises as `check`; after an error the folder holds the check without
+        the batch. Cost: see `provenance.check.looks.state.continue_check`.
+        """
+        from provenance.case.looks import look
+
+        files = as_paths(outputs, "outputs")
+        request = Request.make(
+            None if plan is None else as_path(plan, "the plan"),
+            alpha=alpha,
+            rule=rule,
+            placebo_keys=placebo_keys,
+        )
+        observed = self._observer.observe(Access("outputs", files)) if files else None
+        folder = as_path(state, "the folder of the sequential check")
+        return look(folder, observed, self.index, self.mark, request, self.reference.given)
+
+    def enough(
+        self,
+        outputs: Paths,
+        shift: float,
+        *,
+        alpha: float = 1e-4,
+        power: float = 0.9,
+        rule: str | None = None,
+    ) -> Sufficiency:
+        """Do the outputs suffice to find this shift? Looks at outputs and weights, at no coin.
+
+        Parameters: all outputs so far; the mean shift of a score that is to be found, in standard
+        deviations of one score; error rate over all keys; wanted probability; weight rule, None
+        for that of a check.
+        """
+        from provenance.case.enough import suffice
+
+        observed = self.observe(outputs)
+        return suffice(observed, self.index, self.mark, shift, alpha, power, rule)
+
+    def observe(self, outputs: Paths) -> Observations:
+        """What the suspect wrote, counted, with what the reference expects of it."""
+        return self._observer.observe(Access.choose(outputs))
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+    def __enter__(self) -> Case:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _keep(
+        self,
+        examination: Examination,
+        access: Access,
+        request: Request,
+        folder: Path | str,
+        disclose: Sequence[str] = (),
+        *,
+        pairs: bool = True,
+    ) -> None:
+        """Write the bundle; for text under our own keyring also how the evidence grew."""
+        from provenance.check.trajectory import BATCHES, trace_evidence
+        from provenance.evidence.bundle import write_bundle
+
+        _LOG.info("Writing the evidence")
+        trajectory: Mapping[str, Any] | None = None
+        keyring = self._keyring
+        if keyring is not None:
+            batches = self._observer.observe_in_batches(access, BATCHES)
+            rule = examination.verdict.weight_rule
+            trajectory = trace_evidence(batches, self.index, keyring, rule).to_json()
+        contents = replace(
+            request.contents, disclosed=tuple(disclose), pairs=pairs, trajectory=trajectory
+        )
+        write_bundle(
+            as_path(folder, "the bundle's folder"), examination, keyring or self.mark, contents
+        )
+
+    @property
+    def _keyring(self) -> UnlockedKeyring | None:
+        """Our own keyring; None for another mark."""
+        from provenance.marks import KeyringMark
+
+        return self.mark.keyring if isinstance(self.mark, KeyringMark) else None
+
+
+def open_case(
+    keyring: Any,
+    index: Any,
+    *,
+    tokenizer: Any = None,
+    reference: Any = "none",
+    reference_text: Paths | None = None,
+    cache: Any = None,
+    other_tokenizer: bool = False,
+    progress: Progress = no_progress,
+) -> Case:
+    """Open all that checks of suspects have in common, and match it once.
+
+    Parameters
+    ----------
+    keyring : unlocked (`open_keyring`), another mark (`read_foreign_mark`), or a keyring's folder
+    index : folder of the index (`build_index`)
+    tokenizer : tokenizer.json of the served model; None: the keyring's copy
+    reference : what says what is expected of an innocent model: none, ngram or a model's folder
+    reference_text : for ngram: files of outputs of a model that was not trained on the log
+    cache : folder in which passes of models are kept, to go on after a stop
+    other_tokenizer : trust the tokenizers in the models' folders, if they are other ones
+    progress : told while models read
+
+    Raises
+    ------
+    UsageError, StorageError, DataError, KeyPermissionError; ConfigurationMismatchError if index,
+    tokenizer and keyring do not belong together.
+
+    Notes
+    -----
+    Cost: every row of the index is verified, about 10 M a second; a reference is read or counted.
+    """
+    mark = as_open_mark(keyring)
+    expected = Reference(
+        str(as_path(reference, "the reference")),
+        as_paths(reference_text, "the reference's text"),
+        None if cache is None else as_path(cache, "the cache"),
+        other_tokenizer,
+    )
+    folder = as_path(index, "the index")
+    return Case(mark, folder, tokenizer_of(mark.public, tokenizer), expected, progress)
