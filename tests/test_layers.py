@@ -148,6 +148,13 @@ def test_weights_cannot_see_coins():
     assert names == {"provenance.errors"}
 
 
+def test_tests_need_no_benchmark():
+    """Benchmarks may use `tests.world`; never the other way round."""
+    root = ROOT.parent
+    for path in [root / "conftest.py", *sorted((root / "tests").rglob("*.py"))]:
+        assert not {name for name in _imports(path) if name.split(".")[0] == "benchmarks"}, path
+
+
 def test_no_function_is_longer_than_sixty_lines_and_no_file_than_four_hundred():
     for path in MODULES:
         text = path.read_text()

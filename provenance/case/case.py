@@ -58,7 +58,7 @@ class Case:
         loaded = load_tokenizer(tokenizer, mark.public)
         opened = Index.open(index, mark.public)
         self.mark, self.reference = mark, reference
-        self.index = opened.evened() if mark.shares_coins else opened
+        self.index = opened.with_equal_counts() if mark.shares_coins else opened
         self._observer = Observer(reference, loaded, mark, self.index, progress)
 
     def check(

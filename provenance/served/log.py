@@ -24,7 +24,7 @@ from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.errors import DataError, LockedError, StorageError, UsageError
 from provenance.keys.tokenizer import prepare_tokenizer, tokenise
 from provenance.served.identifiers import SeenNames, content_hashes, name_hashes
-from provenance.served.json_lines import JsonLinesFile
+from provenance.served.json_lines import LOG_READERS, JsonLinesFile
 from provenance.served.parquet_log import ParquetFile
 from provenance.served.records import (
     READ,
@@ -35,6 +35,7 @@ from provenance.served.records import (
 )
 from provenance.served.rotation import LOG_ENDINGS, list_log_files
 from provenance.served.writer import PART, is_being_written
+from provenance.storage.plugins import find_plugin
 
 _SHOWN_DUPLICATES = 5
 _MAXIMUM_BATCH_ROWS = 1 << 16
@@ -277,7 +278,8 @@ def open_log_file(path: Path, vocabulary_size: int, batch_rows: int) -> JsonLine
     """The reader that the ending of a file's name asks for."""
     if path.exists() and not path.is_file():
         raise StorageError(f"{path}: must be a regular file; it is not. Name the files of the log.")
-    if not path.name.endswith(LOG_ENDINGS):
+    known = path.name.endswith(LOG_ENDINGS)
+    if not known and find_plugin(LOG_READERS, path.suffix.removeprefix(".")) is None:
         raise DataError(
             f"{path}: must end in {', '.join(LOG_ENDINGS)}; it does not. Rename the file."
         )

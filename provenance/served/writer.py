@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
-from provenance.errors import DataError, LockedError, StorageError, UsageError
+from provenance.errors import DataError, LockedError, StorageError, UsageError, say_briefly
 from provenance.served.records import (
     MAXIMUM_TOKENS,
     SCHEMA,
@@ -213,7 +213,7 @@ class LogWriter:
                 self._part.unlink(missing_ok=True)
 
     def _unwritable(self, error: OSError | pa.ArrowException) -> StorageError:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
+        reason = getattr(error, "strerror", None) or say_briefly(error)
         return StorageError(
             f"{self.path}: must be writable; got: {reason}. "
             f"Choose another place or free some space. Finished records stay in {self._part.name}."

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import innocent, learn, write_outputs
+from tests.world.synthetic import innocent, learn, write_outputs
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-m", "provenance")

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import provenance as pv
-from benchmarks.calibration.world import (
+from provenance.marks.foreign import make_foreign
+from tests.marks.foreign.lab import padded_windows
+from tests.world.foreign import make_foreign_world, serve
+from tests.world.synthetic import (
     WORDS,
     Teacher,
     decode,
@@ -16,9 +19,6 @@ from benchmarks.calibration.world import (
     save_tokenizer,
     write_outputs,
 )
-from benchmarks.foreign.world import make_foreign_world, serve
-from provenance.marks.foreign import make_foreign
-from tests.marks.foreign.lab import padded_windows
 
 KEY = 1_234_567_891
 CONFIG = {"greenlist_ratio": 0.25, "bias": 2.0, "hashing_key": KEY, "seeding_scheme": "lefthash"}

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import provenance as pv
-from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.twin_test import measure_twins
 from provenance.suspect.access.documents import Documents
@@ -15,6 +14,7 @@ from provenance.suspect.access.probabilities import observe_logprobs, observe_we
 from provenance.suspect.access.twins import read_twins
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import add_expectations
+from tests.world.synthetic import innocent, learn, write_outputs
 
 pytest.importorskip("torch")
 

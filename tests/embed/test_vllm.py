@@ -18,13 +18,13 @@ torch = pytest.importorskip("torch")
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: docs/serving.md says how", allow_module_level=True)
 
-from benchmarks.serving.vllm_lab import make_model, run_server  # noqa: E402
 from provenance.embed.sink import ResponseSink  # noqa: E402
 from provenance.embed.vllm.responses import read_responses, request_fields  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.keys.keyring import add_value  # noqa: E402
 from provenance.marks.detection import detect_mark  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
+from tests.world.vllm_lab import make_model, run_server  # noqa: E402
 
 WEEKS = [f"2026-W{number}" for number in range(17, 25)]
 PROMPT = "def make_keyring(folder: Path, tokenizer_path: Path) -> UnlockedKeyring:"
