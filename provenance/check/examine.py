@@ -97,7 +97,7 @@ class Examination:
 
     @property
     def units(self) -> Mapping[KeyName, NDArray[np.int64]]:
-        """Number of the coin of each pair, see `scoring.Coins`; only of marks that share coins."""
+        """Number of the coin of each pair, see `score.Coins`; only of marks that share coins."""
         return {
             key: found.numbers for key, found in self.coins.items() if found.numbers is not None
         }
@@ -210,15 +210,13 @@ def _choose_rule(settings: CheckSettings, observations: Observations, plan: Plan
 
 def _open_all(weighing: Weighing, mark: Mark) -> dict[KeyName, Coins]:
     """Only here are the keys opened."""
-    return {
-        pair: open_coins(pairs, mark.open(*pair)) for pair, pairs in weighing.hypotheses.items()
-    }
+    return {key: open_coins(pairs, mark.open(*key)) for key, pairs in weighing.hypotheses.items()}
 
 
 def _tabulate(coins: Mapping[KeyName, Coins], mark: Mark) -> dict[KeyName, ClassTable]:
     return {
-        pair: ClassTable.from_scores(found.weights, found.scores, mark.null_law)
-        for pair, found in coins.items()
+        key: ClassTable.from_scores(found.weights, found.scores, mark.null_law)
+        for key, found in coins.items()
     }
 
 
@@ -282,19 +280,19 @@ def run_placebos(
     seed = hashlib.sha256(canonical_json([dict(inputs), keyring_id])).digest()
     headline = min(hypotheses, key=lambda h: (h.log10_adjusted, h.tail.log10_p), default=None)
     found = {h.key: h for h in hypotheses}
-    chosen = [pair for pair in [GLOBAL_KEY] if pair in found]
+    chosen = [key for key in [GLOBAL_KEY] if key in found]
     if headline and headline.key not in chosen:
         chosen.append(headline.key)
     return [
         control_placebo(
-            weighing.hypotheses[pair],
-            found[pair].name,
-            found[pair].table,
+            weighing.hypotheses[key],
+            found[key].name,
+            found[key].table,
             mark,
             int(inputs["settings"]["placebo_keys"]),
             seed,
         )
-        for pair in chosen
+        for key in chosen
     ]
 
 
@@ -308,8 +306,8 @@ def _control_keys(weighing: Weighing, mark: Mark) -> list[Control]:
     served = list(weighing.hypotheses)
     unserved = list_unserved(mark.schedule, served)
     return [
-        control_slot(weighing.control, [mark.open(*pair) for pair in served], mark.null_law),
-        control_unserved(weighing.pooled, [mark.open(*pair) for pair in unserved], mark.null_law),
+        control_slot(weighing.control, [mark.open(*key) for key in served], mark.null_law),
+        control_unserved(weighing.pooled, [mark.open(*key) for key in unserved], mark.null_law),
     ]
 
 

@@ -9,44 +9,25 @@ import typer
 
 import provenance as pv
 from provenance.commands.console import print_result, progress, tell
-from provenance.commands.options import IndexFolder, ReferenceKind, ReferenceText, takes_mark
+from provenance.commands.options import IndexFolder, Output, open_case, shares_options
 from provenance.errors import UsageError
 
 
-@takes_mark
+@shares_options
 def check(
     index: IndexFolder,
     mark: Any,
+    access: Any,
+    reference: Any,
+    settings: Any,
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="JSONL, gz, zst.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
-    ] = None,
-    read: Annotated[
-        list[Path] | None,
-        typer.Option(help="With --weights: served log that the model is to read; repeat."),
-    ] = None,
-    documents: Annotated[
-        int | None, typer.Option(min=1, help="With --read: only the first so many responses.")
-    ] = None,
-    logprobs: Annotated[
-        list[Path] | None, typer.Option(help="Logprobs of an API, instead of outputs; repeat.")
-    ] = None,
-    twins: Annotated[
-        list[Path] | None,
-        typer.Option(help="With --weights: served responses and unserved twins; repeat."),
     ] = None,
     innocent: Annotated[
         list[Path] | None,
         typer.Option(help="Like the suspect, of a model that cannot be guilty; repeat."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the evidence bundle.")
-    ] = None,
-    plan: Annotated[
-        Path | None, typer.Option(help="Follow this plan, or stop; without one: exploratory.")
-    ] = None,
+    output: Output = None,
     disclose: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY", help="With -o: all, selector, global or SLOT=VALUE; repeat."),
@@ -58,23 +39,12 @@ def check(
         Path | None,
         typer.Option(help="Folder of a check that goes on: OUTPUTS are its next batch."),
     ] = None,
-    reference: ReferenceKind = "none",
-    reference_text: ReferenceText = None,
     other_tokenizer: Annotated[
         bool,
         typer.Option(help="Trust the tokenizers in the models' folders, if they are other ones."),
     ] = False,
     cache: Annotated[
         Path | None, typer.Option(help="Keep what models said here, to go on after a stop.")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Error rate over all keys and twins; default 1e-4.")
-    ] = None,
-    rule: Annotated[
-        str | None, typer.Option(help="log-sqrt or residual; default: by what is seen.")
-    ] = None,
-    placebo_keys: Annotated[
-        int | None, typer.Option(help="Keys of the placebo control; default 400.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The verdict on stdout.")] = False,
 ) -> None:
@@ -84,55 +54,28 @@ def check(
     """
     if (disclose or without_pairs) and output is None:
         raise UsageError("--disclose and --without-pairs must come with -o. Name a folder.")
-    settings: dict[str, Any] = {
-        "plan": plan,
-        "alpha": alpha,
-        "rule": rule,
-        "placebo_keys": placebo_keys,
-    }
-    access: dict[str, Any] = {
-        "weights": weights,
-        "read": read,
-        "documents": documents,
-        "logprobs": logprobs,
-        "twins": twins,
-    }
     if sequential is not None:
         _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs])
     else:
         pv.Case.refuse(outputs, **access, **settings)  # nonsense, before hours of reading
-    with (
-        progress() as show,
-        pv.open_case(
-            mark.open(index),
-            index,
-            tokenizer=mark.tokenizer,
-            reference=reference,
-            reference_text=reference_text,
-            cache=cache,
-            other_tokenizer=other_tokenizer,
-            progress=show,
-        ) as case,
-    ):
+    models = {"cache": cache, "other_tokenizer": other_tokenizer}
+    with progress() as show, open_case(mark, index, reference, show, **models) as case:
         if sequential is not None:
-            look = case.look(sequential, outputs, **settings)
+            found = case.look(sequential, outputs, **settings)
             if output is not None:
-                look.save(output)
+                found.save(output)
         else:
             case.refuse_bundle(output, disclose or ())
-            verdict = case.check(outputs, **access, innocents=innocent, **settings)
+            found = case.check(outputs, **access, innocents=innocent, **settings)
             if output is not None:
-                verdict.save(output, disclose or (), pairs=not without_pairs)
-    if sequential is not None:
-        print_result(look, as_json=as_json)
-        raise typer.Exit(look.exit_code)
-    print_result(verdict, as_json=as_json)
-    if output is not None and mark.scheme is not None and not without_pairs:
+                found.save(output, disclose or (), pairs=not without_pairs)
+    print_result(found, as_json=as_json)
+    if output is not None and mark.scheme is not None and not without_pairs and not sequential:
         tell(
             "The bundle's scored pairs are as confidential as the scheme's key: a short key "
             "can be found from them by trying. To leave them out: --without-pairs."
         )
-    raise typer.Exit(verdict.exit_code)
+    raise typer.Exit(found.exit_code)
 
 
 def _refuse_with_sequential(options: list[Any]) -> None:

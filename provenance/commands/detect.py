@@ -8,10 +8,10 @@ import typer
 
 import provenance as pv
 from provenance.commands.console import print_result
-from provenance.commands.options import Json, takes_mark
+from provenance.commands.options import Json, shares_options
 
 
-@takes_mark
+@shares_options
 def detect(
     texts: Annotated[
         list[str],

@@ -9,7 +9,7 @@ import typer
 
 import provenance as pv
 from provenance.commands.console import print_json, print_page, results, tell
-from provenance.commands.options import Json, takes_mark
+from provenance.commands.options import Json, shares_options
 
 app = typer.Typer(
     help="The index: which context was served marked how often.", no_args_is_help=True
@@ -17,7 +17,7 @@ app = typer.Typer(
 
 
 @app.command("build")
-@takes_mark
+@shares_options
 def build(
     logs: Annotated[
         list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet, folders.")

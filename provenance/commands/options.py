@@ -39,35 +39,101 @@ _MARK: dict[str, Any] = {
     ],
 }
 
+_ACCESS: dict[str, Any] = {
+    "weights": Annotated[
+        Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
+    ],
+    "read": Annotated[
+        list[Path] | None,
+        typer.Option(help="With --weights: served log that the model is to read; repeat."),
+    ],
+    "documents": Annotated[
+        int | None, typer.Option(min=1, help="With --read: only the first so many responses.")
+    ],
+    "logprobs": Annotated[
+        list[Path] | None, typer.Option(help="Logprobs of an API, instead of outputs; repeat.")
+    ],
+    "twins": Annotated[
+        list[Path] | None,
+        typer.Option(help="With --weights: served responses and unserved twins; repeat."),
+    ],
+}
+_REFERENCE: dict[str, Any] = {
+    "reference": Annotated[
+        str | None, typer.Option(help="none, ngram, or a model's folder; default: none.")
+    ],
+    "reference_text": Annotated[
+        list[Path] | None,
+        typer.Option(help="For ngram: unmarked outputs, or those of other suspects; repeat."),
+    ],
+}
+_SETTINGS: dict[str, Any] = {
+    "plan": Annotated[
+        Path | None, typer.Option(help="Follow this plan, or stop; without one: exploratory.")
+    ],
+    "alpha": Annotated[
+        float | None, typer.Option(help="Error rate over all keys and twins; default 1e-4.")
+    ],
+    "rule": Annotated[
+        str | None, typer.Option(help="log-sqrt or residual; default: by what is seen.")
+    ],
+    "placebo_keys": Annotated[
+        int | None, typer.Option(help="Keys of the placebo control; default 400.")
+    ],
+}
+_GROUPS: dict[str, dict[str, Any]] = {
+    "mark": _MARK,
+    "access": _ACCESS,
+    "reference": _REFERENCE,
+    "settings": _SETTINGS,
+}
+
 IndexFolder = Annotated[Path, typer.Option(help="Folder of the index.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-ReferenceKind = Annotated[str, typer.Option(help="none, ngram, or a model's folder.")]
-ReferenceText = Annotated[
-    list[Path] | None,
-    typer.Option(help="For ngram: unmarked outputs, or those of other suspects; repeat."),
-]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the evidence.")]
 
 
-def takes_mark(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say whose mark it is, in place of its parameter `mark`."""
+def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a group in place of a parameter of its name, annotated Any.
+
+    `mark` becomes a MarkChoice; `access`, `reference` and `settings` are dicts of the options.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    taken = [name for name in _GROUPS if hints.get(name) is Any]
 
     @wraps(command)
     def call(**given: Any) -> Any:
-        chosen = {name: given.pop(name) for name in _MARK}
-        return command(mark=pv.MarkChoice(**chosen), **given)
+        groups: dict[str, Any] = {
+            group: {name: given.pop(name) for name in _GROUPS[group]} for group in taken
+        }
+        if "mark" in groups:
+            groups["mark"] = pv.MarkChoice(**groups["mark"])
+        if "reference" in groups:
+            groups["reference"]["reference"] = groups["reference"]["reference"] or "none"
+        return command(**given, **groups)
 
-    hints = get_type_hints(command, include_extras=True)
     parameters = []
     for one in inspect.signature(command).parameters.values():
-        if one.name == "mark":
+        if one.name in taken:
             parameters += [
                 inspect.Parameter(name, one.KEYWORD_ONLY, default=None, annotation=kind)
-                for name, kind in _MARK.items()
+                for name, kind in _GROUPS[one.name].items()
             ]
         else:
-            kind = hints[one.name]
-            parameters.append(one.replace(kind=one.KEYWORD_ONLY, annotation=kind))
+            parameters.append(one.replace(kind=one.KEYWORD_ONLY, annotation=hints[one.name]))
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {one.name: one.annotation for one in parameters}
     del call.__wrapped__  # typer would look through it, at the command's own parameters
     return call
+
+
+def open_case(mark: Any, index: Path, reference: Any, progress: Any, **models: Any) -> Any:
+    """The case that the options of these groups ask for."""
+    return pv.open_case(
+        mark.open(index),
+        index,
+        tokenizer=mark.tokenizer,
+        **reference,
+        **models,
+        progress=progress,
+    )

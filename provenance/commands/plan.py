@@ -16,13 +16,7 @@ from provenance.commands.console import (
     results,
     tell,
 )
-from provenance.commands.options import (
-    IndexFolder,
-    Json,
-    ReferenceKind,
-    ReferenceText,
-    takes_mark,
-)
+from provenance.commands.options import IndexFolder, Json, open_case, shares_options
 
 app = typer.Typer(help="Analysis plans: what a check will do, fixed before.", no_args_is_help=True)
 
@@ -30,7 +24,7 @@ File = Annotated[Path, typer.Argument(metavar="PLAN.json", help="File of the pla
 
 
 @app.command("enough")
-@takes_mark
+@shares_options
 def enough(
     outputs: Annotated[
         list[Path], typer.Argument(metavar="OUTPUTS...", help="All outputs so far.")
@@ -43,10 +37,9 @@ def enough(
         ),
     ],
     mark: Any,
+    reference: Any,
     alpha: Annotated[float, typer.Option(help="Family-wise error rate of the check.")] = 1e-4,
     power: Annotated[float, typer.Option(help="Wanted probability of finding it.")] = 0.9,
-    reference: ReferenceKind = "none",
-    reference_text: ReferenceText = None,
     rule: Annotated[str | None, typer.Option(help="As of the check.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -54,28 +47,19 @@ def enough(
 
     They suffice if the test of the global key finds the shift with the wanted probability.
     """
-    with (
-        progress() as show,
-        pv.open_case(
-            mark.open(index),
-            index,
-            tokenizer=mark.tokenizer,
-            reference=reference,
-            reference_text=reference_text,
-            progress=show,
-        ) as case,
-    ):
+    with progress() as show, open_case(mark, index, reference, show) as case:
         found = case.enough(outputs, shift, alpha=alpha, power=power, rule=rule)
     print_result(found, as_json=as_json)
 
 
 @app.command("new")
-@takes_mark
+@shares_options
 def new(
     file: File,
     index: IndexFolder,
     suspect: Annotated[str, typer.Option(help="Which model will be tested, in words.")],
     mark: Any,
+    reference: Any,
     access: Annotated[str, typer.Option(help="outputs, weights or logprobs.")] = "outputs",
     outputs: Annotated[
         list[int] | None,
@@ -84,8 +68,6 @@ def new(
     sequential: Annotated[
         bool, typer.Option("--sequential", help="Stop when the evidence suffices: an e-process.")
     ] = False,
-    reference: ReferenceKind = "none",
-    reference_text: ReferenceText = None,
     alpha: Annotated[float, typer.Option(help="Error rate over all keys and looks.")] = 1e-4,
     rule: Annotated[
         str | None, typer.Option(help="Weight rule; default: the one that `check` would take.")
@@ -105,8 +87,7 @@ def new(
         access=access,
         outputs=outputs or (),
         sequential=sequential,
-        reference=reference,
-        reference_text=reference_text,
+        **reference,
         alpha=alpha,
         rule=rule,
         placebo_keys=placebo_keys,

@@ -163,7 +163,7 @@ def check_request(folder: Path | None, names: Sequence[str], keyring: Keyring) -
     Parameters: the folder, None if no bundle is wanted; names of keys to disclose; the keyring.
     Raises UsageError, StorageError.
     """
-    known = {"all", *(str(pair) for pair in keyring.commitments)}
+    known = {"all", *map(str, keyring.commitments)}
     if unknown := sorted(set(names) - known):
         raise UsageError(
             f"--disclose must name keys of the keyring; got {', '.join(unknown)}. Use `all`, "
@@ -194,14 +194,14 @@ def choose_disclosed(
     served = list(examination.weighing.hypotheses)
     used = [(SELECTOR, SINGLE_VALUE), *served, *list_unserved(keyring.schedule, served)]
     if "all" in names:
-        return [disclose(keyring, *pair) for pair in used]
-    known = {str(pair): pair for pair in used}
+        return [disclose(keyring, *key) for key in used]
+    known = {str(key): key for key in used}
     if unknown := sorted(set(names) - set(known)):
         raise UsageError(
             f"--disclose must name keys of this check; got {', '.join(unknown)}. Use `all`, or "
             f"some of: {', '.join(known)}"
         )
-    return [disclose(keyring, *pair) for name, pair in known.items() if name in names]
+    return [disclose(keyring, *key) for name, key in known.items() if name in names]
 
 
 def name_pairs(number: int) -> str:
@@ -236,8 +236,8 @@ def make_report(folder: Path, plan: Plan | None) -> bytes:
 
 def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule) -> None:
     weighing, scores, units = examination.weighing, examination.scores, examination.units
-    for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
-        write_pairs(folder, name_pairs(number), pairs, scores[pair], units.get(pair))
+    for number, (key, pairs) in enumerate(weighing.hypotheses.items()):
+        write_pairs(folder, name_pairs(number), pairs, scores[key], units.get(key))
     write_pairs(folder, CONTROL_PAIRS, weighing.control, None)
     for slot, number in pooled_slots(schedule, list(weighing.hypotheses)).items():
         write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)

@@ -245,7 +245,7 @@ class UnlockedKeyring:
     def key(self, slot: str, value: str) -> Key:
         """The key of (slot, value), checked against its commitment.
 
-        Raises ConfigurationMismatchError if the pair has no key or the master secret is another's.
+        Raises ConfigurationMismatchError if there is no such key or the master secret is another's.
         """
         found = self._cache.get(KeyName(slot, value))
         if found is not None:

@@ -77,7 +77,7 @@ def conclude(check: SequentialCheck, keyring: UnlockedKeyring | Mark) -> Sequent
         weight_rule=str(check.settings.rule),
         maximal_weight=MAXIMAL_WEIGHTS[str(check.settings.rule)],
         commitments={
-            str(pair): commitment.sha256 for pair, commitment in keyring.public.commitments.items()
+            str(key): commitment.sha256 for key, commitment in keyring.public.commitments.items()
         },
         inputs={
             "index_sha256": check.index_sha256,

@@ -137,10 +137,10 @@ def _rebuild_keyed(
     has_unserved = set(unserved) <= set(opened)
     law = placebos.null_law
     return [
-        control_slot(weighing.control, [opened[pair] for pair in served if pair in opened], law)
+        control_slot(weighing.control, [opened[key] for key in served if key in opened], law)
         if has_served
         else None,
-        control_unserved(weighing.pooled, [opened[pair] for pair in unserved], law)
+        control_unserved(weighing.pooled, [opened[key] for key in unserved], law)
         if has_unserved
         else None,
     ]

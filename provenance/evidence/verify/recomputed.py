@@ -74,14 +74,14 @@ def check_keyring(state: State) -> str:
     expected = {
         "keyring_id": public.id,
         "scheme": public.scheme.to_json(),
-        "commitments": {str(pair): c.sha256 for pair, c in public.commitments.items()},
+        "commitments": {str(key): c.sha256 for key, c in public.commitments.items()},
     }
     stated = {name: getattr(verdict, name) for name in expected}
     if difference := compare(stated, expected):
         raise StepFailedError(KEYRING_FILE, difference)
-    for pair in state.tables:
-        if pair not in public.commitments or pair[0] in (CONTROL, SELECTOR):
-            raise StepFailedError(KEYRING_FILE, f"has no key for {pair!s}")
+    for key in state.tables:
+        if key not in public.commitments or key.slot in (CONTROL, SELECTOR):
+            raise StepFailedError(KEYRING_FILE, f"has no key for {key}")
     if verdict.inputs["tokenizer_sha256"] != public.tokenizer_sha256:
         raise StepFailedError(KEYRING_FILE, "inputs.tokenizer_sha256: another tokenizer")
     if is_foreign(public):
@@ -103,10 +103,10 @@ def check_disclosed(state: State) -> str:
         shown = read_json(state.folder / name)
         if not isinstance(shown, dict) or set(shown) != _DISCLOSED_FIELDS:
             raise StepFailedError(name, "must have the fields of a disclosed key and no others")
-        pair = KeyName(shown["slot"], shown["value"])
-        commitment = public.commitments.get(pair)
-        if commitment is None or pair in keys:
-            raise StepFailedError(name, f"{pair}: has no key in the keyring, or is shown twice")
+        opened = KeyName(shown["slot"], shown["value"])
+        commitment = public.commitments.get(opened)
+        if commitment is None or opened in keys:
+            raise StepFailedError(name, f"{opened}: has no key in the keyring, or is shown twice")
         if not re.fullmatch("[0-9a-f]{64}", shown["key"]):
             raise StepFailedError(name, "key: must be 64 hex digits")
         stated = {name: shown[name] for name in ("keyring_id", "scheme", "context_width")}
@@ -120,10 +120,10 @@ def check_disclosed(state: State) -> str:
         secret = bytes.fromhex(shown["key"])
         same = (shown["salt"], shown["commitment"]) == (commitment.salt, commitment.sha256)
         if not same or not commitment.opens_to(secret):
-            raise StepFailedError(name, f"must open the commitment to {pair!s}; it does not")
-        keys[pair] = Key(secret, *pair)
+            raise StepFailedError(name, f"must open the commitment to {opened}; it does not")
+        keys[opened] = Key(secret, *opened)
     state.keys = keys
-    return ", ".join(str(pair) for pair in keys)
+    return ", ".join(map(str, keys))
 
 
 def check_pairs(state: State) -> str:
@@ -145,12 +145,12 @@ def check_pairs(state: State) -> str:
     hypotheses: dict[KeyName, WeightedPairs] = {}
     scores: dict[KeyName, Any] = {}
     units: dict[KeyName, Any] = {}
-    for number, pair in enumerate(tables):
+    for number, key in enumerate(tables):
         place = (state.folder, name_pairs(number), public.context_width)
         if is_foreign(public):
-            hypotheses[pair], scores[pair], units[pair] = read_shared_pairs(*place)
+            hypotheses[key], scores[key], units[key] = read_shared_pairs(*place)
         else:
-            hypotheses[pair], scores[pair] = read_pairs(*place, scored=True)
+            hypotheses[key], scores[key] = read_pairs(*place, scored=True)
     control, _ = _read_unscored(state, CONTROL_PAIRS)
     together = {slot: _read_unscored(state, name_pooled(n))[0] for slot, n in pooled.items()}
     weighing = Weighing(hypotheses, together, control)
@@ -213,24 +213,24 @@ def check_scores(state: State) -> str:
     if state.placebos is None and not is_foreign(state.public):
         raise NotPossibleError(f"scheme {state.public.scheme.name} is not one of these keys' own")
     opened, done, missing = state.opened, [], []
-    for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
-        if pair not in opened:
-            missing.append(str(pair))
+    for number, (key, pairs) in enumerate(weighing.hypotheses.items()):
+        if key not in opened:
+            missing.append(str(key))
             continue
-        coins = open_coins(pairs, opened[pair])
+        coins = open_coins(pairs, opened[key])
         units = coins.numbers
-        if units is not None and (odd := np.flatnonzero(units != state.units[pair])).size:
+        if units is not None and (odd := np.flatnonzero(units != state.units[key])).size:
             raise StepFailedError(
                 name_pairs(number) + CSV,
                 f"row {odd[0] + 1}: pairs must share a coin as under the key; they do not",
             )
-        wrong = np.flatnonzero(coins.scores_of_pairs != state.scores[pair])
+        wrong = np.flatnonzero(coins.scores_of_pairs != state.scores[key])
         if wrong.size:
             raise StepFailedError(
                 name_pairs(number) + CSV,
                 f"row {wrong[0] + 1}: the score must be that of the key's coin; it is not",
             )
-        done.append(str(pair))
+        done.append(str(key))
     if not done:
         raise NotPossibleError("no tested key is disclosed")
     return f"{', '.join(done)}" + (f"; not disclosed: {', '.join(missing)}" if missing else "")
@@ -240,17 +240,17 @@ def check_tables(state: State) -> str:
     """Weights and scores of the pairs add up to the class tables of the verdict."""
     tables = state.tables
     weighing = state.need(state.weighing, "the pairs")
-    for number, (pair, pairs) in enumerate(weighing.hypotheses.items()):
-        stated = tables[pair]
+    for number, (key, pairs) in enumerate(weighing.hypotheses.items()):
+        stated = tables[key]
         law = state.law or _only_law(stated)
-        coins = (pairs.weights, state.scores[pair])
-        if pair in state.units:
-            coins = add_up(*coins, state.units[pair])
+        coins = (pairs.weights, state.scores[key])
+        if key in state.units:
+            coins = add_up(*coins, state.units[key])
         found = ClassTable.from_scores(*coins, law)
         if found != stated:
             raise StepFailedError(
                 name_pairs(number) + CSV,
-                f"must add up to the table of {pair!s} (statistic {stated.statistic}); "
+                f"must add up to the table of {key!s} (statistic {stated.statistic}); "
                 f"gives {found.statistic}",
             )
     return f"{len(tables)} tables"
@@ -267,10 +267,10 @@ def _only_law(table: ClassTable) -> NullLaw:
 def check_tails(state: State) -> str:
     """log10 p of every class table, and weighted Holm over them, are as stated."""
     verdict, law, tables = state.stated, state.law, state.tables
-    for pair, table in tables.items():
+    for key, table in tables.items():
         laws = {row.law for row in table.classes}
         if law is not None and laws - {law}:
-            raise StepFailedError(VERDICT_FILE, f"{pair!s}: another law than the scheme's")
+            raise StepFailedError(VERDICT_FILE, f"{key!s}: another law than the scheme's")
     state.hypotheses = found = try_keys(tables, split_stated_alpha(verdict).keys)
     for stated, one in zip(verdict.hypotheses, found, strict=True):
         if difference := compare(_list_numbers(stated), _list_numbers(one)):

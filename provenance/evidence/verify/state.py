@@ -104,7 +104,7 @@ class State:
     def opened(self) -> dict[KeyName, OpenKey]:
         """The disclosed keys that can score coins."""
         if self.foreign is not None:
-            return {pair: self.foreign.open(*pair) for pair in self.foreign.public.commitments}
+            return {key: self.foreign.open(*key) for key in self.foreign.public.commitments}
         scheme = self.scheme
         return {} if scheme is None else {p: SchemeKey(k, scheme) for p, k in self.keys.items()}
 
