@@ -98,6 +98,8 @@ def test_the_devices_copies_read_the_rules(watermark, fused):
         for n in {0, 1, 2, 3, len(ids) // 2, len(ids)}
         if n <= len(ids)
     ]
+    if fused and DEVICE == "cpu":  # the interpreter takes a second a row
+        cases = [cases[i] for i in np.random.default_rng(0).permutation(len(cases))[:40]]
     padded, lengths = _fill([ids for _, ids, _ in cases])
     seeds = [i.to_bytes(32, "little") for i in range(len(cases))]
     marked, keys, nonces = device._find_keys(
