@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import json
-import re
 import shutil
 import subprocess
 import sys
