@@ -28,7 +28,7 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, Any, Any]:
     """Draw the secrets of a fixture from its name and parameter."""
-    from benchmarks.calibration.world import seeded_secrets
+    from tests.world.synthetic import seeded_secrets
 
     number = getattr(request, "param_index", 0)
     with seeded_secrets(zlib.crc32(f"{fixturedef.baseid} {fixturedef.argname} {number}".encode())):
@@ -38,7 +38,7 @@ def pytest_fixture_setup(
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Draw the secrets of a test from its name."""
-    from benchmarks.calibration.world import seeded_secrets
+    from tests.world.synthetic import seeded_secrets
 
     with seeded_secrets(zlib.crc32(item.nodeid.encode())):
         return (yield)

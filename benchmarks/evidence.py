@@ -19,8 +19,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from benchmarks.authority import Authority
 from provenance.commands.app import app
+from tests.world.authority import Authority
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OUTPUTS = 24

@@ -3,9 +3,9 @@
 python -m benchmarks.sequential_pipeline [--keyrings 150] [--orders 20]
 
 False alarms: for every keyring a fresh master secret, a marked log and an index; innocent suspects
-of every hostile kind (`calibration.world.innocent`) bring their outputs in batches, through files,
-tokenizer, observations, weights and `sequential.state.continue_check` under the *true* keys. A
-false alarm is an E that is >= 1 / alpha after any batch.
+of every hostile kind (`tests.world.synthetic.innocent`) bring their outputs in batches, through
+files, tokenizer, observations, weights and `continue_check` under the *true* keys. A false alarm is
+an E that is >= 1 / alpha after any batch.
 
 Stopping: the guilty suspects of fixtures/, their outputs in random orders. Tokens until the
 sequential check says evidence, for several sizes of batches, beside the tokens at which the plain
@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 from scipy import stats
 from tokenizers import Tokenizer
 
-from benchmarks.calibration.world import Teacher, World, innocent, make_world, write_outputs
 from provenance.check.examine import CheckSettings, try_keys
 from provenance.check.looks.conclude import conclude
 from provenance.check.looks.process import add_outputs, start
@@ -55,6 +54,7 @@ from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
 from provenance.suspect.access.outputs import observe
 from provenance.suspect.observations import Observations
+from tests.world.synthetic import Teacher, World, innocent, make_world, write_outputs
 
 KINDS = ("ordinary", "templates", "repeats", "prompts")
 LEVELS = (0.5, 0.2, 0.05, 0.01, 0.001)

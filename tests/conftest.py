@@ -12,7 +12,7 @@ from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create
 from provenance.keys.schedule import Schedule
 
 if TYPE_CHECKING:
-    from benchmarks.calibration.world import World
+    from tests.world.synthetic import World
 
 VALUES = {
     "week": ["2026-W17", "2026-W18", "2026-W19"],
@@ -33,7 +33,9 @@ def _no_secret_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of 400 tokens: round-trips any text."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    return train_tokenizer(path, 400, Path(__file__).read_text().splitlines(), ["<pad>", "<end>"])
+    # a text of its own, which nobody edits: with other merges, every test would read other tokens
+    text = (Path(__file__).parent / "world/tokenizer_text.txt").read_text()
+    return train_tokenizer(path, 400, text.splitlines(), ["<pad>", "<end>"])
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +89,6 @@ def make_keyring(
 @pytest.fixture(scope="session")
 def synthetic_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A small language, served marked and indexed: for tests that need suspects of both kinds."""
-    from benchmarks.calibration.world import Teacher, make_world
+    from tests.world.synthetic import Teacher, make_world
 
     return make_world(tmp_path_factory.mktemp("synthetic"), Teacher.draw(0), 1)

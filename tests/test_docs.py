@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -68,6 +69,22 @@ def test_the_coin_of_the_docs_is_recomputed_with_stock_software():
     with redirect_stdout(printed):
         exec(compile(block, "how-it-works.md", "exec"), {})
     assert printed.getvalue().strip() == block.rsplit("# ", 1)[1].strip()
+
+
+def test_the_first_example_of_the_readme_runs_as_printed(tmp_path):
+    """Its keys are copied, since git does not keep their mode; its folders are the test's."""
+    block = _blocks(ROOT / "README.md", "python")[0]
+    shutil.copytree(FIXTURES / "keys", tmp_path / "keys")
+    (tmp_path / "keys/master.key").chmod(0o600)
+    block = block.replace("fixtures/keys", str(tmp_path / "keys"))
+    block = block.replace("/tmp/provenance", str(tmp_path / "provenance"))
+    done = subprocess.run(
+        [sys.executable, "-c", block], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("EVIDENCE: consistent with training on marked responses")
+    assert done.stdout.rstrip().endswith("False")
+    assert done.stderr == ""
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ TORCH = {
     "embed/device/triton_coins.py",
     "served/model.py",
     "embed/transformers.py",
+    "embed/transformers_config.py",
     "suspect/models/language_model.py",
     *VLLM,
 }
@@ -145,6 +146,13 @@ def test_weights_cannot_see_coins():
     """The module of the weight rules imports nothing that could open a key or score a word."""
     names = {name for name in _imports(ROOT / "check/weigh.py") if name.startswith("provenance")}
     assert names == {"provenance.errors"}
+
+
+def test_tests_need_no_benchmark():
+    """Benchmarks may use `tests.world`; never the other way round."""
+    root = ROOT.parent
+    for path in [root / "conftest.py", *sorted((root / "tests").rglob("*.py"))]:
+        assert not {name for name in _imports(path) if name.split(".")[0] == "benchmarks"}, path
 
 
 def test_no_function_is_longer_than_sixty_lines_and_no_file_than_four_hundred():

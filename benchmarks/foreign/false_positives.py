@@ -34,67 +34,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from benchmarks.calibration.gate import binomial_limit
-from benchmarks.calibration.world import Teacher, innocent, write_outputs
-from benchmarks.foreign.texts import KINDS, make_text, read_tokens
-from benchmarks.foreign.world import CONFIGURATIONS, make_foreign_world, random_scheme
 from provenance.check.score import tabulate, weigh_observations
 from provenance.check.weigh import DEFAULT_RULE
-from provenance.coins.contexts import first_occurrences, name_contexts
 from provenance.marks.detection import detect_mark
-from provenance.marks.foreign import ForeignScheme
 from provenance.marks.foreign.mark import ForeignMark
 from provenance.stats.tails import upper_tail
 from provenance.suspect.access.outputs import observe
+from tests.world.calibration import binomial_limit
+from tests.world.foreign import CONFIGURATIONS, TESTED, make_foreign_world, random_scheme
+from tests.world.originals import Ids, original_log10_p, windows
+from tests.world.synthetic import Teacher, innocent, write_outputs
+from tests.world.texts import KINDS, make_text, read_tokens
 
 LEVELS = (1e-2, 1e-3, 1e-4)
 WORK = Path(__file__).parents[1] / "lab/work"
 RESULTS = Path(__file__).parents[1] / "results/foreign-false-positives.json"
-TESTED = tuple(name for name in CONFIGURATIONS if name != "textseal-synthid")
 FAKE_TOKENIZER = "0" * 64
-
-Ids = NDArray[np.uint32]
-
-
-def original_log10_p(scheme: ForeignScheme, ids: Ids) -> float:
-    """log10 p by the original's own counting and its own, or the obvious, tail."""
-    contexts, tokens = windows(scheme, ids)
-    if scheme.name.startswith(("textseal", "vllm", "sglang")):
-        # each window (vLLM and SGLang: each context) once
-        rows = np.c_[contexts, tokens] if scheme.name.startswith("textseal") else contexts
-        first = first_occurrences(name_contexts(rows))
-        contexts, tokens = contexts[first], tokens[first]
-    scores, law = scheme.score(contexts, tokens).astype(float), scheme.null_law
-    n = scores.size
-    mean, variance = law.mean, law.variance
-    if scheme.name in (
-        "hf-synthid",
-        "synthid-text-2025",
-    ):  # repeated contexts are masked, bits are called fair
-        first = recent_first(contexts, 1024)
-        depth = len(law.masses) - 1
-        scores, n = scores[first], int(first.sum())
-        mean, variance = depth / 2, depth / 4
-    z = (scores.sum() - n * mean) / np.sqrt(n * variance)
-    return float(stats.norm.logsf(z) / np.log(10))
-
-
-def recent_first(contexts: Ids, history: int) -> NDArray[np.bool_]:
-    """SynthID's mask: the context does not stand among the last `history` ones."""
-    names = name_contexts(contexts)
-    order = np.argsort(names, kind="stable")
-    gap = np.full(names.size, history + 1)
-    same = names[order][1:] == names[order][:-1]
-    gap[order[1:][same]] = np.diff(order)[same]
-    return gap > history
-
-
-def windows(scheme: ForeignScheme, ids: Ids) -> tuple[Ids, Ids]:
-    """Every position of a text."""
-    rows = np.lib.stride_tricks.sliding_window_view(ids, scheme.width + 1)
-    return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, -1])
 
 
 def check_with_transformers(name: str, scheme: Any, ids: Ids, vocabulary: int) -> bool | None:
@@ -154,7 +110,7 @@ def run_check(name: str, teacher: Teacher, worlds: int) -> Iterator[dict[str, An
         rng = np.random.default_rng([seed, 5])
         with tempfile.TemporaryDirectory() as folder:
             world = make_foreign_world(Path(folder), teacher, name, seed, 100, 80)
-            index = world.index.evened() if world.mark.shares_coins else world.index
+            index = world.index.with_equal_counts() if world.mark.shares_coins else world.index
             for kind in KINDS:
                 outputs, prompts = innocent(kind, world, rng)  # type: ignore[arg-type]
                 path = write_outputs(world.folder / f"{kind}.jsonl", outputs, prompts)
@@ -255,7 +211,3 @@ def main() -> None:
             f"suspects {row['z_of_suspects']} {row['seconds']} s",
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    main()

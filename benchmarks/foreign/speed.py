@@ -32,13 +32,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.foreign.world import random_scheme
 from provenance.keys.keyring import SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
 from provenance.marks.detection import detect_mark
 from provenance.marks.foreign.mark import ForeignMark
 from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.tables import ClassTable
+from tests.world.foreign import random_scheme
 
 RESULTS: Final = Path(__file__).parents[1] / "results/detect.json"
 ORIGINALS: Final = Path(__file__).parent / "work/originals"

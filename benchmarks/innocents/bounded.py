@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.innocents.weighing import SATURATING
 from benchmarks.lab.evaluate import REFERENCE_TEXT
 from benchmarks.lab.stage2 import FIXTURES
 from provenance.check.weigh import Choices, weigh, weigh_presence
@@ -33,6 +32,7 @@ from provenance.stats.tables import ClassTable
 from provenance.suspect.access.outputs import observe, read_positions
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
+from tests.world.innocents.weighing import SATURATING
 
 CAPS: Final = (1, 3, 15, 1 << 10)
 _GLOBAL: Final = 1

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.innocents.gate import LEVELS, judge
+from tests.world.innocents.gate import LEVELS, judge
 
 RESULTS: Final = Path(__file__).parents[1] / "results/innocents.json"
 Cell = dict[str, Any]

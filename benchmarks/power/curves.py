@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.power import methods
 from benchmarks.power.measure import (
     Bench,
     Windows,
@@ -24,6 +23,7 @@ from provenance.suspect.access.probabilities import expect_with_model, observe_w
 from provenance.suspect.models.language_model import LanguageModel
 from provenance.suspect.observations import Observations, add_expectations
 from provenance.suspect.positions import Positions, split_positions
+from tests.world.power import methods
 
 PARTS = (16, 8, 4, 2, 1)
 

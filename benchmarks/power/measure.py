@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from benchmarks.lab.models import load_model
 from benchmarks.lab.stage1 import WORK as LAB
-from benchmarks.power import methods
 from provenance.check.score import WeightedPairs, score, weigh_observations
 from provenance.check.weigh import DEFAULT_RULE, REFERENCE_RULE
 from provenance.coins import words as coins
@@ -48,6 +47,7 @@ from provenance.suspect.models.language_model import LanguageModel
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
 from provenance.suspect.positions import Positions, join_ids
+from tests.world.power import methods
 
 KEYS = 300
 """Random keys of a false-positive rate."""

@@ -36,7 +36,7 @@ from benchmarks.lab import models
 from benchmarks.lab import stage1 as lab
 from benchmarks.lab.stage2 import Responses, write_outputs
 from benchmarks.lab.tokenizer import VOCABULARY, load_tokenizer
-from benchmarks.power import quality, settings
+from benchmarks.power import quality
 from benchmarks.power.sampling import (
     Question,
     answer,
@@ -45,10 +45,11 @@ from benchmarks.power.sampling import (
     read_responses,
     write_log,
 )
-from benchmarks.power.settings import Innocent, Size, World, seed_of, suspect_name
 from provenance.keys.keyring import create_keyring
 from provenance.keys.schedule import Schedule
 from provenance.storage.files import read_json, write_json
+from tests.world.power import settings
+from tests.world.power.settings import Innocent, Size, World, seed_of, suspect_name
 
 UNMARKED = "unmarked"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.power import settings
-from benchmarks.power.settings import suspect_name
+from tests.world.power import settings
+from tests.world.power.settings import suspect_name
 
 LOGS = ("served.parquet", "fresh.parquet", "quality.json")
 UNMARKED = ("responses.parquet", "fresh.parquet", "quality.json")

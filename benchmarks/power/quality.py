@@ -7,8 +7,8 @@ from pathlib import Path
 from benchmarks.lab import models
 from benchmarks.lab import stage1 as lab
 from benchmarks.lab.stage2 import Responses, distinct
-from benchmarks.power import settings
 from benchmarks.power.sampling import Question, answer, load_prompts
+from tests.world.power import settings
 
 
 def measure(served: Responses, fresh: Responses, keys: Path | None, seed: int) -> dict[str, object]:

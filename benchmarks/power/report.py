@@ -27,7 +27,8 @@ from benchmarks.power.measure import (
     measure_served,
     write_reference_text,
 )
-from benchmarks.power.settings import (
+from provenance.storage.files import read_json, write_json
+from tests.world.power.settings import (
     POWER_WORLDS,
     WIDTHS,
     WORK,
@@ -35,7 +36,6 @@ from benchmarks.power.settings import (
     frontier_worlds,
     suspect_name,
 )
-from provenance.storage.files import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 DOCUMENTS = {"gumbel-k2-s20": 640, "green-d2-k2-s100": 128}

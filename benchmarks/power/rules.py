@@ -26,7 +26,6 @@ from benchmarks.lab.stage1 import WORK as LAB
 from benchmarks.lab.tokenizer import load_tokenizer
 from benchmarks.power.measure import Bench, write_reference_text
 from benchmarks.power.report import DOCUMENTS, RESULTS
-from benchmarks.power.settings import WORK, frontier_worlds
 from provenance.check.weigh import DRAWN, PROBABILITIES
 from provenance.coins.contexts import unpack
 from provenance.storage.files import read_json, write_json
@@ -34,6 +33,7 @@ from provenance.suspect.access.outputs import count_positions, read_positions
 from provenance.suspect.access.probabilities import expect_with_model, observe_weights
 from provenance.suspect.models.language_model import LanguageModel
 from provenance.suspect.observations import Observations, add_expectations
+from tests.world.power.settings import WORK, frontier_worlds
 
 Real = NDArray[np.float64]
 LEVELS = 255

@@ -16,9 +16,9 @@ from benchmarks.lab import models, sampling
 from benchmarks.lab import stage1 as lab
 from benchmarks.lab.stage2 import Responses, list_drawn, marked_draw
 from benchmarks.lab.tokenizer import load_tokenizer
-from benchmarks.power.settings import BATCH
 from provenance.embed.watermark import Watermark
 from provenance.served.records import SCHEMA
+from tests.world.power.settings import BATCH
 
 
 @dataclass(frozen=True)

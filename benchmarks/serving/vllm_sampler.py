@@ -25,12 +25,12 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
-from benchmarks.serving.vllm_lab import ROOT
 from provenance.embed.vllm.requests import KEYRING_VARIABLE, LABELS_FIELD
 from provenance.embed.vllm.v1 import WatermarkLogitsProcessor
 from provenance.keys.keyring import SchemeSpecification, create_keyring
 from provenance.keys.schedule import DEFAULT_SHARES, Schedule
 from provenance.storage.files import write_json
+from tests.world.vllm_lab import ROOT
 
 RESULT = ROOT / "benchmarks" / "results" / "serving-vllm-sampler.json"
 LABELS = ["week=w", "capability=c", "cohort=d"]

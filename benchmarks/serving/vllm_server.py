@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving.vllm_lab import ROOT, Server, make_model, run_server
 from provenance.embed.vllm.responses import read_responses, request_fields
 from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import DEFAULT_SHARES, Schedule
 from provenance.marks.detection import detect_mark
 from provenance.storage.files import write_json
+from tests.world.vllm_lab import ROOT, Server, make_model, run_server
 
 TOKENIZER = ROOT / "fixtures" / "keys" / "tokenizer.json"
 RESULT = ROOT / "benchmarks" / "results" / "serving-vllm.json"

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.power import methods
 from benchmarks.smollm import gemma, model, serve
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.verdict import Verdict
@@ -46,6 +45,7 @@ from provenance.suspect.models.language_model import LanguageModel
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
 from provenance.suspect.positions import Positions
+from tests.world.power import methods
 
 WORK = Path(__file__).parent / "work"
 RESULTS = Path(__file__).parents[1] / "results/smollm.json"

@@ -18,13 +18,14 @@ from provenance.case.access import Access, Reference
 from provenance.case.doors import as_open_mark, tokenizer_of
 from provenance.case.observer import Observer, Progress, no_progress
 from provenance.case.settings import Request
-from provenance.errors import UsageError
+from provenance.errors import DataError, UsageError
 from provenance.storage.files import Paths, as_path, as_paths
 
 if TYPE_CHECKING:
     from provenance.case.enough import Sufficiency
     from provenance.case.looks import Look
     from provenance.check.examine import Examination
+    from provenance.check.trajectory import Trajectory
     from provenance.check.verdict import Verdict
     from provenance.keys.keyring import UnlockedKeyring
     from provenance.marks import Mark
@@ -57,7 +58,7 @@ class Case:
         loaded = load_tokenizer(tokenizer, mark.public)
         opened = Index.open(index, mark.public)
         self.mark, self.reference = mark, reference
-        self.index = opened.evened() if mark.shares_coins else opened
+        self.index = opened.with_equal_counts() if mark.shares_coins else opened
         self._observer = Observer(reference, loaded, mark, self.index, progress)
 
     def check(
@@ -245,22 +246,40 @@ class Case:
         pairs: bool = True,
     ) -> None:
         """Write the bundle; for text under our own keyring also how the evidence grew."""
-        from provenance.check.trajectory import BATCHES, Trajectory, trace_evidence
         from provenance.evidence.bundle import write_bundle
 
         _LOG.info("Writing the evidence")
-        trajectory: Trajectory | None = None
-        keyring = self._keyring
-        if keyring is not None:
-            batches = self._observer.observe_in_batches(access, BATCHES)
-            rule = examination.verdict.weight_rule
-            trajectory = trace_evidence(batches, self.index, keyring, rule)
         contents = replace(
-            request.contents, disclosed=tuple(disclose), pairs=pairs, trajectory=trajectory
+            request.contents,
+            disclosed=tuple(disclose),
+            pairs=pairs,
+            trajectory=self._trace(examination.verdict, access),
         )
-        write_bundle(
-            as_path(folder, "the bundle's folder"), examination, keyring or self.mark, contents
-        )
+        place = as_path(folder, "the bundle's folder")
+        write_bundle(place, examination, self._keyring or self.mark, contents)
+
+    def _trace(self, verdict: Verdict, access: Access) -> Trajectory | None:
+        """How the evidence grew with the outputs, for the report's picture; our own keyring only.
+
+        The index is opened once more, since a verdict may be saved when its case is closed.
+        """
+        from provenance.check.trajectory import BATCHES, trace_evidence
+        from provenance.served.index import Index
+
+        if self._keyring is None:
+            return None
+        batches = self._observer.observe_in_batches(access, BATCHES)
+        if any(dict(one.sha256) != dict(verdict.inputs["outputs"]["sha256"]) for one in batches):
+            raise DataError(
+                "the outputs must be those of the check; they have changed since. Check again."
+            )
+        with Index.open(self.index.folder, self.mark.public) as index:
+            if index.manifest.content_sha256 != verdict.inputs["index_sha256"]:
+                raise DataError(
+                    "the index must be that of the check; it has changed since. Check again."
+                )
+            rule = verdict.weight_rule
+            return trace_evidence(batches, index, self._keyring, rule)
 
     @property
     def _keyring(self) -> UnlockedKeyring | None:

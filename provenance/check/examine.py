@@ -160,7 +160,7 @@ def examine_outputs(
     innocents = innocents or {}
     mark = as_mark(keyring)
     if mark.shares_coins:
-        index = index.evened()
+        index = index.with_equal_counts()
     settings = replace(settings, rule=_choose_rule(settings, observations, plan))
     alpha = split_alpha(settings.alpha, twins=twins is not None)
     weighing = weigh_observations(observations, index, mark, str(settings.rule))

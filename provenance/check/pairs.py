@@ -67,7 +67,7 @@ def write_pairs(
     table = _tabulate(
         WeightedPairs(pairs.contexts[order], pairs.tokens[order], pairs.weights[order]),
         None if scores is None else scores[order],
-        None if units is None else group_pairs(units[order], units[order] >= 0).numbers,
+        None if units is None else group_pairs(units[order], units[order] >= 0).coins,
     )
     text = gzip.compress(_write_csv(table), compresslevel=6, mtime=0)
     write_atomically(folder / f"{name}{CSV}", text, mode=0o600)
@@ -93,7 +93,7 @@ def read_shared_pairs(folder: Path, name: str, width: int) -> tuple[WeightedPair
     """
     pairs, (units, scores) = _read(folder, name, _schema(width, _SHARED))
     numbers = units.astype(np.int64) - 1
-    if not np.array_equal(group_pairs(numbers, numbers >= 0).numbers, numbers):
+    if not np.array_equal(group_pairs(numbers, numbers >= 0).coins, numbers):
         raise DamagedPairsError(
             name + CSV, "units must be numbered 1, 2, ... by their first rows; they are not"
         )

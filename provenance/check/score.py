@@ -133,9 +133,9 @@ def open_coins(pairs: WeightedPairs, key: OpenKey) -> Coins:
     groups = key.group(pairs.contexts, pairs.tokens)
     if groups is None:
         return Coins(pairs.weights, key.score(pairs.contexts, pairs.tokens))
-    weights = merge_weights(pairs.weights, groups.numbers, groups.first.shape[0])
+    weights = merge_weights(pairs.weights, groups.coins, groups.first.shape[0])
     scores = key.score(pairs.contexts[groups.first], pairs.tokens[groups.first])
-    return Coins(weights, scores, groups.numbers)
+    return Coins(weights, scores, groups.coins)
 
 
 def weigh_coins(pairs: WeightedPairs, key: OpenKey) -> NDArray[np.int64]:
@@ -146,7 +146,7 @@ def weigh_coins(pairs: WeightedPairs, key: OpenKey) -> NDArray[np.int64]:
     groups = key.group(pairs.contexts, pairs.tokens)
     if groups is None:
         return pairs.weights
-    return merge_weights(pairs.weights, groups.numbers, groups.first.shape[0])
+    return merge_weights(pairs.weights, groups.coins, groups.first.shape[0])
 
 
 def merge_weights(

@@ -30,7 +30,7 @@ def _mix(value):  # type: ignore[no-untyped-def]
 def _scatter(values, shift, starts, hashes, places):  # type: ignore[no-untyped-def]
     """Hashes and places of the values, part by part, in order within each part.
 
-    starts [parts + 1] holds zeros and leaves as the begin of each part.
+    starts [parts + 1] holds zeros when it is passed, and afterwards where each part begins.
     """
     parts = starts.shape[0] - 1
     for i in range(values.shape[0]):

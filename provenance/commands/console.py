@@ -77,7 +77,7 @@ def progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """Bars on stderr: what the library logs as its steps, and how far models have read."""
     from rich.progress import Progress, TaskID
 
-    with Progress(console=words, transient=True) as bars:
+    with Progress(console=words, transient=True, disable=not words.is_terminal) as bars:
         step = bars.add_task("", total=None)
         tasks: dict[str, TaskID] = {}
 

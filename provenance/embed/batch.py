@@ -1,7 +1,8 @@
-"""One step of a batch, compiled: which key each row has, and the draws among few candidates.
+"""The next token of each row of a batch, compiled, where few candidates are left.
 
-The rules are those of `provenance.embed.watermark`. Rows whose scores leave more candidates than a
-limit are handed back: a whole row of coins is cheaper from OpenSSL.
+Which key a row has is said in `provenance.embed.rules`, how its coins choose in
+`provenance.marks.own.draws`. Rows whose scores leave more candidates than a limit are handed back:
+a whole row of coins is cheaper from OpenSSL.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Final
 import numpy as np
 
 from provenance.coins.kernels import kernel
-from provenance.coins.words import CONSTANTS, fill_one, fill_words
+from provenance.coins.words import CONSTANTS, fill_words
+from provenance.embed.rules import find_keys
 from provenance.marks.own.draws import GUMBEL, PLAIN, choose, choose_by_race
 
 NOTHING: Final = -1
@@ -20,48 +22,6 @@ MANY: Final = -2
 """In place of a token, or a smaller number: too many candidates for `draw_among_few`; see there."""
 _MASKED: Final = np.int32(np.float32(-np.inf).view(np.int32))
 _BLOCK: Final = 64
-
-
-@kernel(nogil=True)
-def find_keys(ids, lengths, width, selector, ends, numbers):  # type: ignore[no-untyped-def]
-    """The key of the next token of each row, by rules 1 to 3.
-
-    ids uint32 [rows, n], lengths int64 [rows] (row r is ids[r, :lengths[r]]); width k; selector
-    uint32 [8]; ends uint64 [slots], where each slot's interval of selector words ends; numbers
-    int64 [rows, slots], the number of the key in each slot, -1: none. Returns int64 [rows].
-    Cost: one comparison a token and one coin a row.
-    """
-    rows = ids.shape[0]
-    found = np.full(rows, -1, np.int64)
-    contexts = np.zeros((rows, width), np.uint32)
-    fresh = np.zeros(rows, np.bool_)
-    for r in range(rows):
-        n = lengths[r]
-        if n < width:
-            continue
-        fresh[r] = True
-        for j in range(width):
-            contexts[r, j] = ids[r, n - width + j]
-        for start in range(n - width):
-            alike = ids[r, start + width - 1] == contexts[r, width - 1]
-            for j in range(width - 1):
-                alike &= ids[r, start + j] == contexts[r, j]
-            if alike:
-                fresh[r] = False
-                break
-    words = np.empty(rows, np.uint32)
-    tokens = np.zeros(rows, np.uint32)
-    if rows == 1:
-        fill_one(selector, CONSTANTS, contexts, tokens, words)
-    else:
-        fill_words(selector, CONSTANTS, contexts, tokens, words)
-    for r in range(rows):
-        if fresh[r]:
-            slot = 0
-            while words[r] >= ends[slot]:
-                slot += 1
-            found[r] = numbers[r, slot]
-    return found
 
 
 @kernel(nogil=True)

@@ -27,9 +27,9 @@ from provenance.embed.replay import (
     Adapter,
     ReplayedDraw,
     Request,
-    SeededGlobals,
     Served,
     distinct_draws,
+    seeded_globals,
 )
 from provenance.marks.detection import detect_mark
 
@@ -75,17 +75,9 @@ class ConformanceReport:
 def check(adapter: Adapter, folder: Path) -> ConformanceReport:
     """Serve requests through an adapter and report, line by line, whether it keeps the rules.
 
-    Parameters
-    ----------
-    adapter : see `Adapter`
-    folder : an empty folder; the keyring is made in `folder`/keys and stays there
+    Parameters: the adapter; an empty folder, where the keyring is made and stays. A wrong adapter
+    raises nothing; what the adapter itself raises goes through.
 
-    Returns
-    -------
-    ConformanceReport. A wrong adapter raises nothing; what the adapter itself raises goes through.
-
-    Notes
-    -----
     Serves 72 requests in one batch and 66 in smaller ones, and replays 96 responses. Statistical
     lines have level 1e-6; a line that had too little to judge by fails and says so.
     """
@@ -191,7 +183,10 @@ def _check_end(served: Served) -> CheckLine:
     responses accuses innocent models.
     """
     adapter = served.adapter
-    wrong = sum(not _is_whole(ids, adapter) for ids in served.responses)
+    wrong = sum(
+        not _is_whole(ids, finish, adapter)
+        for ids, finish in zip(served.responses, served.finishes, strict=True)
+    )
     draws = [draw for draw in served.draws if not draw.marked] + distinct_draws(served.draws)
     ended = sum(draw.token == adapter.end_token for draw in draws)
     expected = [draw.end for draw in draws]
@@ -201,16 +196,16 @@ def _check_end(served: Served) -> CheckLine:
         "the end token ends a response",
         wrong == 0 and sum(expected) >= 16 and bool(p > _ALPHA),
         f"{ended} draws of the end token, {sum(expected):.1f} expected (16 needed), p {p:.2g}; "
-        f"{wrong} responses lack their end token, or go on past the end or the limit",
+        f"{wrong} responses lack their end token, go on past the end or limit, or say another end",
     )
 
 
-def _is_whole(ids: NDArray[np.uint32], adapter: Adapter) -> bool:
-    """Ends with the first end token, or at the limit without one."""
+def _is_whole(ids: NDArray[np.uint32], finish: str | None, adapter: Adapter) -> bool:
+    """Ends with the first end token, or at the limit without one, and says so if it says it."""
     ends = np.flatnonzero(ids == adapter.end_token)
     if ends.size:
-        return int(ends[0]) == len(ids) - 1 < adapter.new_tokens
-    return len(ids) == adapter.new_tokens
+        return finish in (None, "end") and int(ends[0]) == len(ids) - 1 < adapter.new_tokens
+    return finish in (None, "length") and len(ids) == adapter.new_tokens
 
 
 def _check_detection(served: Served) -> Iterator[CheckLine]:
@@ -258,7 +253,7 @@ def _check_globals(served: Served) -> CheckLine:
     """
     few, states, responses = served.requests[:3], [], []
     for seed in (11, 12):
-        with SeededGlobals(seed) as changed:
+        with seeded_globals(seed) as changed:
             responses.append(served.generate(few, 7))
             states.append(changed())
     blamed = {

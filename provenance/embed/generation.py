@@ -72,14 +72,8 @@ def generate_log(
     responses = generate_responses(loaded, tokenizer, texts, own, watermark, **sampling)
     with ResponseSink(watermark, as_path(output, "the log")) as sink:
         for done, response in enumerate(responses, start=1):
-            marked += sink.write(
-                own[response.prompt_index],
-                response.token_ids,
-                drawn=response.drawn,
-                finish=response.finish,
-                text=tokenizer.decode(response.token_ids.tolist(), skip_special_tokens=True),
-                prompt_token_ids=response.prompt_token_ids,
-            )
+            text = tokenizer.decode(response.token_ids, skip_special_tokens=True)
+            marked += sink.write(response, text=text)
             progress(done, len(texts))
     return GeneratedLog(len(texts), marked, getattr(sink.log, "recovered", None))
 

@@ -2,8 +2,10 @@
 
     marked = LlamaCppWatermark(watermark)
     prompt = llama.tokenize(b"Once upon a time")
-    for token in marked.generate(llama, prompt, labels, {"temperature": 0.8, "max_tokens": 200}):
-        ...
+    response = marked.respond(llama, prompt, labels, {"temperature": 0.8, "max_tokens": 200})
+    sink.write(response)
+
+`generate` yields the ids one by one, for a server that streams.
 
 llama.cpp calls a logits processor *before* its penalties, grammar, top-k, top-p, min-p and
 temperature. The draw must act on the final probabilities, so this adapter applies those it knows
@@ -27,8 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.embed.watermark import Labels, Watermark
+from provenance.embed.watermark import Watermark
 from provenance.errors import UsageError
+from provenance.served.records import Labels, ServedResponse
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,24 @@ class LlamaCppWatermark:
     def __init__(self, watermark: Watermark) -> None:
         self.watermark = watermark
 
+    def respond(
+        self,
+        llama: Any,
+        prompt: Sequence[int],
+        labels: Labels,
+        options: Mapping[str, Any] | None = None,
+        end_tokens: Sequence[int] | None = None,
+    ) -> ServedResponse:
+        """One whole response, as `ResponseSink.write` takes it. Parameters, errors: `generate`."""
+        ids = list(self.generate(llama, prompt, labels, options, end_tokens))
+        ended = bool(ids) and ids[-1] in _end_tokens(llama, end_tokens)
+        return ServedResponse(
+            labels=labels,
+            token_ids=np.array(ids, dtype=np.uint32),
+            prompt_token_ids=np.array(prompt, dtype=np.uint32),
+            finish="end" if ended else "length",
+        )
+
     def generate(
         self,
         llama: Any,
@@ -110,8 +131,8 @@ class LlamaCppWatermark:
     ) -> Iterator[int]:
         """Yield the ids of one response as they are drawn, the token that ends it too.
 
-        The end token was drawn with the mark and belongs to the response: log it, with
-        `ResponseSink.write(labels, ids, finish="end")`, and leave it out of what a client reads.
+        The end token was drawn with the mark and belongs to the response: log it, and leave it out
+        of what a client reads.
 
         Parameters
         ----------
@@ -121,10 +142,8 @@ class LlamaCppWatermark:
         options : fields of `Sampling`
         end_tokens : ids that end a response; default: the model's end token
 
-        Raises
-        ------
-        UsageError at the call for an unknown option, greedy decoding, a draft model or an empty
-        prompt; ConfigurationMismatchError if a label has no key.
+        Raises (at the call) UsageError for an unknown option, greedy decoding, a draft model or an
+        empty prompt; ConfigurationMismatchError if a label has no key.
         """
         sampling = Sampling.from_options(options or {})
         if getattr(llama, "draft_model", None) is not None:
@@ -136,8 +155,12 @@ class LlamaCppWatermark:
             raise UsageError("prompt must hold at least one id; it is empty. Start with BOS.")
         self.watermark.check_labels(labels)
         processor = _Processor(self.watermark, labels, len(prompt), sampling)
-        ends = {llama.token_eos()} if end_tokens is None else set(end_tokens)
+        ends = _end_tokens(llama, end_tokens)
         return _generate(llama, list(prompt), processor, sampling.max_tokens, ends)
+
+
+def _end_tokens(llama: Any, given: Sequence[int] | None) -> set[int]:
+    return {int(llama.token_eos())} if given is None else set(given)
 
 
 def _generate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -16,16 +17,16 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.embed.rules import name_keys
 from provenance.embed.watermark import Watermark
 from provenance.errors import UsageError
 from provenance.keys.keyring import Key, SchemeSpecification, UnlockedKeyring, create_keyring
-from provenance.keys.schedule import CONTROL, Schedule
+from provenance.keys.schedule import Schedule
+from provenance.served.records import ServedResponse
 
 SLOT: Final = "trial"
 TRIALS: Final = tuple(f"trial-{i:02d}" for i in range(24))
 _SHARES: Final = {"global": 0.3, SLOT: 0.5}
-
-
 _ATTEMPTS: Final = 64
 _FIRST_DRAWS: Final = 20
 """Draws right after a prompt whose end lies in a marked slot: what one line of the report needs."""
@@ -59,12 +60,12 @@ class Adapter(Protocol):
 
     def generate(
         self, keys: Path, requests: Sequence[Request], seed: int
-    ) -> Sequence[NDArray[np.uint32]]:
+    ) -> Sequence[ServedResponse | NDArray[np.uint32]]:
         """Serve the requests together, marked under the keyring in the folder `keys`.
 
-        `seed` fixes all fresh randomness of the watermark. Returns for each request uint32 [n]: the
-        response without prompt and padding, up to and with its end token, of `new_tokens` ids if it
-        did not end. The folder is the same at every call.
+        `seed` fixes all fresh randomness of the watermark. Returns for each request what the sink
+        is given, or only its ids: without prompt and padding, up to and with the end token, of
+        `new_tokens` ids if it did not end. The folder is the same at every call.
         """
         ...
 
@@ -81,7 +82,8 @@ class Adapter(Protocol):
 class Served:
     """72 requests served once: 24 labels once each, one label 24 times, no label 24 times.
 
-    Attributes: adapter, keyring, requests, responses and draws (all of them, replayed).
+    Attributes: adapter, keyring, requests, responses (their ids), finishes (how they ended, if the
+    adapter says it) and draws (all of them, replayed).
     """
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
@@ -94,8 +96,9 @@ class Served:
             for i, trial in enumerate(labels)
         ]
         self.keys, self.keyring = self._make_keys(folder)
-        self._scheme = Watermark(self.keyring).scheme
-        self.responses = self.generate(self.requests, 1)
+        self._watermark = Watermark(self.keyring)
+        served = self._serve(self.requests, 1)
+        self.responses, self.finishes = list(map(_ids, served)), [one.finish for one in served]
         self.draws = [
             draw
             for request, response in zip(self.requests, self.responses, strict=True)
@@ -130,9 +133,15 @@ class Served:
         )
 
     def generate(self, requests: Sequence[Request], seed: int) -> list[NDArray[np.uint32]]:
-        """Serve the requests in one batch."""
+        """Serve the requests in one batch; the ids of the responses."""
+        return list(map(_ids, self._serve(requests, seed)))
+
+    def _serve(self, requests: Sequence[Request], seed: int) -> list[ServedResponse]:
         found = self.adapter.generate(self.keys, requests, seed)
-        return [np.asarray(ids, dtype=np.uint32) for ids in found]
+        return [
+            one if isinstance(one, ServedResponse) else ServedResponse(token_ids=one)
+            for one in found
+        ]
 
     def replay(self, request: Request, response: NDArray[np.uint32]) -> Iterator[ReplayedDraw]:
         """What each token of one response should have been; its end token is one of them."""
@@ -140,6 +149,7 @@ class Served:
         p = adapter.probabilities(request.prompt, response)
         tokens = response.astype(np.int64)
         prompt = np.array(request.prompt, dtype=np.uint32)
+        marked = self._watermark.marked_positions(request.labels, response)
         for i, token in enumerate(tokens):
             row = p[i] / p[i].sum()
             before = response[:i] if i else prompt
@@ -147,14 +157,14 @@ class Served:
             coin = None
             if key is not None:
                 words = key.row(before[-1:], row.shape[0])
-                coin = self._scheme.draw(row, words, 0.0)
+                coin = self._watermark.scheme.draw(row, words, 0.0)
             place = row[row > row[token]].sum()
             place += self._generator.random() * row[row == row[token]].sum()
             yield ReplayedDraw(
                 token=int(token),
                 coin=coin,
                 first=i == 0,
-                repeated=bool(i and (before[:-1] == before[-1]).any()),
+                marked=bool(marked[i]),
                 key=None if key is None else (key.fingerprint, int(before[-1])),
                 possible=bool(row[token] > 0),
                 place=min(float(place), 1 - 1e-12),
@@ -163,10 +173,14 @@ class Served:
             )
 
     def _key_after(self, context: NDArray[np.uint32], labels: Mapping[str, str]) -> Key | None:
-        slot = self.keyring.schedule.names[int(self.keyring.slots_of(context[np.newaxis])[0])]
-        if slot == CONTROL or (slot == SLOT and SLOT not in labels):
-            return None
-        return self.keyring.key(slot, labels[SLOT] if slot == SLOT else "")
+        """The key of a context, were it the first of its kind in a response: rule 3 alone."""
+        (slot,) = self.keyring.slots_of(context[np.newaxis])
+        name = name_keys(self.keyring.schedule, labels)[int(slot)]
+        return None if name is None else self.keyring.key(*name)
+
+
+def _ids(response: ServedResponse) -> NDArray[np.uint32]:
+    return np.asarray(response.token_ids, dtype=np.uint32)
 
 
 @dataclass(frozen=True)
@@ -178,7 +192,7 @@ class ReplayedDraw:
     token : what was drawn
     coin : what the coins of its context's key draw; None without a key
     first : the context is the end of the prompt, so it must not count
-    repeated : the context already stood in the response
+    marked : the rules demand the draw of the coins
     key : fingerprint of the key, and the context: equal ones are equal coins
     possible : the model gives the token a probability above 0
     place : where the token stands among the probabilities, likeliest first, made continuous:
@@ -190,7 +204,7 @@ class ReplayedDraw:
     token: int
     coin: int | None
     first: bool
-    repeated: bool
+    marked: bool
     key: tuple[str, int] | None
     possible: bool
     place: float
@@ -198,9 +212,9 @@ class ReplayedDraw:
     end: float
 
     @property
-    def marked(self) -> bool:
-        """True if the rules demand the draw of the coins."""
-        return self.coin is not None and not self.repeated and not self.first
+    def repeated(self) -> bool:
+        """True if there is a key, but the context already stood in the response."""
+        return self.coin is not None and not self.marked and not self.first
 
 
 def distinct_draws(draws: Sequence[ReplayedDraw]) -> list[ReplayedDraw]:
@@ -212,44 +226,33 @@ def distinct_draws(draws: Sequence[ReplayedDraw]) -> list[ReplayedDraw]:
     return list(found.values())
 
 
-class SeededGlobals:
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[Callable[[], dict[str, tuple[bool, bytes]]]]:
     """Seeds the global generators, tells what changed since, and puts them back.
 
-    `with SeededGlobals(1) as changed:`; changed() maps a generator to whether its state moved, and
+    `with seeded_globals(1) as changed:`; changed() maps a generator to whether its state moved, and
     to the state. Of torch, only what is already imported.
     """
+    torch: Any = sys.modules.get("torch")
+    kept = random.getstate(), np.random.get_state(legacy=False), torch and torch.get_rng_state()
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._torch = sys.modules.get("torch")
-
-    def _read(self) -> dict[str, bytes]:
-        state: Any = np.random.get_state(legacy=False)
-        found = {
-            "random": repr(random.getstate()).encode(),
-            "numpy": state["state"]["key"].tobytes() + str(state["state"]["pos"]).encode(),
-        }
-        if self._torch is not None:
-            found["torch"] = self._torch.get_rng_state().numpy().tobytes()
+    def read() -> dict[str, bytes]:
+        state: Any = np.random.get_state(legacy=False)["state"]
+        found = {"random": repr(random.getstate()).encode()}
+        found["numpy"] = state["key"].tobytes() + str(state["pos"]).encode()
+        if torch is not None:
+            found["torch"] = torch.get_rng_state().numpy().tobytes()
         return found
 
-    def __enter__(self) -> Callable[[], dict[str, tuple[bool, bytes]]]:
-        self._kept: tuple[Any, Any, Any] = (
-            random.getstate(),
-            np.random.get_state(legacy=False),
-            None if self._torch is None else self._torch.get_rng_state(),
-        )
-        random.seed(self._seed)
-        np.random.seed(self._seed)
-        if self._torch is not None:
-            self._torch.manual_seed(self._seed)
-        before = self._read()
-        return lambda: {
-            name: (value != before[name], value) for name, value in self._read().items()
-        }
-
-    def __exit__(self, *_: object) -> None:
-        random.setstate(self._kept[0])
-        np.random.set_state(self._kept[1])
-        if self._torch is not None:
-            self._torch.set_rng_state(self._kept[2])
+    random.seed(seed)
+    np.random.seed(seed)
+    if torch is not None:
+        torch.manual_seed(seed)
+    before = read()
+    try:
+        yield lambda: {name: (value != before[name], value) for name, value in read().items()}
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        if torch is not None:
+            torch.set_rng_state(kept[2])

@@ -1,31 +1,35 @@
 """What every adapter logs, through one object: the served-log record of a response.
 
     with ResponseSink(watermark, "served/") as sink:
+        sink.write(response)                      # a ServedResponse, from any adapter
         sink.write(labels, token_ids, finish="end", prompt_token_ids=prompt)
 
 Which tokens of a response were drawn under a key follows from its ids, the labels and the keyring,
-so an adapter need not say it: the sink replays the rules of `Watermark`. But the ids must be all
-that was drawn: an end token or a stop string that is left out was a choice of the coins, and an
-index that forgets it accuses innocent models. So `finish` says how the response ended; without it
-the record does not claim to be whole, and no check against it can be evidence. Knows no serving
-stack.
+so an adapter need not say it: the sink replays the rules. But the ids must be all that was drawn:
+an end token or a stop string that is left out was a choice of the coins, and an index that forgets
+it accuses innocent models. So `finish` says how the response ended; without it the record does not
+claim to be whole, and no check against it can be evidence. Knows no serving stack.
 """
 
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.embed.watermark import Labels, Watermark
-from provenance.served.records import Finish
+from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
+from provenance.embed.watermark import Watermark
+from provenance.errors import UsageError
+from provenance.served.records import Labels, ServedResponse
 from provenance.served.rotation import RotatingLog
-from provenance.served.writer import LogWriter, ServedRecord
+from provenance.served.writer import LogWriter
 
 
 class ResponseSink:
@@ -42,7 +46,10 @@ class ResponseSink:
 
     def __init__(self, watermark: Watermark, log: Path | str | LogWriter | RotatingLog) -> None:
         self.watermark = watermark
-        self.log = _open_log(Path(log)) if isinstance(log, str | Path) else log
+        if isinstance(log, str | Path):
+            one_file = Path(log).suffix in (".jsonl", ".parquet")
+            log = LogWriter(log) if one_file else RotatingLog(log)
+        self.log = log
         self._run = secrets.token_hex(6)
         self._numbers = count()
 
@@ -60,63 +67,55 @@ class ResponseSink:
 
     def write(
         self,
-        labels: Labels,
-        token_ids: NDArray[np.uint32],
+        response: ServedResponse | Labels | None = None,
+        token_ids: NDArray[np.uint32] | None = None,
         *,
-        drawn: bool | NDArray[np.bool_] = True,
-        finish: Finish | None = None,
-        response_id: str | None = None,
-        time: str | None = None,
-        text: str | None = None,
-        prompt_token_ids: NDArray[np.uint32] | None = None,
-        conversation_id: str | None = None,
+        drawn: bool | NDArray[np.bool_] | None = None,
+        **fields: Any,
     ) -> bool:
         """Log one response; returns whether it is marked.
 
         Parameters
         ----------
-        labels : attribute values of the request, as the watermark was given them
-        token_ids : uint32 [n], all that was drawn: without prompt and padding, with the end token,
-            whole stop strings, tool calls and hidden reasoning
-        drawn : whether the watermark drew this response; pass False for greedy decoding, beams or
-            whatever else went past it: that is logged as unmarked. An engine that knows passes
-            bool [n]: which tokens a coin decided
-        finish : how it ended: "end" (with an end token, the last id), "length", "stop" (at a stop
-            string), "abort" (broken off); None if that is not known, then the log does not claim
-            that the ids are whole
-        response_id : unique in the log of the service; default: made here
-        time : default: now, UTC
-        text, prompt_token_ids, conversation_id : see `ServedRecord`
+        response : what an adapter returned; or the labels of the request, as the watermark was
+            given them, and then `token_ids` too
+        token_ids : uint32 [n], all that was drawn; see `ServedResponse`
+        drawn : False for greedy decoding, beams or whatever else went past the watermark: that is
+            logged as unmarked. An engine that knows passes bool [n]: which tokens a coin decided
+        fields : further fields of `ServedResponse` by name, in place of the response's own: `text`,
+            `conversation_id`, or `labels` with more names for groups (account, replica)
 
         Raises what `LogWriter.append` raises; when this returns, the record survives the process.
         """
+        if not isinstance(response, ServedResponse):
+            response = ServedResponse(labels=response or {}, token_ids=token_ids)
         if isinstance(drawn, np.ndarray):
-            bits = drawn
-        elif drawn:
-            bits = self.watermark.marked_positions(labels, token_ids)
-        else:
-            bits = np.zeros(token_ids.shape[0], dtype=np.bool_)
+            fields["drawn"] = drawn
+        elif drawn is not None:
+            fields["marked"] = None if drawn else False
+        record = self._complete(replace(response, **fields))
+        self.log.append(record)
+        return bool(record.marked)
+
+    def _complete(self, response: ServedResponse) -> ServedResponse:
+        """What the log keeps of a response: which tokens a key decided, a name, a time."""
+        if response.token_ids is None:
+            raise UsageError("a response must have token_ids, all that was drawn; got none.")
+        ids = check_token_ids(response.token_ids, MAXIMUM_VOCABULARY, "token_ids")
+        bits = response.drawn
+        if bits is None and response.marked is False:
+            bits = np.zeros(ids.shape[0], dtype=np.bool_)
+        elif bits is None:
+            bits = self.watermark.marked_positions(response.labels, ids)
         marked = bool(bits.any())
-        says_whole = isinstance(drawn, np.ndarray) or finish is not None
+        says_whole = response.drawn is not None or response.finish is not None
         public = self.watermark.keyring.public
-        self.log.append(
-            ServedRecord(
-                response_id=response_id or f"{self._run}-{next(self._numbers)}",
-                marked=marked,
-                labels=labels,
-                token_ids=token_ids,
-                text=text,
-                time=time or datetime.now(UTC).isoformat(timespec="seconds"),
-                prompt_token_ids=prompt_token_ids,
-                conversation_id=conversation_id,
-                keyring_id=public.id,
-                scheme=public.scheme.name,
-                drawn=bits if marked and says_whole else None,
-                finish=finish,
-            )
+        return replace(
+            response,
+            response_id=response.response_id or f"{self._run}-{next(self._numbers)}",
+            marked=marked,
+            time=response.time or datetime.now(UTC).isoformat(timespec="seconds"),
+            keyring_id=public.id,
+            scheme=public.scheme.name,
+            drawn=bits if marked and says_whole else None,
         )
-        return marked
-
-
-def _open_log(path: Path) -> LogWriter | RotatingLog:
-    return LogWriter(path) if path.suffix in (".jsonl", ".parquet") else RotatingLog(path)

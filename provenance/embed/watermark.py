@@ -1,40 +1,29 @@
 """The watermark itself: labels -> key of a context -> draw. Knows no serving stack.
 
-For every token of a response:
-
-1. The context is the last k tokens *of the response*. The first k tokens have none: ordinary draw.
-2. A context that already stood before a token of the same response: ordinary draw. Without this
-   rule text loops, and a single response would not be undistorted.
-3. The selector gives the context's slot. `control`, or an attribute for which the request carries
-   no label: ordinary draw.
-4. Else the scheme draws with the coins of the key of (slot, value of the label).
-
-Everything follows from the ids of the response alone, so nothing is kept between steps, and batch
-neighbours, padding, speculative decoding and re-use of one object cannot change a mark. The rules
-and the draws are compiled (`provenance.embed.batch`); this module decides what they are given.
+Which key decides a token is said in `provenance.embed.rules`, and how its coins choose among the
+candidates in `provenance.marks.own.draws`; both are compiled. This module decides what they are
+given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins.contexts import first_occurrences, pack, response_contexts
 from provenance.coins.words import KEY_BYTES, read_key
-from provenance.embed.batch import MANY, NOTHING, draw_among_few, find_keys
+from provenance.embed.batch import MANY, NOTHING, draw_among_few
+from provenance.embed.rules import check_labels, find_keys, find_marked, name_keys
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import SELECTOR, Key, Keyring, UnlockedKeyring
-from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
+from provenance.keys.schedule import SINGLE_VALUE, KeyName
 from provenance.marks.own import Scheme, make_scheme
 from provenance.marks.own.draws import GUMBEL, choose, choose_by_race, draw_plain_of_many
 from provenance.marks.own.scheme import draw_unmarked
-
-Labels = Mapping[str, str]
-"""Attribute values of one request, for example week=2026-W17. Names without a slot are ignored."""
+from provenance.served.records import Labels
 
 _SCATTERED = 64
 """Up to this fraction of the vocabulary, scattered coins are cheaper than a whole row of them."""
@@ -68,8 +57,7 @@ class Watermark:
         self._generator = generator if generator is not None else np.random.default_rng()
         self._code = self.scheme.code
         self._size = keyring.public.vocabulary_size
-        shares = [slot.share_words for slot in keyring.schedule.slots]
-        self._ends = np.cumsum(np.array(shares, dtype=np.uint64))
+        self._ends = keyring.schedule.ends
         self._selector = read_key(keyring.key(SELECTOR, SINGLE_VALUE).reveal())
         self._known: list[Key] = []
         self._table = np.empty((0, KEY_BYTES // 4), dtype=np.uint32)
@@ -85,12 +73,7 @@ class Watermark:
 
         A new week must be added to the keyring before it is served: it is never silently unmarked.
         """
-        for slot in self.keyring.schedule.slots[2:]:
-            if slot.name in labels and labels[slot.name] not in slot.values:
-                raise ConfigurationMismatchError(
-                    f"label {slot.name}={labels[slot.name]} must have a key in keyring "
-                    f"{self.keyring.public.id}; it has none. Run: provenance keys add-value"
-                )
+        check_labels(self.keyring.public, labels, names_may_be_unknown=True)
 
     def draw(
         self,
@@ -108,8 +91,6 @@ class Watermark:
         candidates : uint32 [m], ids that survive top-k / top-p
         probabilities : float64 [m], their *final* probabilities; need not be normalised
 
-        Notes
-        -----
         Cost: one coin a candidate where the context is marked; else one uniform.
         """
         (key,) = self.next_keys([labels], [response])
@@ -134,20 +115,10 @@ class Watermark:
                 f"labels, responses and probabilities must have one entry per row; got "
                 f"{len(labels)}, {len(responses)} and {probabilities.shape[0]}."
             )
-        uniforms = self._generator.random(len(labels))
         draws = []
         for row, key in enumerate(self.next_keys(labels, responses)):
-            p, uniform = probabilities[row], float(uniforms[row])
-            if key is None:
-                draws.append(Draw(draw_unmarked(p, uniform), None))
-                continue
-            candidates = np.flatnonzero(p).astype(np.uint32)
-            if self._is_scattered(candidates.shape[0]):
-                p = p[candidates]
-            else:
-                self._check_size(int(candidates[-1]))
-                candidates = np.arange(min(p.shape[0], self._size), dtype=np.uint32)
-                p = p[: self._size]
+            candidates = np.flatnonzero(probabilities[row]).astype(np.uint32)
+            p, uniform = probabilities[row, candidates], float(self._generator.random())
             draws.append(self._draw(key, responses[row], candidates, p, uniform))
         return draws
 
@@ -163,7 +134,7 @@ class Watermark:
     def next_keys(
         self, labels: Sequence[Labels], responses: Sequence[NDArray[np.uint32]]
     ) -> list[Key | None]:
-        """The key that decides the next token of each row (rules 1 to 3); None: an ordinary draw.
+        """The key that decides the next token of each row; None: an ordinary draw.
 
         Parameters: one mapping and one uint32 [n] a row, as for `draw`. A server can leave the rows
         without a key to its own sampler. Cost: one comparison a token and one coin a row.
@@ -178,10 +149,7 @@ class Watermark:
         return [None if number < 0 else self._known[number] for number in found]
 
     def draw_scores(
-        self,
-        numbers: NDArray[np.int64],
-        responses: NDArray[np.uint32],
-        scores: NDArray[np.float32],
+        self, numbers: NDArray[np.int64], responses: NDArray[np.uint32], scores: NDArray[np.float32]
     ) -> NDArray[np.int64]:
         """Draw the next token of each row of a batch from logits: the fast path of the adapters.
 
@@ -239,44 +207,27 @@ class Watermark:
         return drawn
 
     def make_seeds(self, rows: int) -> list[bytes]:
-        """32 fresh secret bytes a row, for draws elsewhere: see `torch_step.DeviceWatermark`."""
+        """32 fresh secret bytes a row, for draws elsewhere: see `torch_batch.DeviceWatermark`."""
         return [self._generator.bytes(KEY_BYTES) for _ in range(rows)]
 
     def marked_positions(self, labels: Labels, response: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Which tokens of a finished response were drawn under a key (replayed from its ids).
-
-        Returns bool [n]. Cost: one coin a token.
-        """
-        width = self.keyring.context_width
-        contexts, _ = response_contexts(response, width)
-        marked = np.zeros(response.shape[0], dtype=np.bool_)
-        if contexts.shape[0]:
-            slots = self.keyring.slots_of(contexts)
-            keyed = [self._key_of_slot(name, labels) for name in self.keyring.schedule.names]
-            has_key = np.array([key is not None for key in keyed])
-            marked[width:] = has_key[slots] & first_occurrences(pack(contexts))
-        return marked
-
-    def _key_of_slot(self, slot: str, labels: Labels) -> Key | None:
-        if slot == CONTROL:
-            return None
-        value = SINGLE_VALUE if slot == GLOBAL else labels.get(slot)
-        return None if value is None else self.keyring.key(slot, value)
+        """Which tokens of a finished response were drawn under a key: see `find_marked`."""
+        return find_marked(self.keyring, labels, response)
 
     def _numbers_of(self, labels: Labels) -> NDArray[np.int64]:
         """Numbers of the keys in the table, by slot; new keys enter the table."""
-        names = self.keyring.schedule.names
-        values = tuple(labels.get(name) for name in names)
+        schedule = self.keyring.schedule
+        values = tuple(labels.get(name) for name in schedule.attributes)
         if values not in self._numbers:
-            numbers = np.full(len(names), -1, dtype=np.int64)
-            for slot, name in enumerate(names):
-                key = self._key_of_slot(name, labels)
-                if key is not None:
-                    numbers[slot] = self._number_of(key)
-            self._numbers[values] = numbers
+            self._numbers[values] = np.array(
+                list(map(self._number_of, name_keys(schedule, labels))), dtype=np.int64
+            )
         return self._numbers[values]
 
-    def _number_of(self, key: Key) -> int:
+    def _number_of(self, name: KeyName | None) -> int:
+        if name is None:
+            return -1
+        key = self.keyring.key(*name)
         if key not in self._known:
             self._known.append(key)
             self._table = np.concatenate([self._table, read_key(key.reveal())[np.newaxis]])
@@ -294,18 +245,14 @@ class Watermark:
             return Draw(int(candidates[draw_unmarked(probabilities, uniform)]), None)
         context = response[-self.keyring.context_width :]
         self._check_size(int(candidates.max()))
-        if self._is_scattered(candidates.shape[0]):
+        if candidates.shape[0] <= self._size // _SCATTERED + _FEW:
             words = key.words(np.tile(context, (candidates.shape[0], 1)), candidates)
         else:
             words = key.row(context, self._size)[candidates]
         return Draw(int(candidates[self.scheme.draw(probabilities, words, uniform)]), key)
 
     def _draw_among_many(
-        self,
-        number: int,
-        response: NDArray[np.uint32],
-        scores: NDArray[np.float32],
-        uniform: float,
+        self, number: int, response: NDArray[np.uint32], scores: NDArray[np.float32], uniform: float
     ) -> int:
         """One row with a whole row of coins; -1 if a score is not a number."""
         size, code = scores.shape[0], self._code
@@ -323,9 +270,6 @@ class Watermark:
         if not np.isfinite(top):
             return NOTHING
         return int(choose(*code, np.exp(scores.astype(np.float64) - top), words, uniform))
-
-    def _is_scattered(self, candidates: int) -> bool:
-        return candidates <= self._size // _SCATTERED + _FEW
 
     def _check_size(self, token: int) -> None:
         if token >= self._size:

@@ -157,6 +157,11 @@ class Schedule:
         """Share of contexts that can carry a mark."""
         return 1 - self.slots[0].share
 
+    @property
+    def ends(self) -> NDArray[np.uint64]:
+        """Where each slot's interval of the selector's words ends: uint64 [slots]."""
+        return np.cumsum(np.array([slot.share_words for slot in self.slots], dtype=np.uint64))
+
     def slot(self, name: str) -> Slot:
         """The slot called `name`; ConfigurationMismatchError if there is none."""
         for slot in self.slots:
@@ -168,9 +173,7 @@ class Schedule:
 
     def assign(self, words: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """Slot number of each context from its selector coin: uint32 [n] -> uint8 [n]."""
-        shares = [slot.share_words for slot in self.slots]
-        ends = np.cumsum(np.array(shares, dtype=np.uint64))
-        return np.searchsorted(ends, words.astype(np.uint64), side="right").astype(np.uint8)
+        return np.searchsorted(self.ends, words.astype(np.uint64), side="right").astype(np.uint8)
 
     def with_value(self, name: str, value: str) -> Schedule:
         """The same schedule with one more value of an attribute slot."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import ConfigurationMismatchError, DataError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError, say_briefly
 from provenance.keys.keyring import Keyring
 from provenance.storage.files import name_of, read_bytes
 
@@ -103,7 +103,7 @@ def _guard(action: Callable[[], _Result], origin: str) -> _Result:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = str(error).partition("\n")[0][:200]
+        reason = say_briefly(error)
         raise DataError(
             f"{origin}: must be readable by the tokenizer; got: {reason}. "
             "Use the served model's tokenizer.json."

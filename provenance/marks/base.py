@@ -123,18 +123,17 @@ class Placebos(Protocol):
 class Mark(Served, Placebos, Protocol):
     """The protocol.
 
-    caveat : what makes the test weaker than its law says, or what controls are missing; or ""
-    shares_coins : True if one coin serves many contexts. Then how often the *log* held a context
-        depends on coins that are tested, and counts of the index must not weigh anything
+    Where one coin serves many contexts (`shares_coins`), how often the *log* held a context depends
+    on coins that are tested, and counts of the index must not weigh anything.
     """
 
     @property
     def caveat(self) -> str:
-        """See above; so the next."""
+        """What makes the test weaker than its law says, or what controls are missing; or ""."""
 
     @property
     def shares_coins(self) -> bool:
-        """See above."""
+        """Whether one coin serves many contexts."""
 
     def open(self, slot: str, value: str) -> OpenKey:
         """The key of (slot, value). Raises ConfigurationMismatchError if it has none."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaincc, gammaln
 
 from provenance.errors import UsageError
 from provenance.keys.keyring import UnlockedKeyring
@@ -25,7 +26,6 @@ from provenance.keys.schedule import KeyName
 from provenance.keys.tokenizer import as_token_ids
 from provenance.marks import Mark, TextCoins, as_mark
 from provenance.marks.alpha import family_weights
-from provenance.stats.closed_forms import log10_gamma_tail
 from provenance.stats.families import weighted_holm
 from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
@@ -34,6 +34,7 @@ from provenance.stats.tables import ClassTable
 _SHORTEST: Final = 64
 _STRIDES: Final = 4
 _EXACT_WINDOWS: Final = 6
+_LEAST: Final = 1e-250
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,11 @@ def _strongest(
     """Windows in the order of a Gamma tail with the law's mean and variance; a few of them."""
     some = np.flatnonzero(counts > 0)
     shape = counts[some] * law.mean**2 / law.variance
-    rough = log10_gamma_tail(totals[some] * law.mean / law.variance, shape)
+    total = np.maximum(totals[some] * law.mean / law.variance, _LEAST)
+    tail = np.maximum(gammaincc(shape, total), _LEAST)
+    # beyond float64: the density times the leading term of Legendre's continued fraction
+    beyond = shape * np.log(total) - total - gammaln(shape) - np.log(np.maximum(total - shape, 1))
+    rough = np.where(tail > _LEAST, np.log(tail), beyond)
     return some[np.argsort(rough, kind="stable")[:_EXACT_WINDOWS]]
 
 

@@ -25,13 +25,13 @@ class Groups:
 
     Attributes
     ----------
-    numbers : int64 [n], from 0 in the order of first pairs; -1 for a pair without a coin (it is the
-        same under every key, so it says nothing about this one)
+    coins : int64 [n], the coin of each pair, from 0 in the order of first pairs; -1 for a pair
+        without one (its coin is the same under every key, so it says nothing about this one)
     first : int64 [m], ascending: the first pair of each coin
     names : int64 [m]: the coin's name under this key, comparable under the same key only
     """
 
-    numbers: Integers
+    coins: Integers
     first: Integers
     names: Integers
 
@@ -41,7 +41,7 @@ def group_pairs(units: Integers, usable: NDArray[np.bool_]) -> Groups:
 
     Cost: one sort.
 
-    >>> group_pairs(np.array([7, 5, 7, 9]), np.array([True, True, True, False])).numbers.tolist()
+    >>> group_pairs(np.array([7, 5, 7, 9]), np.array([True, True, True, False])).coins.tolist()
     [0, 1, 0, -1]
     """
     kept = np.flatnonzero(usable)
@@ -49,19 +49,19 @@ def group_pairs(units: Integers, usable: NDArray[np.bool_]) -> Groups:
     order = np.argsort(first)
     rank = np.empty(order.shape, dtype=np.int64)
     rank[order] = np.arange(order.shape[0])
-    numbers = np.full(units.shape, -1, dtype=np.int64)
-    numbers[kept] = rank[inverse]
-    return Groups(numbers, kept[first[order]], names[order])
+    coins = np.full(units.shape, -1, dtype=np.int64)
+    coins[kept] = rank[inverse]
+    return Groups(coins, kept[first[order]], names[order])
 
 
-def sum_weights(weights: Integers, numbers: Integers, coins: int) -> Integers:
-    """Sum of the weights of the pairs of each coin: int64 [n] and [n] -> int64 [coins].
+def sum_weights(weights: Integers, coins: Integers, count: int) -> Integers:
+    """Sum of the weights of the pairs of each of `count` coins: int64 [n] and [n] -> int64 [count].
 
     >>> sum_weights(np.array([1, 2, 3, 4]), np.array([0, 1, 0, -1]), 2).tolist()
     [4, 2]
     """
-    kept = numbers >= 0
-    sums = np.bincount(numbers[kept], weights=weights[kept], minlength=coins)
+    kept = coins >= 0
+    sums = np.bincount(coins[kept], weights=weights[kept], minlength=count)
     return np.rint(sums).astype(np.int64)
 
 

@@ -62,7 +62,7 @@ def build_index(
     folder : where the index goes; may hold an older index of the same keyring, which is replaced
     keyring : the keyring that the responses were served under
     tokenizer : tokenizer.json of the keyring; needed if some records hold text only
-    memory_limit, threads : of the engine, see `provenance.served.grouping.group_windows`
+    memory_limit, threads : of the database, see `provenance.served.grouping.group_windows`
     batch_rows : responses per batch; changes nothing in the result
 
     Returns

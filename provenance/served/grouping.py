@@ -1,6 +1,6 @@
 """Grouping windows with DuckDB: many windows in, sorted counts out, on disk where memory ends.
 
-The engine runs in this process with explicit threads and memory, and is cut off from the network,
+The database runs in this process with explicit threads and memory, and is cut off from the network,
 from extensions and from every file but its spill folder. Knows Arrow streams and SQL; no keys.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from provenance.errors import DataError, StorageError
+from provenance.errors import DataError, StorageError, say_briefly
 from provenance.served.table import TABLE
 from provenance.served.windows import WINDOWS
-from provenance.storage.database import open_engine
+from provenance.storage.database import open_database
 
 _COUNT_WINDOWS = """
 SELECT slot, value, context, CAST(sum(n) AS INTEGER) AS responses
@@ -65,8 +65,8 @@ def group_windows(
     ----------
     batches : columns WINDOWS; windows of equal lineage count once per (slot, value, context)
     spill : folder for what does not fit in memory; made with mode 0700, emptied before and after
-    memory_limit : of the engine, such as 512MiB
-    threads : of the engine; default: the cores of the process, at most 8
+    memory_limit : of the database, such as 512MiB
+    threads : of the database; default: the cores of the process, at most 8
 
     Yields an iterable of batches with the columns TABLE, sorted by (slot, context, value). What
     `batches` raises passes through; StorageError if memory and disk do not suffice.
@@ -97,14 +97,14 @@ def _run(
     try:
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir(mode=0o700)
-        with open_engine(spill, memory_limit, threads) as connection:
+        with open_database(spill, memory_limit, threads) as connection:
             reader = pa.RecordBatchReader.from_batches(schema, iter(stream))
             connection.register("stream", reader)
             yield connection.sql(query).to_arrow_reader(1 << 17)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         if stream.error is not None:
             raise stream.error from None
-        reason = str(error).partition("\n")[0][:200]
+        reason = say_briefly(error)
         if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
             raise DataError(
                 f"a context must be served in fewer than 2**31 responses; got: {reason}. "

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.errors import DataError, StorageError, UsageError
+from provenance.errors import DataError, StorageError, UsageError, say_briefly
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import KeyName, Schedule
 from provenance.served.index_manifest import IndexManifest, ServedValue
@@ -163,17 +163,13 @@ class Index:
             if served.contexts
         ]
 
-    def evened(self) -> Index:
+    def with_equal_counts(self) -> Index:
         """The same index, as if every context had been served once under the global key.
 
         For marks whose coins are shared by many contexts: there the counts are not independent of
         the coins, and none may weigh anything.
         """
-        return _EvenIndex(self.folder, self.manifest, self._groups)
-
-    def control(self, contexts: NDArray[np.int64]) -> Matches:
-        """`lookup` in the control slot: contexts of marked responses that never carry a mark."""
-        return self.lookup(_CONTROL_SLOT, contexts)
+        return _EqualCounts(self.folder, self.manifest, self._groups)
 
     def values_served(self, slot: int) -> list[ServedValue]:
         """Values of a slot in the order of their numbers; `contexts` is 0 if never served."""
@@ -213,15 +209,15 @@ class Index:
         try:
             table = self._file.read_row_group(number, columns=["value", "context", "responses"])
         except (pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0][:200]
+            reason = say_briefly(error)
             kind = StorageError if isinstance(error, OSError) and error.errno else DataError
             raise kind(f"{path}: must stay readable; got: {reason}. Open it again.") from error
         columns = (table.column(name).to_numpy() for name in ("context", "value", "responses"))
         return tuple(columns)
 
 
-class _EvenIndex(Index):
-    """See `Index.evened`."""
+class _EqualCounts(Index):
+    """See `Index.with_equal_counts`."""
 
     counts_weigh = False
 

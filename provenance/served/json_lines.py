@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,10 @@ from provenance.served.records import (
 )
 from provenance.served.writer import PART
 from provenance.storage.files import parse_json
-from provenance.storage.lines import LineReader
+from provenance.storage.lines import open_lines
+
+LOG_READERS: Final = "provenance.log_readers"
+"""Group of the entry points that read logs in other forms: path -> records as in our JSONL."""
 
 
 class JsonLinesFile:
@@ -45,7 +48,7 @@ class JsonLinesFile:
 
     def __init__(self, path: Path, vocabulary_size: int, batch_rows: int) -> None:
         self.path = path
-        self._lines = LineReader(path)
+        self._lines = open_lines(path, LOG_READERS)
         self._vocabulary_size = vocabulary_size
         self._batch_rows = batch_rows
         self.torn = 0

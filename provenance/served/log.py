@@ -10,8 +10,8 @@ keys, and not which windows are marked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.errors import DataError, LockedError, StorageError, UsageError
 from provenance.keys.tokenizer import prepare_tokenizer, tokenise
 from provenance.served.identifiers import SeenNames, content_hashes, name_hashes
-from provenance.served.json_lines import JsonLinesFile
+from provenance.served.json_lines import LOG_READERS, JsonLinesFile
 from provenance.served.parquet_log import ParquetFile
 from provenance.served.records import (
     READ,
@@ -35,6 +35,7 @@ from provenance.served.records import (
 )
 from provenance.served.rotation import LOG_ENDINGS, list_log_files
 from provenance.served.writer import PART, is_being_written
+from provenance.storage.plugins import find_plugin
 
 _SHOWN_DUPLICATES = 5
 _MAXIMUM_BATCH_ROWS = 1 << 16
@@ -49,11 +50,11 @@ class LogFile:
     records: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class LogStatistics:
-    """What a reader has gathered so far.
+    """What a reader has counted so far; it counts in one, and hands out copies.
 
-    responses : distinct responses = marked + unmarked
+    responses, marked : distinct responses, and those with a mark
     duplicates : records dropped because their response_id had been read before
     duplicate_ids : the first few of them
     conflicts, conflict_ids : those of the duplicates whose token ids (or text) are other ones: a
@@ -71,7 +72,6 @@ class LogStatistics:
 
     responses: int = 0
     marked: int = 0
-    unmarked: int = 0
     duplicates: int = 0
     duplicate_ids: tuple[str, ...] = ()
     conflicts: int = 0
@@ -80,30 +80,16 @@ class LogStatistics:
     retokenised: int = 0
     marked_retokenised: int = 0
     unended: int = 0
-    ends: Mapping[int, int] = field(default_factory=dict)
+    ends: Counter[int] = field(default_factory=Counter)
     tokens: int = 0
     marked_tokens: int = 0
     torn: int = 0
     files: tuple[LogFile, ...] = ()
 
-
-@dataclass
-class _Counts:
-    responses: int = 0
-    marked: int = 0
-    duplicates: int = 0
-    duplicate_ids: list[str] = field(default_factory=list)
-    conflicts: int = 0
-    conflict_ids: list[str] = field(default_factory=list)
-    empty: int = 0
-    retokenised: int = 0
-    marked_retokenised: int = 0
-    unended: int = 0
-    ends: Counter[int] = field(default_factory=Counter)
-    tokens: int = 0
-    marked_tokens: int = 0
-    torn: int = 0
-    files: list[LogFile] = field(default_factory=list)
+    @property
+    def unmarked(self) -> int:
+        """Distinct responses without a mark."""
+        return self.responses - self.marked
 
 
 class LogReader(Iterator[pa.RecordBatch]):
@@ -127,7 +113,7 @@ class LogReader(Iterator[pa.RecordBatch]):
         self._tokenizer = None if tokenizer is None else prepare_tokenizer(tokenizer)
         self._vocabulary_size = vocabulary_size
         self._seen = SeenNames()
-        self._counts = _Counts()
+        self._counts = LogStatistics()
         named = list_log_files(paths)
         files = [open_log_file(path, vocabulary_size, batch_rows) for path in named]
         self._batches = self._read(files)
@@ -138,25 +124,7 @@ class LogReader(Iterator[pa.RecordBatch]):
     @property
     def statistics(self) -> LogStatistics:
         """Counts over what was read so far; complete when the iterator is exhausted."""
-        counts = self._counts
-        return LogStatistics(
-            responses=counts.responses,
-            marked=counts.marked,
-            unmarked=counts.responses - counts.marked,
-            duplicates=counts.duplicates,
-            duplicate_ids=tuple(counts.duplicate_ids),
-            conflicts=counts.conflicts,
-            conflict_ids=tuple(counts.conflict_ids),
-            empty=counts.empty,
-            retokenised=counts.retokenised,
-            marked_retokenised=counts.marked_retokenised,
-            unended=counts.unended,
-            ends=dict(counts.ends),
-            tokens=counts.tokens,
-            marked_tokens=counts.marked_tokens,
-            torn=counts.torn,
-            files=tuple(counts.files),
-        )
+        return replace(self._counts, ends=Counter(self._counts.ends))
 
     def _read(self, files: Sequence[JsonLinesFile | ParquetFile]) -> Iterator[pa.RecordBatch]:
         for file in files:
@@ -172,7 +140,7 @@ class LogReader(Iterator[pa.RecordBatch]):
                 raise DataError(
                     f"{file.path}: must hold at least one record; it is empty. Leave it out."
                 )
-            self._counts.files.append(LogFile(file.path.name, file.sha256, records))
+            self._counts.files += (LogFile(file.path.name, file.sha256, records),)
 
     def _finish(self, raw: RawBatch) -> pa.RecordBatch:
         """Drop duplicates, tokenise text, count."""
@@ -182,8 +150,8 @@ class LogReader(Iterator[pa.RecordBatch]):
         dropped, conflicts = np.flatnonzero(~new), np.flatnonzero(conflicting)
         counts.duplicates += dropped.shape[0]
         counts.conflicts += conflicts.shape[0]
-        for rows_of, shown in ((dropped, counts.duplicate_ids), (conflicts, counts.conflict_ids)):
-            shown += [names[i] for i in rows_of[: _SHOWN_DUPLICATES - len(shown)]]
+        counts.duplicate_ids = _show_more(counts.duplicate_ids, names, dropped)
+        counts.conflict_ids = _show_more(counts.conflict_ids, names, conflicts)
         rows = np.flatnonzero(new)
         batch = raw.batch if not dropped.size else raw.batch.take(pa.array(rows))
         retokenised = batch.column("token_ids").is_null()
@@ -237,6 +205,13 @@ class LogReader(Iterator[pa.RecordBatch]):
         places = np.arange(len(ids), dtype=np.int64)
         places[missing] = len(ids) + np.arange(len(parts))
         return pa.concat_arrays([ids, list_array(parts)]).take(pa.array(places))
+
+
+def _show_more(
+    shown: tuple[str, ...], names: Sequence[str], rows: NDArray[np.int64]
+) -> tuple[str, ...]:
+    """The names that are shown, and those of these rows as long as there are few."""
+    return (*shown, *(names[i] for i in rows[: _SHOWN_DUPLICATES - len(shown)]))
 
 
 def read_log(
@@ -303,7 +278,8 @@ def open_log_file(path: Path, vocabulary_size: int, batch_rows: int) -> JsonLine
     """The reader that the ending of a file's name asks for."""
     if path.exists() and not path.is_file():
         raise StorageError(f"{path}: must be a regular file; it is not. Name the files of the log.")
-    if not path.name.endswith(LOG_ENDINGS):
+    known = path.name.endswith(LOG_ENDINGS)
+    if not known and find_plugin(LOG_READERS, path.suffix.removeprefix(".")) is None:
         raise DataError(
             f"{path}: must end in {', '.join(LOG_ENDINGS)}; it does not. Rename the file."
         )

@@ -14,7 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError, StorageError
+from provenance.errors import (
+    ConfigurationMismatchError,
+    DataError,
+    MissingExtraError,
+    StorageError,
+    say_briefly,
+)
 from provenance.keys.keyring import TOKENIZER_FILE
 from provenance.storage.checkpoint import CONFIG_FILE, TEMPLATE_FILES, check_checkpoint
 from provenance.storage.files import read_bytes
@@ -65,7 +71,7 @@ def load_model(folder: Path | str) -> PreTrainedModel:
     except Exception as error:  # configurations and kernels raise what they like
         raise StorageError(
             f"{folder}: must be a transformers model with safetensors weights; got: "
-            f"{_first_line(error)}"
+            f"{say_briefly(error)}"
         ) from error
     _check_report(report, folder)
     _check_values(model, folder)
@@ -83,7 +89,7 @@ def load_tokenizer_of(folder: Path | str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception for malformed files
         raise StorageError(
-            f"{folder}: must have a tokenizer that transformers can load; got: {_first_line(error)}"
+            f"{folder}: must have a tokenizer that transformers can load; got: {say_briefly(error)}"
         ) from error
 
 
@@ -184,7 +190,7 @@ def _check_causality(model: PreTrainedModel, folder: Path | str) -> None:
         one, two = output.logits[:, :_SHARED].float()
     except Exception as error:  # code of any architecture
         raise DataError(
-            f"{folder}: the model must be able to read a text; got: {_first_line(error)}. "
+            f"{folder}: the model must be able to read a text; got: {say_briefly(error)}. "
             "Give a causal language model."
         ) from error
     precision = max(256 * torch.finfo(torch.float32).eps, 4 * torch.finfo(model.dtype).eps)
@@ -197,8 +203,3 @@ def _check_causality(model: PreTrainedModel, folder: Path | str) -> None:
 
 def _shape(sizes: Any) -> str:
     return "x".join(map(str, sizes))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from provenance.errors import DataError, StorageError
+from provenance.errors import DataError, StorageError, say_briefly
 from provenance.served.records import (
     LABELS,
     MAXIMUM_NAME,
@@ -65,7 +65,7 @@ class ParquetFile:
             try:
                 checked = self._convert(raw)
             except (pa.ArrowException, OverflowError) as error:
-                reason = str(error).partition("\n")[0][:200]
+                reason = say_briefly(error)
                 raise DataError(
                     f"{raw.origin(0)}: must have columns of the documented types; got: {reason}. "
                     "Convert them."
@@ -91,7 +91,7 @@ class ParquetFile:
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             if isinstance(error, DataError):
                 raise
-            reason = str(error).partition("\n")[0][:200]
+            reason = say_briefly(error)
             if isinstance(error, OSError) and error.errno:
                 raise StorageError(
                     f"{self.path}: must be readable; got: {reason}. Check the disk."

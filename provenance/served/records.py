@@ -1,4 +1,4 @@
-"""What one record of a served log may say, whatever file it stands in.
+"""What a served response is, and what its record in a log may say, whatever file it stands in.
 
 Checks names, labels and sizes, and defines the intermediate batch that the JSONL and the Parquet
 reader hand to `provenance.served.log`. Does not know files, tokenizers or keys.
@@ -6,8 +6,8 @@ reader hand to `provenance.served.log`. Does not know files, tokenizers or keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
@@ -49,6 +49,46 @@ string that stops (the ids hold it whole), or because somebody broke it off."""
 WHOLE_FINISHES: Final = ("end", "length")
 """What makes the ids of a record whole that does not say which tokens were drawn. Other people's
 `stop` does not: their logs leave the end token out."""
+
+Labels = Mapping[str, str]
+"""Attribute values of one request, for example week=2026-W17."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServedResponse:
+    """One served response: what an adapter returns, the sink completes, and a log keeps.
+
+    Attributes
+    ----------
+    response_id : unique in the whole log of the service; None: the sink makes one
+    marked : whether any token was drawn under the keyring; None: the sink finds out from the ids;
+        False of an adapter: the watermark did not draw it (greedy decoding, beams)
+    labels : attribute values of the request
+    token_ids : uint32 [n], all that was drawn, without prompt and padding: the end token belongs to
+        them, so do stop strings, tool calls and hidden reasoning. A log prefers them to `text`
+    text : the response as text; a log needs it if `token_ids` is None
+    time : when it was served, as the service writes times; None: the sink says now
+    prompt_token_ids : uint32 [m], ids of everything the model had seen before the response
+    conversation_id : equal for all turns of one conversation, None for a single turn
+    keyring_id, scheme : of the keyring that was in use; for people, readers do not need them
+    drawn : bool [n], which of the tokens were drawn by a coin of the keyring; None: not known.
+        Whoever gives it says that `token_ids` are all that was drawn, the end token included
+    finish : how the response ended; None: not known, and then nobody claims that the ids are whole
+    """
+
+    response_id: str | None = None
+    marked: bool | None = None
+    labels: Labels = field(default_factory=dict)
+    token_ids: Sequence[int] | NDArray[np.uint32] | None = None
+    text: str | None = None
+    time: str | None = None
+    prompt_token_ids: Sequence[int] | NDArray[np.uint32] | None = None
+    conversation_id: str | None = None
+    keyring_id: str | None = None
+    scheme: str | None = None
+    drawn: NDArray[np.bool_] | None = None
+    finish: Finish | None = None
+
 
 MAXIMUM_NAME = 1024
 """Characters of an identifier, a time, or the name or value of a label."""

@@ -1,7 +1,7 @@
 """A served log as a folder of numbered files, for a service that never stops.
 
     with RotatingLog("served/") as log:
-        log.append(ServedRecord("r1", marked=True, token_ids=[5, 6, 7]))
+        log.append(ServedResponse("r1", marked=True, token_ids=[5, 6, 7]))
 
 `STEM-00000.jsonl`, `STEM-00001.jsonl`, ...: a file is closed when it holds enough rows or bytes.
 Each is a `LogWriter`, so a killed process leaves every finished record. Several processes may write
@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Final, Literal
 
 from provenance.errors import LockedError, StorageError, UsageError
-from provenance.served.writer import PART, LogWriter, ServedRecord, is_being_written
+from provenance.served.records import ServedResponse
+from provenance.served.writer import PART, LogWriter, is_being_written
 from provenance.storage.lines import COMPRESSIONS
 
 LOG_ENDINGS: Final = (
@@ -82,7 +83,7 @@ class RotatingLog:
             self._open = False
             self._finish()
 
-    def append(self, record: ServedRecord) -> None:
+    def append(self, record: ServedResponse) -> None:
         """Append one record; see `LogWriter.append`. A record that is refused changes nothing."""
         with self._lock:
             if not self._open:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.errors import DataError, StorageError
+from provenance.errors import DataError, StorageError, say_briefly
 
 TABLE = pa.schema(
     [
@@ -168,7 +168,7 @@ def read_table(path: Path, audit: Audit) -> list[RowGroup]:
             raise StorageError(
                 f"{path}: must be a readable file; got: {error.strerror}. Check the disk."
             ) from error
-        reason = str(error).partition("\n")[0][:200]
+        reason = say_briefly(error)
         raise DataError(
             f"{path}: must be a whole Parquet file; got: {reason}. Build it again."
         ) from error

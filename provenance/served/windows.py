@@ -71,23 +71,23 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     batch = batch.filter(batch.column("marked"))
     rows, contexts, drawn, impossible = _reached(batch, width)
     # distinct contexts of the batch: each needs its slot once
-    distinct, numbers = np.unique(contexts, return_inverse=True)
+    distinct, which = np.unique(contexts, return_inverse=True)
     slots = keyring.slots_of_names(distinct)
     labels = label_numbers(batch.column("labels"), keyring.schedule)
-    keyed = (slots[numbers] > 0) & (labels[slots[numbers], rows] != _NO_VALUE)
+    keyed = (slots[which] > 0) & (labels[slots[which], rows] != _NO_VALUE)
     _refuse_impossible(batch, np.concatenate([impossible, rows[drawn & ~keyed]]))
-    counted = drawn | (slots[numbers] == 0)
-    pairs = _distinct(rows[counted] * distinct.shape[0] + numbers[counted])
+    counted = drawn | (slots[which] == 0)
+    pairs = _distinct(rows[counted] * distinct.shape[0] + which[counted])
     pairs = pairs[~_in_prompt(batch.column("prompt_token_ids"), width, distinct, pairs)]
-    rows, numbers = np.divmod(pairs, max(distinct.shape[0], 1))
-    values = labels[slots[numbers], rows]
+    rows, which = np.divmod(pairs, max(distinct.shape[0], 1))
+    values = labels[slots[which], rows]
     keep = values != _NO_VALUE
-    rows, numbers = rows[keep], numbers[keep]
+    rows, which = rows[keep], which[keep]
     return pa.Table.from_arrays(
         [
-            pa.array(slots[numbers]),
+            pa.array(slots[which]),
             pa.array(values[keep].astype(np.uint32)),
-            pa.array(distinct[numbers]),
+            pa.array(distinct[which]),
             _lineages(batch.column("conversation_id")).take(pa.array(rows)),
         ],
         schema=WINDOWS,

@@ -17,8 +17,7 @@ import io
 import json
 import os
 import time as clock
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, get_args
@@ -29,11 +28,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
-from provenance.errors import DataError, LockedError, StorageError, UsageError
+from provenance.errors import DataError, LockedError, StorageError, UsageError, say_briefly
 from provenance.served.records import (
     MAXIMUM_TOKENS,
     SCHEMA,
     Finish,
+    Labels,
+    ServedResponse,
     check_labels,
     check_name,
     pack_drawn,
@@ -49,96 +50,6 @@ _GROUP_ROWS: Final = 4096
 _PARQUET: Final = SCHEMA.append(pa.field("text", pa.string())).append(
     pa.field("keyring_id", pa.string())
 ).append(pa.field("scheme", pa.string()))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ServedRecord:
-    """One response as the log keeps it.
-
-    Attributes
-    ----------
-    response_id : unique in the whole log of the service
-    labels : attribute values of the request
-    marked : whether any token of the response was drawn under the keyring
-    token_ids : ids of the response as they were drawn, without prompt: the end token belongs to
-        them, so do stop strings, tool calls and hidden reasoning; preferred to `text`
-    text : the response as text; needed if `token_ids` is None
-    time : when it was served, as the service writes times
-    prompt_token_ids : ids of everything the model had seen before the response
-    conversation_id : equal for all turns of one conversation, None for a single turn
-    drawn : bool [n], which of the tokens were drawn by a coin of the keyring; None: not known.
-        Whoever gives it says that `token_ids` are all that was drawn, the end token included
-    finish : how the response ended, see `provenance.served.records.Finish`; None: not known
-    keyring_id, scheme : of the keyring that was in use; for people, readers do not need them
-    """
-
-    response_id: str
-    marked: bool
-    labels: Mapping[str, str] = field(default_factory=dict)
-    token_ids: Sequence[int] | NDArray[np.uint32] | None = None
-    text: str | None = None
-    time: str | None = None
-    prompt_token_ids: Sequence[int] | NDArray[np.uint32] | None = None
-    conversation_id: str | None = None
-    keyring_id: str | None = None
-    scheme: str | None = None
-    drawn: NDArray[np.bool_] | None = None
-    finish: Finish | None = None
-
-    def to_line(self, path: Path) -> bytes:
-        """The record as one line of JSON. Raises DataError if `read_log` would refuse it."""
-        origin = f"{path}: response {self.response_id!r}"
-        if self.token_ids is None and self.text is None:
-            raise UsageError(f"{origin}: must have token_ids or text; both are missing. Pass one.")
-        record = {
-            "response_id": check_name(self.response_id, "response_id", origin),
-            **{
-                name: check_name(getattr(self, name), name, origin, optional=True)
-                for name in ("time", "conversation_id", "keyring_id", "scheme")
-            },
-            "marked": bool(self.marked),
-            "labels": dict(check_labels(self.labels, origin)),
-            "prompt_token_ids": _to_list(self.prompt_token_ids, "prompt_token_ids", origin),
-            "token_ids": _to_list(self.token_ids, "token_ids", origin),
-            "text": self.text,
-            "drawn": self._pack_drawn(origin),
-            "finish": self._check_finish(origin),
-        }
-        kept = {name: value for name, value in record.items() if value is not None}
-        try:
-            line = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{origin}: must be Unicode text; got a lone surrogate. Repair the text."
-            ) from error
-        if len(line) >= MAXIMUM_LINE:
-            raise DataError(f"{origin}: must be below {MAXIMUM_LINE} bytes; got {len(line)}.")
-        return line + b"\n"
-
-    def _pack_drawn(self, origin: str) -> str | None:
-        if self.drawn is None:
-            return None
-        drawn = np.asarray(self.drawn)
-        tokens = None if self.token_ids is None else np.asarray(self.token_ids).shape[0]
-        if drawn.dtype != np.bool_ or drawn.shape != (tokens,):
-            raise DataError(
-                f"{origin}: drawn must be bool, one for each of token_ids; got {drawn.dtype} of "
-                f"shape {drawn.shape} for {tokens} ids. Give the ids with the end token."
-            )
-        if bool(drawn.any()) != self.marked:
-            raise DataError(
-                f"{origin}: marked must say whether any token was drawn under a key; it says "
-                f"{str(self.marked).lower()} of {int(drawn.sum())} drawn tokens."
-            )
-        return base64.b64encode(pack_drawn(drawn)).decode("ascii")
-
-    def _check_finish(self, origin: str) -> str | None:
-        if self.finish is not None and self.finish not in get_args(Finish):
-            raise DataError(
-                f"{origin}: finish must be one of {', '.join(get_args(Finish))}, or None; got "
-                f"{self.finish!r}."
-            )
-        return self.finish
 
 
 class LogWriter:
@@ -207,37 +118,11 @@ class LogWriter:
         except (OSError, pa.ArrowException) as failure:
             raise self._unwritable(failure) from failure
 
-    def write(
-        self,
-        response_id: str,
-        *,
-        labels: Mapping[str, str],
-        marked: bool,
-        token_ids: Sequence[int] | NDArray[np.uint32] | None = None,
-        text: str | None = None,
-        time: str | None = None,
-        prompt_token_ids: Sequence[int] | NDArray[np.uint32] | None = None,
-        conversation_id: str | None = None,
-        drawn: NDArray[np.bool_] | None = None,
-        finish: Finish | None = None,
-    ) -> None:
-        """Append one response; the parameters are the fields of `ServedRecord`, see `append`."""
-        self.append(
-            ServedRecord(
-                response_id=response_id,
-                labels=labels,
-                marked=marked,
-                token_ids=token_ids,
-                text=text,
-                time=time,
-                prompt_token_ids=prompt_token_ids,
-                conversation_id=conversation_id,
-                drawn=drawn,
-                finish=finish,
-            )
-        )
+    def write(self, response_id: str, *, labels: Labels, marked: bool, **fields: Any) -> None:
+        """Append one response; `fields` are the others of `ServedResponse`. See `append`."""
+        self.append(ServedResponse(response_id=response_id, labels=labels, marked=marked, **fields))
 
-    def append(self, record: ServedRecord) -> None:
+    def append(self, record: ServedResponse) -> None:
         """Append one record; when this returns, it survives the death of the process.
 
         Raises DataError if `read_log` would refuse the record, UsageError outside a `with` block,
@@ -245,7 +130,7 @@ class LogWriter:
         """
         if self._file is None:
             raise UsageError("a LogWriter must be open. Use it in a with statement.")
-        line = memoryview(record.to_line(self.path))
+        line = memoryview(_to_line(record, self.path))
         try:
             written = 0
             while written < len(line):
@@ -328,7 +213,7 @@ class LogWriter:
                 self._part.unlink(missing_ok=True)
 
     def _unwritable(self, error: OSError | pa.ArrowException) -> StorageError:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
+        reason = getattr(error, "strerror", None) or say_briefly(error)
         return StorageError(
             f"{self.path}: must be writable; got: {reason}. "
             f"Choose another place or free some space. Finished records stay in {self._part.name}."
@@ -376,6 +261,69 @@ def _convert(part: Path, target: Path) -> None:
         out.write_table(pa.Table.from_pylist(rows, schema=_PARQUET))
     with target.open("rb") as written:
         os.fsync(written.fileno())
+
+
+def _to_line(record: ServedResponse, path: Path) -> bytes:
+    """A record as one line of JSON. Raises DataError if `read_log` would refuse it."""
+    origin = f"{path}: response {record.response_id!r}"
+    if record.token_ids is None and record.text is None:
+        raise UsageError(f"{origin}: must have token_ids or text; both are missing. Pass one.")
+    if record.marked is None:
+        raise UsageError(
+            f"{origin}: marked must be True or False in a log; it is None. Let a ResponseSink "
+            "write the response: it finds out."
+        )
+    content = {
+        "response_id": check_name(record.response_id, "response_id", origin),
+        **{
+            name: check_name(getattr(record, name), name, origin, optional=True)
+            for name in ("time", "conversation_id", "keyring_id", "scheme")
+        },
+        "marked": bool(record.marked),
+        "labels": dict(check_labels(record.labels, origin)),
+        "prompt_token_ids": _to_list(record.prompt_token_ids, "prompt_token_ids", origin),
+        "token_ids": _to_list(record.token_ids, "token_ids", origin),
+        "text": record.text,
+        "drawn": _pack_drawn(record, origin),
+        "finish": _check_finish(record, origin),
+    }
+    kept = {name: value for name, value in content.items() if value is not None}
+    try:
+        line = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{origin}: must be Unicode text; got a lone surrogate. Repair the text."
+        ) from error
+    if len(line) >= MAXIMUM_LINE:
+        raise DataError(f"{origin}: must be below {MAXIMUM_LINE} bytes; got {len(line)}.")
+    return line + b"\n"
+
+
+def _pack_drawn(record: ServedResponse, origin: str) -> str | None:
+    if record.drawn is None:
+        return None
+    drawn = np.asarray(record.drawn)
+    tokens = None if record.token_ids is None else np.asarray(record.token_ids).shape[0]
+    if drawn.dtype != np.bool_ or drawn.shape != (tokens,):
+        raise DataError(
+            f"{origin}: drawn must be bool, one for each of token_ids; got {drawn.dtype} of "
+            f"shape {drawn.shape} for {tokens} ids. Give the ids with the end token."
+        )
+    if bool(drawn.any()) != record.marked:
+        raise DataError(
+            f"{origin}: marked must say whether any token was drawn under a key; it says "
+            f"{str(record.marked).lower()} of {int(drawn.sum())} drawn tokens."
+        )
+    return base64.b64encode(pack_drawn(drawn)).decode("ascii")
+
+
+def _check_finish(record: ServedResponse, origin: str) -> str | None:
+    if record.finish is not None and record.finish not in get_args(Finish):
+        raise DataError(
+            f"{origin}: finish must be one of {', '.join(get_args(Finish))}, or None; got "
+            f"{record.finish!r}."
+        )
+    return record.finish
 
 
 def _to_list(

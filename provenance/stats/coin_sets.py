@@ -6,9 +6,6 @@ names.
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,29 +41,6 @@ def is_member(units: _Identifiers, content: bytes, width: int) -> NDArray[np.boo
 def union(content: bytes, units: _Identifiers, width: int) -> bytes:
     """The set with more units; repeats are allowed. Sorts both."""
     return np.unique(np.concatenate([_rows(content, width), units])).tobytes()
-
-
-def encode(content: bytes) -> str:
-    """The set as base64."""
-    return base64.b64encode(content).decode("ascii")
-
-
-def decode(text: object, width: int) -> bytes:
-    """The set that `encode` wrote. Raises UsageError if it is not in canonical form.
-
-    >>> decode(encode(b"abcd"), 1)
-    b'abcd'
-    """
-    try:
-        content = base64.b64decode(text, validate=True)  # type: ignore[arg-type]
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise UsageError(f"A set of units must be base64; got: {error}. Use encode.") from error
-    if len(content) % (4 * width) or np.unique(_rows(content, width)).tobytes() != content:
-        raise UsageError(
-            f"A set of units must hold distinct rows of {4 * width} bytes, ascending; got others. "
-            "Use encode."
-        )
-    return content
 
 
 def _rows(content: bytes, width: int) -> _Identifiers:

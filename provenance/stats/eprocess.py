@@ -8,24 +8,23 @@ scores of the rest. So the rules that make it valid cannot be broken by calling 
 2. a revealed coin is never weighed again: the process keeps the set of revealed units;
 3. the scale of the weights is declared at the start, not fitted to what was seen.
 
-What no code can check is that the keys were opened nowhere else: units whose coins somebody has
-seen under this key (another suspect's process, an exploratory check) go through `mark_revealed`.
+What no code here can check is that the keys were opened nowhere else: units whose coins somebody
+has seen under this key (another suspect's process, an exploratory check) must be left out.
 
 Does not know tokens or keys: a unit is a row of numbers that names a coin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from provenance.errors import DataError, UsageError
-from provenance.stats.coin_sets import MAX_WIDTH, decode, encode, identifiers, is_member, union
+from provenance.errors import UsageError
+from provenance.stats.coin_sets import MAX_WIDTH, identifiers, is_member, union
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.score_class import MAX_WEIGHT
@@ -33,8 +32,6 @@ from provenance.stats.tables import ClassTable
 
 Reveal = Callable[[NDArray[np.int64]], ArrayLike]
 """Opens coins: int64 (r,) positions within the batch -> integer scores (r,), in that order."""
-
-_FORMAT: Final = "provenance e-process 1"
 
 
 @dataclass(frozen=True)
@@ -113,58 +110,6 @@ class EProcess:
     def log10_p(self) -> float:
         """Anytime p: min over looks of -log10 E, <= 0. P(it is ever <= log10 alpha) <= alpha."""
         return min(0.0, *(-look.log10_e for look in self.looks)) if self.looks else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able form; E is not in it, since whoever reads it must compute it."""
-        return {
-            "format": _FORMAT,
-            "law": list(self.law.masses),
-            "looks": [
-                {"ignored": look.ignored, "table": look.table.to_json()} for look in self.looks
-            ],
-            "maximal_weight": self.maximal_weight,
-            "revealed": encode(self.revealed),
-            "width": self.width,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> EProcess:
-        """Read what to_json wrote, recomputing E after every batch from the class tables.
-
-        Parameters
-        ----------
-        data : mapping
-            Parsed JSON.
-
-        Raises
-        ------
-        DataError
-            If a field is missing, unknown, of the wrong type or out of its domain, or if fewer
-            units are revealed than coins were scored.
-
-        Notes
-        -----
-        A state from which a whole batch was removed looks honest: keep its hash with the plan.
-        """
-        fields = {"format", "law", "looks", "maximal_weight", "revealed", "width"}
-        if not isinstance(data, Mapping) or set(data) != fields or data["format"] != _FORMAT:
-            raise DataError(
-                f"An e-process must be an object of format {_FORMAT!r} with the fields "
-                f"{sorted(fields)}; got something else. Write it with to_json."
-            )
-        try:
-            process = start(NullLaw(tuple(data["law"])), data["maximal_weight"], data["width"])
-            revealed = decode(data["revealed"], process.width)
-            process = replace(process, revealed=revealed)
-            for row in data["looks"]:
-                process = _replayed(process, row)
-        except (UsageError, TypeError) as error:
-            raise DataError(f"An e-process is refused: {error}") from error
-        if process.to_json() != dict(data):
-            raise DataError(
-                "An e-process must be in canonical form; got another. Write it with to_json."
-            )
-        return process
 
 
 def start(law: NullLaw, maximal_weight: int, width: int) -> EProcess:
@@ -276,34 +221,6 @@ def add_batch(
     return _with_look(opened, table, int(np.count_nonzero(known)))
 
 
-def mark_revealed(process: EProcess, units: NDArray[np.uint32]) -> EProcess:
-    """Exclude units whose coins became known elsewhere under the same key.
-
-    Parameters
-    ----------
-    process : EProcess
-    units : uint32 (n, width)
-        Repeats are allowed.
-
-    Returns
-    -------
-    EProcess
-        The same evidence; later batches ignore these units.
-
-    Raises
-    ------
-    UsageError
-        If the array has another shape or type.
-
-    Notes
-    -----
-    Needed before a batch whose weights or end were chosen by somebody who saw these coins: after an
-    exploratory check, or when the processes of several suspects under one key are steered together.
-    """
-    names = identifiers(units, process.width)
-    return replace(process, revealed=union(process.revealed, names, process.width))
-
-
 def _with_look(process: EProcess, table: ClassTable, ignored: int) -> EProcess:
     merged = process.table.merge(table)
     look = Look(table, ignored, log10_mixture(merged, process.slopes))
@@ -324,16 +241,3 @@ def _weights(weights: ArrayLike, size: int, bound: int) -> NDArray[np.int64]:
             f"{int(array.max())}. Clip them: the bound cannot change after coins were seen."
         )
     return array.astype(np.int64, copy=True)
-
-
-def _replayed(process: EProcess, row: object) -> EProcess:
-    """Add one look of a file: class table under the declared law and bound."""
-    if not isinstance(row, Mapping) or set(row) != {"ignored", "table"}:
-        raise UsageError("its looks must be objects with the fields ['ignored', 'table'].")
-    ignored, table = row["ignored"], ClassTable.from_json(row["table"])
-    if isinstance(ignored, bool) or not isinstance(ignored, int) or ignored < 0:
-        raise UsageError(f"the ignored units of a look must be an integer >= 0; got {ignored!r}.")
-    for item in table.classes:
-        if item.law != process.law or abs(item.weight) > process.maximal_weight:
-            raise UsageError("its class tables must keep to the declared law and maximal weight.")
-    return _with_look(process, table, ignored)

@@ -1,10 +1,7 @@
-"""The two ways to look more than once without an e-process.
+"""When to stop collecting outputs: a rule that sees no coin.
 
-Stop on outputs (rule R3): decide when to stop from outputs and weights only, open the key once; the
-fixed-n p-value is exact without any correction. Planned looks (rule R4): a number of looks fixed
-beforehand, each with the full fixed-n p over everything seen so far, alpha split among them.
-
-Does not know coins; cannot tell whether the plan was really made first.
+Decide from outputs and weights only, open the key once: the fixed-n p-value is exact without any
+correction. Whoever looks at coins more than once needs an e-process.
 """
 
 from __future__ import annotations
@@ -16,59 +13,6 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from provenance.errors import UsageError
-
-
-def planned_looks(log10_p: ArrayLike, shares: ArrayLike) -> float:
-    """P-value of a test with planned looks: min over looks of p_r / share_r.
-
-    Parameters
-    ----------
-    log10_p : float64 (r,)
-        Fixed-n log10 p of the looks taken so far, in the planned order; 0 <= r <= K. Weights may be
-        re-aggregated over all outputs at each look, also those of coins already seen.
-    shares : float64 (K,)
-        Share of alpha given to each planned look, > 0, sum at most 1, fixed before the first look.
-
-    Returns
-    -------
-    float
-        log10 of the p-value of all looks together, <= 0; stop when it is <= log10(alpha).
-
-    Raises
-    ------
-    UsageError
-        If more looks were taken than planned, a p is above 1 or NaN, or the shares are no shares.
-
-    Notes
-    -----
-    Valid if K and the shares were fixed before any coin was opened, whatever decides about the
-    moments of the looks *as long as that sees no coin*; then each p_r is valid by itself and the
-    union bound covers any dependence. Not valid if a look changes when the next one is taken or how
-    it weighs coins that were already revealed: then use `sequential`. Costs log10 K orders.
-
-    References
-    ----------
-    Bonferroni's inequality.
-
-    Examples
-    --------
-    >>> round(planned_looks([-1.0, -4.0], [0.25, 0.25, 0.5]), 4)   # 1e-4 / .25
-    -3.3979
-    """
-    values, parts = np.asarray(log10_p, dtype=np.float64), np.asarray(shares, dtype=np.float64)
-    if parts.ndim != 1 or not np.all(parts > 0) or not float(parts.sum()) <= 1.0 + 1e-9:
-        raise UsageError(
-            "shares must be a vector of positive numbers with a sum of at most 1; got other "
-            "values. Give each of K looks 1 / K."
-        )
-    if values.ndim != 1 or values.size > parts.size:
-        raise UsageError(
-            f"There must be at most {parts.size} looks as planned; got {values.size}. "
-            "No further look is covered by this plan."
-        )
-    if not np.all((values <= 0) & (values > -np.inf)):
-        raise UsageError("log10_p must be finite and <= 0; got other values. Pass log10 of p.")
-    return float(np.min(values - np.log10(parts[: values.size]), initial=0.0))
 
 
 def outputs_suffice(weights: ArrayLike, shift: float, alpha: float, power: float = 0.9) -> bool:

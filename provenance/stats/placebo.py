@@ -18,8 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammainc, gammaincc, ndtr, ndtri, smirnov
 
 from provenance.errors import UsageError
-from provenance.stats.null_distribution import NullDistribution
-from provenance.stats.tables import ClassTable
 
 _Array = NDArray[np.float64]
 _CLIP = 1e-15
@@ -72,7 +70,7 @@ def placebo_test(
     z : float64 (M,)
         (S - mean) / standard deviation of each placebo key, M >= 2.
     randomised_p : float64 (M,)
-        Of the same keys, in [0, 1]; see `randomised_p`.
+        Of the same keys, in [0, 1]; see `NullDistribution.randomised_p`.
     true_z : float
         z of the true key.
     level : float
@@ -118,44 +116,6 @@ def placebo_test(
         3.0 * min(spread, mean_p, shape) >= level,
         level,
     )
-
-
-def randomised_p(table: ClassTable, statistics: ArrayLike, uniforms: ArrayLike) -> _Array:
-    """U P(S = s) + P(S > s) for the statistics of many keys under the same weights.
-
-    Parameters
-    ----------
-    table : ClassTable
-        Classes of any of the keys: only weights, laws and counts are used.
-    statistics : int64 (M,)
-        S of each key.
-    uniforms : float64 (M,)
-        Uniform numbers in [0, 1], from a generator that the caller seeds.
-
-    Returns
-    -------
-    float64 (M,)
-        Uniform on [0, 1] under H0; absolute error 1e-12.
-
-    Raises
-    ------
-    UsageError
-        If lengths differ or a uniform is outside [0, 1].
-    DataError
-        If a statistic cannot occur with these weights.
-
-    Notes
-    -----
-    One characteristic function for all keys: 400 keys cost about as much as one tail.
-
-    Examples
-    --------
-    >>> from provenance.stats.laws import NullLaw
-    >>> table = ClassTable.from_scores([1, 1], [0, 1], NullLaw((1, 1)))
-    >>> randomised_p(table, [0, 2], [0.5, 0.5]).round(12).tolist()
-    [0.875, 0.125]
-    """
-    return NullDistribution.from_table(table).randomised_p(statistics, uniforms)
 
 
 def coarsen(weights: NDArray[np.int64], scores: int) -> NDArray[np.int64]:
@@ -204,7 +164,7 @@ def _checked(z: ArrayLike, shares: ArrayLike, true_z: float, level: float) -> tu
     if not (np.isfinite(values).all() and np.all((uniform >= 0) & (uniform <= 1))):
         raise UsageError(
             "z must be finite and randomised_p in [0, 1]; got other values. "
-            "Compute them with ClassTable.z and randomised_p."
+            "Compute them with ClassTable.z and NullDistribution.randomised_p."
         )
     if not (0.0 < level < 1.0 and math.isfinite(true_z)):
         raise UsageError(

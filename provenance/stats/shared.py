@@ -25,13 +25,13 @@ class WeightedUnits:
     Attributes
     ----------
     pairs : uint32 (n, width), distinct
-    numbers : int64 (n,), the coin of each pair, from 0; -1 where it has none. None: the coins are
+    coins : int64 (n,), the coin of each pair, from 0; -1 where it has none. None: the coins are
         the pairs, in their order
     weights : int64 (m,), of the coins
     """
 
     pairs: NDArray[np.uint32]
-    numbers: NDArray[np.int64] | None
+    coins: NDArray[np.int64] | None
     weights: NDArray[np.int64]
 
 
@@ -53,7 +53,7 @@ def join_units(first: WeightedUnits, second: WeightedUnits) -> tuple[NamedUnits,
     >>> [names.tolist() for names, _ in join_units(one, other)]
     [[[0], [1]], [[0], [1]]]
     """
-    if first.numbers is None or second.numbers is None:
+    if first.coins is None or second.coins is None:
         return (first.pairs, first.weights), (second.pairs, second.weights)
     width = first.pairs.shape[1]
     _, left, right = np.intersect1d(
@@ -62,7 +62,7 @@ def join_units(first: WeightedUnits, second: WeightedUnits) -> tuple[NamedUnits,
         assume_unique=True,
         return_indices=True,
     )
-    own, other = first.numbers[left], second.numbers[right]
+    own, other = first.coins[left], second.coins[right]
     couples = np.unique(np.column_stack([own, other]), axis=0)
     if any(np.unique(column).size != column.size for column in couples.T):
         raise DataError("two suspects under one key must agree which pairs share a coin")

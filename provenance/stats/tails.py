@@ -88,6 +88,7 @@ def upper_tail(table: ClassTable) -> TailResult:
 
     Examples
     --------
+    >>> from provenance.stats.laws import NullLaw
     >>> table = ClassTable.from_scores([2] * 400, [1] * 150 + [0] * 250, NullLaw.bernoulli(2**30))
     >>> result = upper_tail(table)
     >>> round(result.log10_p, 6), round(result.z, 4)

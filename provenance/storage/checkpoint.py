@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from provenance.errors import DataError, StorageError
+from provenance.errors import DataError, StorageError, say_briefly
 from provenance.storage.files import read_bytes, read_json
 
 CONFIG_FILE: Final = "config.json"
@@ -134,7 +134,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _read_configuration(path: Path) -> Mapping[str, Any]:
-    """As transformers reads it: some configurations hold Infinity. StorageError if it is none."""
+    """As transformers reads it: some configurations hold Infinity. StorageError if it cannot."""
     content = read_bytes(path)
     try:
         document = json.loads(content)
@@ -182,6 +182,6 @@ def _read_header(path: Path) -> dict[str, str]:
             return {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"{path}: must be a whole safetensors file; got: {str(error).splitlines()[0][:200]}. "
+            f"{path}: must be a whole safetensors file; got: {say_briefly(error)}. "
             "Copy the model again."
         ) from error

@@ -28,10 +28,10 @@ def check_memory_limit(memory_limit: str) -> None:
         )
 
 
-def open_engine(
+def open_database(
     spill: Path, memory_limit: str, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """An engine in memory that can reach nothing but the spill folder, and prints nothing.
+    """A database in memory that can reach nothing but the spill folder, and prints nothing.
 
     Parameters: an existing folder for what does not fit; see `check_memory_limit`; threads, default
     one per core, at most 8. The caller closes it.

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
-from provenance.errors import DataError, ProvenanceError, StorageError, UsageError
-from provenance.storage.files import name_files, parse_json
+from provenance.errors import DataError, ProvenanceError, StorageError, UsageError, say_briefly
+from provenance.storage.files import name_files, parse_json, sha256_of_file
+from provenance.storage.plugins import Plugin, find_plugin
 
 COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
 MAXIMUM_LINE: Final = 1 << 24
@@ -67,6 +69,35 @@ class LineReader:
                 yield number, line
             source.drain()
             self.sha256 = source.digest.hexdigest()
+
+
+class RecordReader(LineReader):
+    """Records of a file in another form, as the lines of JSON that we would have read."""
+
+    def __init__(self, path: Path, plugin: Plugin) -> None:
+        super().__init__(path)
+        self._plugin = plugin
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        self.sha256 = sha256_of_file(self.path)
+        try:
+            for number, record in enumerate(self._plugin.target(self.path), start=1):
+                yield number, json.dumps(record, allow_nan=False).encode() + b"\n"
+        except Exception as error:  # code that is not ours
+            raise self._plugin.failure(error) from error
+
+
+def open_lines(path: Path | str, group: str) -> LineReader:
+    """Lines of a file; a file of another form is read by the plug-in that is named as its suffix.
+
+    Such a plug-in of `group` is called with the path and yields records, which are checked like
+    ours.
+    """
+    suffix = Path(path).suffix
+    plugin = None
+    if suffix not in ("", ".json", ".jsonl", *COMPRESSIONS):
+        plugin = find_plugin(group, suffix.removeprefix("."))
+    return LineReader(path) if plugin is None else RecordReader(Path(path), plugin)
 
 
 def hashes_of(readers: Sequence[LineReader]) -> dict[str, str]:
@@ -132,7 +163,7 @@ class _Expanded(io.RawIOBase):
         except ProvenanceError:
             raise
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).partition("\n")[0][:200]
+            reason = say_briefly(error)
             raise DataError(
                 f"{path}: must be a whole compressed file; got: {reason}. Copy it again."
             ) from error

@@ -3,7 +3,7 @@
 A pass is one reading of documents by one model. It is written part by part, each part (a few
 hundred documents) atomically, into a folder named by the hash of everything that determines it: a
 pass that was cut off goes on at the next part, and one that is complete costs nothing. Memory
-holds one part; the sum over all parts is made by an engine that spills to disk.
+holds one part; the sum over all parts is made by a database that spills to disk.
 
 Knows packed contexts, tokens and masses; knows no model, no tokenizer and no key.
 """
@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.errors import StorageError
-from provenance.storage.database import open_engine
+from provenance.errors import StorageError, say_briefly
+from provenance.storage.database import open_database
 from provenance.storage.files import canonical_json, lock_folder, write_json
 from provenance.suspect.positions import Positions
 
@@ -176,21 +176,21 @@ def sum_passes(suspect: Pass, reference: Pass | None, limit: int = MAXIMUM_PAIRS
     query = _SUM.format(limit=limit, unit=_UNIT, referenced="true" if reference else "false")
     with tempfile.TemporaryDirectory(prefix="provenance-") as spill:
         try:
-            with open_engine(Path(spill), _MEMORY) as engine:
+            with open_database(Path(spill), _MEMORY) as database:
                 for name, parts, file, schema in (
                     ("masses", suspect.parts, "masses", _MASSES),
                     ("expected", nothing.parts, "masses", _MASSES),
                     ("visited", suspect.parts, "visits", _VISITS),
                     ("read_by_reference", nothing.parts, "visits", _VISITS),
                 ):
-                    engine.register(name, _stream(parts, file, schema, broken))
-                table = engine.sql(query).to_arrow_table()
+                    database.register(name, _stream(parts, file, schema, broken))
+                table = database.sql(query).to_arrow_table()
         except (duckdb.Error, pa.ArrowException, OSError, StorageError) as error:
             if broken:
                 raise _broken(broken[0]) from error
             raise StorageError(
                 f"{spill}: the masses of a model must fit on this disk; got: "
-                f"{str(error).partition(chr(10))[0][:200]}. Free some space."
+                f"{say_briefly(error)}. Free some space."
             ) from error
     return Summed(
         table["context"].to_numpy(),
@@ -254,7 +254,7 @@ def _stream(
 ) -> pa.RecordBatchReader:
     """All rows of all parts; a part that cannot be read is named in `broken`.
 
-    The engine turns every error of its input into one of its own.
+    The database turns every error of its input into one of its own.
     """
 
     def batches() -> Iterator[pa.RecordBatch]:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from benchmarks.calibration.gate import (
+from tests.world.calibration import (
     KINDS,
     LEVELS,
     TESTS,

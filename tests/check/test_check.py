@@ -7,7 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import (
+from provenance.check.examine import CheckSettings, check_outputs
+from provenance.check.score import weigh_observations
+from provenance.check.weigh import MAXIMAL_WEIGHTS, RETIRED, RULES, Choices, weigh
+from provenance.errors import UsageError
+from provenance.keys.keyring import SchemeSpecification
+from provenance.suspect.access.outputs import observe
+from tests.world.synthetic import (
     LABELS,
     Teacher,
     innocent,
@@ -15,12 +21,6 @@ from benchmarks.calibration.world import (
     make_world,
     write_outputs,
 )
-from provenance.check.examine import CheckSettings, check_outputs
-from provenance.check.score import weigh_observations
-from provenance.check.weigh import MAXIMAL_WEIGHTS, RETIRED, RULES, Choices, weigh
-from provenance.errors import UsageError
-from provenance.keys.keyring import SchemeSpecification
-from provenance.suspect.access.outputs import observe
 
 FAST = CheckSettings(placebo_keys=100)
 

@@ -6,19 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.innocents import gate
-from benchmarks.innocents.coins import marks_of, words_of
-from benchmarks.innocents.counting import (
-    count_served,
-    drop_ends,
-    find_marked,
-    list_draws,
-    retokenise,
-)
-from benchmarks.innocents.language import draw_language, mix_languages, scale_ends
-from benchmarks.innocents.suspects import match_letters
-from benchmarks.innocents.traffic import Traffic, serve
-from benchmarks.innocents.weighing import weigh_ends, weigh_unserved
 from provenance.coins.contexts import unpack
 from provenance.keys.schedule import Schedule
 from provenance.served.records import READ, list_array, pack_drawn
@@ -26,6 +13,19 @@ from provenance.served.windows import windows
 from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.tables import ClassTable
 from provenance.suspect.positions import find_positions
+from tests.world.innocents import gate
+from tests.world.innocents.coins import marks_of, words_of
+from tests.world.innocents.counting import (
+    count_served,
+    drop_ends,
+    find_marked,
+    list_draws,
+    retokenise,
+)
+from tests.world.innocents.language import draw_language, mix_languages, scale_ends
+from tests.world.innocents.suspects import match_letters
+from tests.world.innocents.traffic import Traffic, serve
+from tests.world.innocents.weighing import weigh_ends, weigh_unserved
 
 SHARE = 0.3
 SHAPES = {

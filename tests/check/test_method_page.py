@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.power.response import CURVES
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.power_statement import MARGIN
 from provenance.keys.keyring import MASTER_FILE, TOKENIZER_FILE, Keyring
@@ -18,6 +17,7 @@ from provenance.keys.tokenizer import load_tokenizer
 from provenance.served.build import build_index
 from provenance.served.index import Index
 from provenance.suspect.access.outputs import observe
+from tests.world.power.response import CURVES
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "fixtures"

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.authority import Authority
-from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
 from provenance.check.plan import Plan, write_plan
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.storage.files import interchange_json
 from tests.commands.conftest import run
+from tests.world.authority import Authority
+from tests.world.synthetic import Teacher, innocent, learn, make_world, write_outputs
 
 __all__ = ["run"]
 

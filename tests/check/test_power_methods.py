@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.power.methods import (
+from provenance.coins.contexts import pack
+from provenance.errors import UsageError
+from provenance.marks.own import Green, Gumbel, Tournament
+from tests.world.power.methods import (
     PeerResult,
     log10_mid_p,
     log10_normal_tail,
@@ -18,9 +21,6 @@ from benchmarks.power.methods import (
     run_textseal,
     unsafe_run_textseal_pair_filter,
 )
-from provenance.coins.contexts import pack
-from provenance.errors import UsageError
-from provenance.marks.own import Green, Gumbel, Tournament
 
 GREEN = Green(0.25, 2.0)
 LOW, HIGH = 0, 2**32 - 1  # a green word and a red one

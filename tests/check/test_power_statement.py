@@ -13,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import provenance.check.power_statement as statement
-from benchmarks.calibration.world import innocent, learn, write_outputs
-from benchmarks.power.response import CURVES, RESULTS, make_curves, make_strongest
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.power_statement import (
     POWER,
@@ -32,6 +30,8 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
 from provenance.storage.documents import read_fields
 from provenance.suspect.access.outputs import observe
+from tests.world.power.response import CURVES, RESULTS, make_curves, make_strongest
+from tests.world.synthetic import innocent, learn, write_outputs
 
 FAST = CheckSettings(placebo_keys=60)
 TEXT = Setting("gumbel", 2, "outputs", "log-sqrt", "none")

@@ -12,7 +12,7 @@ from provenance.check.selection import ENDS, UNSERVED, weigh_selection
 from provenance.coins.contexts import pack
 from provenance.marks import as_mark
 from provenance.suspect.observations import Expectations
-from tests import ends
+from tests.world import ends
 
 FAST = CheckSettings(placebo_keys=50)
 RESPONSES, SEED = 8_000, 4

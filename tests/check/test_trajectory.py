@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.trajectory import merge_observations, trace_evidence
 from provenance.check.weigh import MAXIMAL_WEIGHTS, Choices, weigh
 from provenance.keys.keyring import Key
 from provenance.suspect.access.outputs import count_positions, observe, read_positions
 from provenance.suspect.positions import split_positions
+from tests.world.synthetic import innocent, learn, write_outputs
 
 
 @pytest.fixture(scope="module")

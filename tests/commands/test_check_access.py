@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from benchmarks.calibration.world import LABELS, WORDS, Teacher, make_world
 from tests.conftest import train_tokenizer
+from tests.world.synthetic import LABELS, WORDS, Teacher, make_world
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

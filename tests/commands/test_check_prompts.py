@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import decode, innocent
+from tests.world.synthetic import decode, innocent
 
 
 def _as_messages(passage):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import innocent, learn, write_outputs
+from tests.world.synthetic import innocent, learn, write_outputs
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
 from provenance.storage.files import lock_folder
+from tests.world.synthetic import Teacher, innocent, learn, make_world, write_outputs
 
 ROOT = Path(__file__).parents[2]
 

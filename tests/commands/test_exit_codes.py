@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import innocent, learn, write_outputs
+from tests.world.synthetic import innocent, learn, write_outputs
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-m", "provenance")
@@ -177,12 +177,12 @@ def copied(tmp_path):
 
 
 BREAKS = {
-    "a dependency is missing": ("coins.py", "import no_such_package\n"),
-    "a dependency is broken": ("coins.py", "raise OSError('libfoo.so: wrong ELF class')\n"),
-    "a syntax error": ("verdict.py", "def ( :\n"),
-    "an exit": ("verdict.py", "raise SystemExit(1)\n"),
+    "a dependency is missing": ("coins/words.py", "import no_such_package\n"),
+    "a dependency is broken": ("coins/words.py", "raise OSError('libfoo.so: wrong ELF class')\n"),
+    "a syntax error": ("keys/schedule.py", "def ( :\n"),
+    "an exit": ("keys/schedule.py", "raise SystemExit(1)\n"),
     "the app itself": ("commands/app.py", "1 / 0\n"),
-    "a long message": ("coins.py", "raise ImportError('line one\\nline two')\n"),
+    "a long message": ("coins/words.py", "raise ImportError('line one\\nline two')\n"),
 }
 
 

@@ -7,7 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import (
+import provenance as pv
+from provenance.marks.foreign import make_foreign
+from tests.marks.foreign.lab import padded_windows
+from tests.world.foreign import make_foreign_world, serve
+from tests.world.synthetic import (
     WORDS,
     Teacher,
     decode,
@@ -15,9 +19,6 @@ from benchmarks.calibration.world import (
     save_tokenizer,
     write_outputs,
 )
-from benchmarks.foreign.world import make_foreign_world, serve
-from provenance.marks.foreign import make_foreign
-from tests.marks.foreign.lab import padded_windows
 
 KEY = 1_234_567_891
 CONFIG = {"greenlist_ratio": 0.25, "bias": 2.0, "hashing_key": KEY, "seeding_scheme": "lefthash"}
@@ -101,6 +102,31 @@ def test_the_whole_story_with_the_key_in_a_file_of_its_own(run, place, tmp_path)
         path.read_text() for path in (*index.glob("*.json"), tmp_path / "report" / "verdict.json")
     )
     assert str(KEY) not in said + written
+
+
+def test_library_and_command_give_the_same_bytes(run, place, tmp_path):
+    index, secret = tmp_path / "index", ("--scheme-key-file", place / "key")
+    options = scheme(place, "public.json", *secret)
+    code, _, err = run("index", "build", place / "served.jsonl", "-o", index, *options, *SIZE)
+    assert code == 0, err
+    more = ("--innocent", place / "stranger.jsonl", "--placebo-keys", "50", "--json")
+    code, out, err = run("check", place / "student.jsonl", "--index", index, *options, *more)
+    mark = pv.read_foreign_mark(
+        "hf-lefthash",
+        place / "public.json",
+        place / "tokenizer.json",
+        key_file=place / "key",
+        vocabulary_size=WORDS,
+    )
+    pv.build_index(place / "served.jsonl", tmp_path / "again", mark)
+    with pv.open_case(mark, tmp_path / "again") as case:
+        verdict = case.check(
+            place / "student.jsonl", innocents=place / "stranger.jsonl", placebo_keys=50
+        )
+    assert code == verdict.exit_code, err
+    assert json.dumps(json.loads(out)) == json.dumps(verdict.to_json())
+    verdict.save(tmp_path / "bundle", pairs=False)
+    assert pv.verify(tmp_path / "bundle", unsigned=True).passed
 
 
 def test_detect_finds_the_marked_text_only(run, place):

@@ -9,12 +9,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.calibration.world import WORDS, write_outputs
 from provenance.check.looks.revealed import Units
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.stats.mixture import log10_mixture, mixture_slopes
 from provenance.stats.tables import ClassTable
 from tests.evidence.foreign_lab import make_place
+from tests.world.synthetic import WORDS, write_outputs
 
 FAST = ("--placebo-keys", "50")
 CODES = {"evidence": 1, "no evidence": 0, "inconclusive": 3}

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import innocent, learn, write_outputs
+import provenance as pv
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.twin_test import measure_twins
 from provenance.suspect.access.documents import Documents
@@ -14,6 +14,7 @@ from provenance.suspect.access.probabilities import observe_logprobs, observe_we
 from provenance.suspect.access.twins import read_twins
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import add_expectations
+from tests.world.synthetic import innocent, learn, write_outputs
 
 pytest.importorskip("torch")
 
@@ -91,6 +92,14 @@ CASES = {
 }
 
 
+def _front_door(world, files, options):
+    """The same options, said to the library; paths as str, and one alone without a list."""
+    given = {options[i][2:].replace("-", "_"): options[i + 1] for i in range(0, len(options), 2)}
+    opening = {name: given.pop(name) for name in list(given) if name.startswith("reference")}
+    with pv.open_case(str(world.folder / "keys"), world.folder / "index", **opening) as case:
+        return case.check(str(files[0]) if files else None, **given, placebo_keys=50)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_library_and_command_give_the_same_bytes(run, world, suspects, name):
     make, rule = CASES[name]
@@ -101,6 +110,99 @@ def test_library_and_command_give_the_same_bytes(run, world, suspects, name):
     assert code == verdict.exit_code, err
     assert json.dumps(json.loads(out)) == json.dumps(verdict.to_json())
     assert verdict.weight_rule == rule == verdict.inputs["settings"]["rule"]
+    asked = _front_door(world, files, options)
+    assert asked == verdict
+    assert json.dumps(asked.to_json()) == json.dumps(verdict.to_json())
+
+
+def test_words_and_bundles_are_the_same_too(run, world, suspects, tmp_path):
+    keyed = ("--keys", world.folder / "keys", "--index", world.folder / "index")
+    files, innocent = [suspects[0]], ["--innocent", suspects[1]]
+    command = ("check", *files, *innocent, *keyed, "--placebo-keys", "50")
+    _, out, err = run(*command, "-o", tmp_path / "one", "--disclose", "all")
+    assert err.strip() == ""
+    with pv.open_case(pv.open_keyring(world.folder / "keys"), world.folder / "index") as case:
+        verdict = case.check(files, innocents=suspects[1], placebo_keys=50)
+    assert str(verdict) == out.rstrip("\n")
+    assert "\n" not in repr(verdict)
+    assert len(repr(verdict)) < 200
+    verdict.save(str(tmp_path / "two"), ["all"])
+    names = [
+        sorted(path.relative_to(tmp_path / one) for path in (tmp_path / one).rglob("*"))
+        for one in ("one", "two")
+    ]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if (tmp_path / "one" / name).is_file() and name.name != "manifest.json":
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    found = pv.verify(tmp_path / "two", unsigned=True)
+    code, out, _ = run("verify", tmp_path / "two", "--unsigned")
+    assert (code, out.rstrip("\n")) == (0, str(found))
+
+
+def test_a_bundle_that_does_not_hold_is_an_exception(world, suspects, tmp_path):
+    with pv.open_case(world.keyring, world.folder / "index") as case:
+        case.check(suspects[0], placebo_keys=50).save(tmp_path / "bundle")
+    with pytest.raises(pv.VerificationError, match="NOT VERIFIED") as caught:
+        pv.verify(tmp_path / "bundle")  # nobody signed it
+    assert not caught.value.verification.passed
+    assert pv.verify(tmp_path / "bundle", unsigned=True).passed
+    verdict = tmp_path / "bundle/verdict.json"
+    verdict.write_text(verdict.read_text().replace('"alpha": 0.0001', '"alpha": 0.01', 1))
+    with pytest.raises(pv.VerificationError):
+        pv.verify(tmp_path / "bundle", unsigned=True)
+
+
+def test_sequential_looks_are_the_same(run, world, suspects, tmp_path):
+    keyed = ("--keys", world.folder / "keys", "--index", world.folder / "index")
+    for rule in ("none", "ngram"):
+        more = ["--reference-text", suspects[1]] if rule == "ngram" else []
+        command = ("check", *keyed, "--placebo-keys", "50", "--reference", rule, *more, "--json")
+        states = tmp_path / f"{rule}-command", tmp_path / f"{rule}-library"
+        opening = {"reference": rule, "reference_text": suspects[1] if more else None}
+        with pv.open_case(world.keyring, world.folder / "index", **opening) as case:
+            for files in ([suspects[0]], []):
+                code, out, err = run(*command, *files, "--sequential", states[0])
+                look = case.look(states[1], files, placebo_keys=50)
+                assert code == look.exit_code, err
+                assert json.dumps(json.loads(out)) == json.dumps(look.to_json())
+        assert look.verdict.weight_rule == ("residual" if more else "log-sqrt")
+        assert (states[0] / "state.json").read_bytes() == (states[1] / "state.json").read_bytes()
+
+
+def test_planned_checks_and_the_question_of_enough_are_the_same(run, world, suspects, tmp_path):
+    keys, index = world.folder / "keys", world.folder / "index"
+    keyed = ("--keys", keys, "--index", index)
+    wanted = {"outputs": [60], "placebo_keys": 50, "alpha": 1e-3}
+    made = pv.make_plan(tmp_path / "one.json", pv.Keyring.load(keys), str(index), "x", **wanted)
+    options = ("--suspect", "x", "--outputs", "60", "--placebo-keys", "50", "--alpha", "1e-3")
+    assert run("plan", "new", tmp_path / "two.json", *keyed, *options)[0] == 0
+    free = {"created", "nonce"}
+    two = pv.Plan.load(tmp_path / "two.json").document
+    assert {k: v for k, v in two.items() if k not in free} == {
+        k: v for k, v in made.document.items() if k not in free
+    }
+    plan = ("--plan", tmp_path / "one.json")
+    code, out, err = run("check", suspects[0], *keyed, *plan, "--json")
+    with pv.open_case(world.keyring, index) as case:
+        verdict = case.check([suspects[0]], plan=str(tmp_path / "one.json"))
+        found = case.enough(suspects[0], 0.3)
+    assert code == verdict.exit_code, err
+    assert json.dumps(json.loads(out)) == json.dumps(verdict.to_json())
+    assert not verdict.exploratory
+    _, out, _ = run("plan", "enough", suspects[0], *keyed, "--shift", "0.3", "--json")
+    assert json.loads(out) == found.to_json()
+
+
+def test_detection_is_the_same(run, world, suspects):
+    keys = world.folder / "keys"
+    for pool in (False, True):
+        options = ("--pool",) if pool else ()
+        code, out, _ = run("detect", suspects[0], "--keys", keys, "--json", *options)
+        found = pv.detect_texts([suspects[0]], world.keyring, pool=pool)
+        assert (code, json.loads(out)) == (found.exit_code, found.to_json())
+        _, out, _ = run("detect", suspects[0], "--keys", keys, *options)
+        assert out.rstrip("\n") == str(found)
 
 
 def test_alpha_is_shared_out_in_the_library_and_both_lines_draw_one_conclusion(world, suspects):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.calibration.world import Teacher, innocent, learn, make_world, write_outputs
 from provenance.check.score import score
 from provenance.commands.app import app
 from provenance.storage.files import lock_folder
+from tests.world.synthetic import Teacher, innocent, learn, make_world, write_outputs
 
 ALPHA = "1e-4"
 

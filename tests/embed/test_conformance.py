@@ -10,6 +10,7 @@ import pytest
 from provenance.embed import conformance
 from provenance.embed.conformance import ConformanceReport
 from provenance.embed.watermark import Watermark
+from provenance.served.records import ServedResponse
 from tests.embed.toy import ToyAdapter
 
 SAME = "same ids for the same uniforms, no state left behind"
@@ -101,6 +102,13 @@ class DropsTheEnd(ToyAdapter):
         return ids[: ends[0]] if ends.size else ids
 
 
+class SaysThatAllWereCut(ToyAdapter):
+    """A log of it claims that the end token was not drawn."""
+
+    def cut(self, ids):
+        return ServedResponse(token_ids=super().cut(ids), finish="length")
+
+
 class NeverEnds(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
         scores[:, self.end_token] = -np.inf
@@ -175,6 +183,7 @@ def test_a_right_adapter_passes_and_the_report_has_a_line_for_each_rule(
         (OneLabelForAll, {REPLAY, FOUND, OTHERS}),
         (GoesOnAfterTheEnd, {END}),
         (DropsTheEnd, {END}),
+        (SaysThatAllWereCut, {END}),
         (NeverEnds, {END}),
         (KeepsItsGenerator, {SAME}),
         (OneUniformForAllRows, {OWN}),

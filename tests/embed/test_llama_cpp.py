@@ -54,9 +54,7 @@ class OnStandIn(ToyAdapter):
         marked = LlamaCppWatermark(Watermark.load(keys, np.random.default_rng(seed)))
         options = {**OPTIONS, "max_tokens": self.new_tokens}
         return [
-            np.fromiter(
-                marked.generate(self.llama, request.prompt, request.labels, options), np.uint32
-            )
+            marked.respond(self.llama, request.prompt, request.labels, options)
             for request in requests
         ]
 
@@ -70,6 +68,21 @@ def test_conformance_on_a_stand_in(tokenizer_path, keyring, tmp_path):
     adapter = OnStandIn(tokenizer_path, keyring.public.vocabulary_size)
     report = conformance.check(adapter, tmp_path)
     assert report.passed, str(report)
+
+
+def test_a_response_is_what_was_generated_and_says_how_it_ended(tokenizer_path, keyring):
+    llama, finishes = OnStandIn(tokenizer_path, keyring.public.vocabulary_size).llama, set()
+    for seed in range(6):
+        one, two = (
+            LlamaCppWatermark(Watermark(keyring, np.random.default_rng(seed))) for _ in range(2)
+        )
+        response = one.respond(llama, [5, 6], {"cohort": "a"}, {"max_tokens": 30})
+        ids = list(two.generate(llama, [5, 6], {"cohort": "a"}, {"max_tokens": 30}))
+        assert response.token_ids.tolist() == ids
+        assert (response.labels, response.prompt_token_ids.tolist()) == ({"cohort": "a"}, [5, 6])
+        assert response.finish == ("end" if ids[-1] == llama.end else "length")
+        finishes.add(response.finish)
+    assert finishes == {"end", "length"}
 
 
 def test_sampling_cuts_in_the_order_of_llama_cpp():
@@ -151,10 +164,10 @@ class OnLlamaCpp:
         responses = []
         for request in requests:
             self.llama.reset()  # no prefix of the last prompt: it would be read in other batches
-            drawn = marked.generate(
+            drawn = marked.respond(
                 self.llama, request.prompt, request.labels, options, [self.end_token]
             )
-            responses.append(np.fromiter(drawn, np.uint32))
+            responses.append(drawn)
         return responses
 
     def probabilities(self, prompt, response):

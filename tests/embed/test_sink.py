@@ -1,15 +1,18 @@
 """The sink of the adapters: what it says of a response follows from the ids and the keyring."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
+from provenance.errors import DataError, UsageError
 from provenance.served.build import build_index
 from provenance.served.index import Index
 from provenance.served.log import read_log
+from provenance.served.records import ServedResponse
 from provenance.served.rotation import RotatingLog
 from provenance.served.writer import LogWriter
 
@@ -40,6 +43,30 @@ def test_marked_is_replayed_and_the_record_says_how_it_was_made(keyring, waterma
     assert (third["response_id"], third["time"]) == ("greedy", "then")
     assert len({first["response_id"], second["response_id"]}) == 2
     assert first["time"].endswith("+00:00")
+
+
+def test_every_form_of_write_gives_the_same_record(keyring, watermark, tmp_path):
+    """A response of an adapter, its fields by name, or labels and ids."""
+    (ids,) = _responses(keyring, 1)
+    response = ServedResponse("r", labels=LABELS, token_ids=ids, finish="length", time="then")
+    with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
+        assert sink.write(response)
+        assert sink.write(**vars(response))
+        assert sink.write(LABELS, ids, finish="length", response_id="r", time="then")
+        assert sink.write(replace(response, token_ids=ids.tolist()))
+        assert sink.write(response, labels={**LABELS, "account": "7"}, text="x")
+        assert not sink.write(replace(response, marked=False))
+        with pytest.raises(UsageError, match="token_ids"):
+            sink.write(LABELS)
+        with pytest.raises(DataError):
+            sink.write(LABELS, [-1])
+    first, *same, more, plain = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert set(same) == {first}
+    assert json.loads(more)["labels"] == {**LABELS, "account": "7"}
+    assert (json.loads(more)["text"], json.loads(plain)["marked"]) == ("x", False)
+    assert json.loads(first)["drawn"] == json.loads(more)["drawn"]
+    with LogWriter(tmp_path / "b.jsonl") as log, pytest.raises(UsageError, match="ResponseSink"):
+        log.append(response)
 
 
 def test_a_path_is_a_file_or_a_folder_and_an_open_log_is_used(watermark, tmp_path):

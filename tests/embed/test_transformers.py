@@ -1,6 +1,8 @@
 """The transformers adapter on a tiny real Llama: final probabilities, padding, batches, errors."""
 
 import copy
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,14 +15,18 @@ transformers = pytest.importorskip("transformers")
 
 from provenance.coins.contexts import response_contexts  # noqa: E402
 from provenance.embed import conformance  # noqa: E402
-from provenance.embed import transformers as adapter_module  # noqa: E402
+from provenance.embed import transformers as adapter  # noqa: E402
+from provenance.embed import transformers_config as adapter_module  # noqa: E402
+from provenance.embed.sink import ResponseSink  # noqa: E402
 from provenance.embed.transformers import (  # noqa: E402
     TransformersWatermark,
     generate_responses,
 )
 from provenance.embed.watermark import Watermark  # noqa: E402
-from provenance.errors import ConfigurationMismatchError, UsageError  # noqa: E402
+from provenance.errors import ConfigurationMismatchError, ProvenanceError, UsageError  # noqa: E402
+from provenance.keys.keyring import Keyring  # noqa: E402
 from provenance.marks.detection import detect_mark  # noqa: E402
+from provenance.served.records import ServedResponse  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed.device import DEVICE  # noqa: E402
 
@@ -347,16 +353,9 @@ class _Served:
             "eos_token_id": self.end_token,
             "pad_token_id": PAD,
         }
-        adapter = TransformersWatermark(watermark)
-        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
-        arguments = adapter.generate_arguments(inputs, labels, options)
-        output = self.model.generate(**inputs, **arguments)
-        responses = output[:, inputs["input_ids"].shape[1] :].cpu().numpy().astype(np.uint32)
-        return [ids[: self._end(ids)] for ids in responses]
-
-    def _end(self, ids):
-        ends = np.flatnonzero(ids == self.end_token)
-        return ends[0] + 1 if ends.size else len(ids)
+        return TransformersWatermark(watermark).generate(
+            self.model, **inputs, labels=labels, **options
+        )
 
     @torch.inference_mode()
     def probabilities(self, prompt, response):
@@ -577,13 +576,13 @@ def test_generate_responses_stops_at_the_end_token_and_says_what_is_marked(
             model, fast_tokenizer, prompts, labels, watermark, batch_size=3, max_new_tokens=30
         )
     )
-    assert [response.prompt_index for response in found] == [0, 1, 2, 3]
-    for response, mapping in zip(found, labels, strict=True):
+    for response, mapping, prompt in zip(found, labels, prompts, strict=True):
+        assert response.labels == mapping
         ended = response.token_ids[-1] == END
         assert response.finish == ("end" if ended else "length")
         assert len(response.token_ids) == 30 or ended
         assert END not in response.token_ids[:-1]
-        own = fast_tokenizer(prompts[response.prompt_index])["input_ids"]
+        own = fast_tokenizer(prompt)["input_ids"]
         assert response.prompt_token_ids.tolist() == own
         drawn = watermark.marked_positions(mapping, response.token_ids)
         assert response.drawn.tolist() == drawn.tolist()
@@ -591,6 +590,134 @@ def test_generate_responses_stops_at_the_end_token_and_says_what_is_marked(
     assert {response.finish for response in found} <= {"end", "length"}
     with pytest.raises(UsageError):
         next(generate_responses(model, fast_tokenizer, prompts, labels, watermark, temperature=0.0))
+
+
+def test_the_front_door_marks_logs_and_returns_what_was_served(keyring, model, tmp_path):
+    """Labels once for all rows; prompt and padding are gone, the end token is not."""
+    marked = adapter.mark(keyring, seed=3)
+    labels = {"week": WEEKS[0]}
+    inputs = _inputs([5, 6, 7], [9], [3, 4])
+    with ResponseSink(marked.watermark, tmp_path / "a.jsonl") as sink:
+        found = marked.generate(model, **inputs, labels=labels, sink=sink, max_new_tokens=30)
+    again = adapter.mark(keyring, seed=3).generate(
+        model, **inputs, labels=[labels] * 3, max_new_tokens=30
+    )
+    records = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    for response, other, record, prompt in zip(
+        found, again, records, ([5, 6, 7], [9], [3, 4]), strict=True
+    ):
+        assert isinstance(response, ServedResponse)
+        assert response.token_ids.tolist() == other.token_ids.tolist() == record["token_ids"]
+        assert response.prompt_token_ids.tolist() == record["prompt_token_ids"] == prompt
+        assert record["labels"] == labels
+        assert (record["marked"], record["finish"]) == (response.marked, response.finish)
+        assert response.token_ids.dtype == response.prompt_token_ids.dtype == np.uint32
+        bits = marked.watermark.marked_positions(labels, response.token_ids)
+        assert response.drawn.tolist() == bits.tolist()
+        assert response.finish == ("end" if response.token_ids[-1] == END else "length")
+        assert END not in response.token_ids[:-1]
+
+
+def test_end_tokens_are_those_of_the_call(keyring, model):
+    """Of the options, of a configuration, or of the model; cut after the first of them."""
+    inputs, ends = _inputs(*[[5, 6]] * 8), list(range(40))
+    config = transformers.GenerationConfig(eos_token_id=ends, max_new_tokens=60)
+    for options in (
+        {"eos_token_id": ends, "max_new_tokens": 60},
+        {"generation_config": config},
+    ):
+        found = adapter.mark(keyring, seed=1).generate(model, **inputs, labels={}, **options)
+        assert sum(response.finish == "end" for response in found) >= 6
+        for response in found:
+            stops = np.flatnonzero(np.isin(response.token_ids, ends))
+            assert stops.tolist() == ([len(response.token_ids) - 1] if len(stops) else [])
+    (never,) = adapter.mark(keyring).generate(
+        model, **_inputs([5]), labels={}, eos_token_id=None, max_new_tokens=50
+    )
+    assert (never.finish, len(never.token_ids)) == ("length", 50)
+    (dictionary,) = adapter.mark(keyring).generate(
+        model, **_inputs([5]), labels={}, max_new_tokens=5, return_dict_in_generate=True
+    )
+    assert 1 <= len(dictionary.token_ids) <= 5
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.int64, torch.int32, torch.int16, torch.uint8, np.uint32, list]
+)
+def test_ids_of_any_integer_type(keyring, model, kind):
+    rows = [[5, 6, 7], [8, 9, 10]]
+    ids = rows if kind is list else np.array(rows, np.uint32) if kind is np.uint32 else None
+    ids = torch.tensor(rows).to(kind) if ids is None else ids
+    labels = [{"week": week} for week in WEEKS]
+    found = adapter.mark(keyring, seed=2).generate(
+        model, input_ids=ids, labels=labels, num_return_sequences=2, max_new_tokens=6
+    )
+    assert [response.labels for response in found] == [labels[0]] * 2 + [labels[1]] * 2
+    assert [response.prompt_token_ids.tolist() for response in found] == [
+        *([rows[0]] * 2), *([rows[1]] * 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"inputs_embeds": torch.zeros(1, 3, 32)},
+        {},
+        {"input_ids": torch.tensor([5, 6])},
+        {"input_ids": torch.ones(1, 3)},
+        {"input_ids": torch.ones(1, 3, dtype=torch.bool)},
+        {"input_ids": [[5, 6], [7]]},
+        {"input_ids": "text"},
+        {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.tensor([1, 1])},
+        {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.tensor([[1, 0]])},
+        {"input_ids": [[5, 6]], "labels": [{}, {}]},
+        {"input_ids": [[5, 6]], "labels": "week"},
+        {"input_ids": [[5, 6]], "labels": None},
+        {"input_ids": [[5, 6]], "stop_strings": ["x"]},
+        {"input_ids": [[5, 6]], "max_time": 1.0},
+        {"input_ids": [[5, 6]], "num_beams": 2},
+    ],
+    ids=lambda inputs: ",".join(inputs),
+)
+def test_bad_inputs_are_one_line(keyring, model, inputs):
+    with pytest.raises(UsageError) as refused:
+        adapter.mark(keyring).generate(model, **{"labels": {}, **inputs})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("labels", [{"wek": WEEKS[0]}, {"week": "1999-W01"}, {"account": "7"}])
+def test_misspelt_labels_are_refused_as_by_a_server(keyring, model, labels):
+    with pytest.raises(ConfigurationMismatchError, match="must have a key"):
+        adapter.mark(keyring).generate(model, **_inputs([5]), labels=labels)
+
+
+def test_a_keyring_without_its_secret_is_one_line(keyring, model, tmp_path, tokenizer_path):
+    folder = tmp_path / "k"
+    make_keyring(folder, tokenizer_path)
+    for known in (folder, str(folder)):
+        assert repr(adapter.mark(known)).startswith("Marked(keyring=")
+    for wrong in (Keyring.load(folder), None, 7):
+        with pytest.raises(UsageError, match="unlocked keyring"):
+            adapter.mark(wrong)
+    other = ResponseSink(Watermark.load(folder), tmp_path / "a.jsonl")
+    with pytest.raises(ConfigurationMismatchError, match="the sink must be of keyring"):
+        adapter.mark(keyring).generate(model, **_inputs([5]), labels={}, sink=other)
+    (folder / "master.key").unlink()
+    with pytest.raises(ProvenanceError) as refused:
+        adapter.mark(folder)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ProvenanceError):
+        adapter.mark(tmp_path / "nothing")
+
+
+def test_a_device_without_kernels_is_logged(keyring, caplog):
+    arguments = TransformersWatermark(Watermark(keyring)).generate_arguments(_inputs([5]), [{}])
+    with caplog.at_level(logging.INFO, "provenance.embed"):
+        arguments["watermarking_config"].construct_processor(10, "cpu")
+        assert not caplog.records
+        arguments["watermarking_config"].construct_processor(10, "meta")
+    (record,) = caplog.records
+    assert "no kernels on meta" in record.getMessage()
 
 
 def test_without_torch_the_adapter_is_one_line_that_names_the_extra():

@@ -18,13 +18,13 @@ torch = pytest.importorskip("torch")
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: docs/serving.md says how", allow_module_level=True)
 
-from benchmarks.serving.vllm_lab import make_model, run_server  # noqa: E402
+from provenance.embed.sink import ResponseSink  # noqa: E402
 from provenance.embed.vllm.responses import read_responses, request_fields  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.keys.keyring import add_value  # noqa: E402
 from provenance.marks.detection import detect_mark  # noqa: E402
-from provenance.served.writer import LogWriter  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
+from tests.world.vllm_lab import make_model, run_server  # noqa: E402
 
 WEEKS = [f"2026-W{number}" for number in range(17, 25)]
 PROMPT = "def make_keyring(folder: Path, tokenizer_path: Path) -> UnlockedKeyring:"
@@ -78,7 +78,7 @@ def _powers(watermark, ids):
 def _check_week(watermark, response, week):
     powers = _powers(watermark, response.token_ids)
     assert response.labels == {"week": week}
-    assert response.drawn
+    assert response.marked is None
     assert len(response.token_ids) == TOKENS
     assert powers[f"week={week}"] < -10
     others = [powers[f"week={other}"] for other in WEEKS if other != week]
@@ -163,7 +163,7 @@ def test_a_misspelt_field_and_greedy_decoding_are_http_400(server):
 
 def test_what_does_not_ask_is_not_marked(server, watermark):
     _, (plain,), _ = _complete(server, None)
-    assert not plain.drawn
+    assert plain.marked is False
     assert detect_mark(plain.token_ids, watermark.keyring).log10_p > -4
     _, (only,), _ = _complete(server, {})
     powers = _powers(watermark, only.token_ids)
@@ -204,7 +204,7 @@ def test_limits_of_the_request_hold_and_logprobs_do_not_show_the_mark(server, wa
     grammar = {"structured_outputs": {"regex": "[ab]{30}"}, "ignore_eos": False}
     _, (worded,), _ = _complete(server, {"week": WEEKS[0]}, **grammar)
     assert re.fullmatch("[ab]{30}", worded.text)
-    assert worded.drawn
+    assert worded.marked is None
 
 
 def test_the_end_token_belongs_to_the_response(server):
@@ -225,7 +225,7 @@ def test_beams_are_not_called_drawn(server):
         temperature=0.0, top_k=0, top_p=1.0,
     )  # fmt: skip
     assert responses
-    assert not any(response.drawn for response in responses)
+    assert all(response.marked is False for response in responses)
 
 
 def test_a_week_added_while_the_server_runs(server, folder):
@@ -237,20 +237,12 @@ def test_a_week_added_while_the_server_runs(server, folder):
     assert _powers(grown, response.token_ids)["week=2026-W99"] < -10
 
 
-def test_responses_go_into_a_served_log(server, tmp_path, tokenizer):
+def test_responses_go_into_a_served_log(server, tmp_path, watermark):
     path = tmp_path / "served.jsonl"
     _, responses, _ = _complete(server, {"week": WEEKS[0]}, n=2, max_tokens=20)
-    with LogWriter(path) as log:
-        for r in responses:
-            log.write(
-                r.response_id,
-                labels=r.labels,
-                marked=r.drawn,
-                token_ids=r.token_ids,
-                text=r.text,
-                time=r.time,
-                prompt_token_ids=r.prompt_token_ids,
-            )
+    with ResponseSink(watermark, path) as sink:
+        for response in responses:
+            sink.write(response)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [len(record["token_ids"]) for record in records] == [20, 20]
     assert all(record["marked"] for record in records)

@@ -10,10 +10,10 @@ if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: docs/serving.md says how", allow_module_level=True)
 conformance = pytest.importorskip("provenance.embed.conformance")
 
-from benchmarks.serving.vllm_lab import make_model  # noqa: E402
 from provenance.embed.vllm.requests import KEYRING_VARIABLE  # noqa: E402
 from provenance.embed.vllm.responses import request_fields  # noqa: E402
 from tests.embed.vllm_fake import apply_top_k_top_p  # noqa: E402
+from tests.world.vllm_lab import make_model  # noqa: E402
 
 END = 1
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "logit_bias": {END: 4.0}}

@@ -1,5 +1,6 @@
 """What a vLLM request may ask, what is refused, and how a running server follows new values."""
 
+import logging
 import shutil
 from types import SimpleNamespace
 
@@ -110,7 +111,7 @@ def test_a_server_without_a_keyring_says_so(monkeypatch):
         admit_request(_request())
 
 
-def test_a_value_added_while_the_server_runs_is_served(tmp_path, tokenizer_path):
+def test_a_value_added_while_the_server_runs_is_served(tmp_path, tokenizer_path, caplog):
     folder = tmp_path / "ring"
     make_keyring(folder, tokenizer_path, shares=SHARES, values={"week": ["a"]})
     public, served = PublicKeyring(folder), ServedWatermark(folder)
@@ -121,8 +122,10 @@ def test_a_value_added_while_the_server_runs_is_served(tmp_path, tokenizer_path)
         with pytest.raises(ConfigurationMismatchError):
             side({"week": "b"})
     add_value(folder, "week", "b")
-    public.check_labels({"week": "b"})
-    served.follow({"week": "b"})
+    with caplog.at_level(logging.INFO, "provenance.embed"):
+        public.check_labels({"week": "b"})
+        served.follow({"week": "b"})
+    assert [record.name for record in caplog.records] == ["provenance.embed.vllm.requests"] * 2
     assert served.watermark is not before
     fresh = Watermark.load(folder).keyring.key("week", "b").fingerprint
     assert served.watermark.keyring.key("week", "b").fingerprint == fresh

@@ -31,7 +31,7 @@ def test_a_whole_answer():
     assert first.prompt_token_ids.tolist() == [3, 4]
     assert second.prompt_token_ids is None
     assert first.labels == LABELS
-    assert first.drawn
+    assert first.marked is None
     assert first.text == "ab"
     assert first.time == "2026-11-26T19:16:22+00:00"
 
@@ -96,12 +96,12 @@ def test_a_refused_request_and_an_empty_response_give_nothing():
 
 def test_what_was_not_drawn_by_the_watermark_is_not_called_drawn():
     (plain,) = read_responses({"return_token_ids": True}, [_completion(_choice())])
-    assert (plain.drawn, plain.labels) == (False, {})
+    assert (plain.marked, plain.labels) == (False, {})
     beams = {**request_fields(LABELS), "use_beam_search": True}
     (beam,) = read_responses(beams, [_completion(_choice())])
-    assert (beam.drawn, beam.labels) == (False, LABELS)
+    assert (beam.marked, beam.labels) == (False, LABELS)
     (marked,) = read_responses(request_fields({}), [_completion(_choice())])
-    assert (marked.drawn, marked.labels) == (True, {})
+    assert (marked.marked, marked.labels) == (None, {})
 
 
 def test_answers_without_ids_and_malformed_labels_are_refused():

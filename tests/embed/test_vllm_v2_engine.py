@@ -18,11 +18,11 @@ torch = pytest.importorskip("torch")
 if find_spec("vllm") is None or find_spec("triton") is None:
     pytest.skip("vLLM is not installed: docs/serving.md says how", allow_module_level=True)
 
-from benchmarks.serving.vllm_lab import ROOT, make_model  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.marks.detection import detect_mark  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed.vllm_v2_engine import LABELS, TEMPERATURE, TOKENS, write_stub  # noqa: E402
+from tests.world.vllm_lab import ROOT, make_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

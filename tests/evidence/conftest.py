@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.authority import Authority
-from benchmarks.calibration.world import Teacher, World, innocent, learn, make_world, write_outputs
 from provenance.check.examine import CheckSettings, Examination, examine_outputs
 from provenance.check.plan import (
     CONTROLS,
@@ -26,6 +24,8 @@ from provenance.evidence.timestamp import make_request
 from provenance.suspect.access.outputs import observe
 from tests.commands.conftest import run
 from tests.evidence.report.cases import cases
+from tests.world.authority import Authority
+from tests.world.synthetic import Teacher, World, innocent, learn, make_world, write_outputs
 
 __all__ = ["cases", "run"]
 

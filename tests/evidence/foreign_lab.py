@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.calibration.world import WORDS, Teacher, learn, write_outputs
-from benchmarks.foreign.world import CONFIGURATIONS, ForeignWorld, make_foreign_world
 from provenance.marks.foreign import FOREIGN_SCHEMES, make_foreign
+from tests.world.foreign import CONFIGURATIONS, ForeignWorld, make_foreign_world
+from tests.world.synthetic import WORDS, Teacher, learn, write_outputs
 
 OUTPUTS = 160
 

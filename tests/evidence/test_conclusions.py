@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import decode, write_outputs
 from provenance.check.examine import CheckSettings, examine_outputs
 from provenance.check.findings import Reservation
 from provenance.errors import DataError
@@ -18,6 +17,7 @@ from provenance.evidence.manifest import write_manifest
 from provenance.evidence.older import restate
 from provenance.suspect.access.outputs import observe
 from tests.evidence.report.cases import RESERVED, measured_twins
+from tests.world.synthetic import decode, write_outputs
 
 SETTINGS = CheckSettings(placebo_keys=50)
 IN_VAIN = replace(RESERVED, against="no evidence")

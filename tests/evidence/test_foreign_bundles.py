@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.authority import Authority
 from provenance.check.pairs import read_shared_pairs, write_pairs
 from provenance.check.plan import FOREIGN_CONTROLS, Plan
 from provenance.check.score import WeightedPairs
@@ -22,6 +21,7 @@ from provenance.evidence.signature import create_signing_key, sign_bundle
 from provenance.marks.sharing import MAXIMUM_WEIGHT
 from provenance.storage.files import interchange_json
 from tests.evidence.foreign_lab import OUTPUTS, make_place
+from tests.world.authority import Authority
 
 SCHEMES = ("hf-selfhash", "hf-synthid")
 """Coins that many windows share by design; contexts of four tokens, which no packed name holds."""

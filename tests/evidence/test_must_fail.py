@@ -18,7 +18,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.authority import Authority
 from provenance.check.pairs import read_pairs, write_pairs
 from provenance.check.plan import Plan
 from provenance.check.score import WeightedPairs
@@ -27,6 +26,7 @@ from provenance.evidence.manifest import write_manifest
 from provenance.evidence.signature import create_signing_key, sign_bundle
 from provenance.evidence.timestamp import make_request
 from provenance.storage.files import interchange_json
+from tests.world.authority import Authority
 
 FILES = [
     "verdict.json",

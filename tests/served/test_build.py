@@ -17,7 +17,7 @@ from provenance.errors import (
 from provenance.keys.keyring import Keyring, add_value
 from provenance.served.build import build_index, merge_indexes
 from provenance.served.index import Index
-from provenance.storage.database import open_engine
+from provenance.storage.database import open_database
 
 
 def test_merge_equals_one_index(tmp_path, keyring, make_log, write_log):
@@ -86,7 +86,7 @@ def test_killed_build_leaves_no_index_and_resumes_to_equal_bytes(
 def test_engine_is_cut_off(tmp_path):
     import duckdb
 
-    with open_engine(tmp_path, "256MiB", 1) as connection:
+    with open_database(tmp_path, "256MiB", 1) as connection:
         for query in (
             "INSTALL httpfs",
             "LOAD httpfs",

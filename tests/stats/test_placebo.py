@@ -16,14 +16,14 @@ from provenance.check.controls import control_placebo
 from provenance.check.score import WeightedPairs
 from provenance.errors import DataError, UsageError
 from provenance.stats import null_distribution
-from provenance.stats.closed_forms import log10_binomial_tail
 from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.lattice import Lattice
 from provenance.stats.laws import NullLaw
 from provenance.stats.null_distribution import NullDistribution
-from provenance.stats.placebo import coarsen, placebo_test, randomised_p
+from provenance.stats.placebo import coarsen, placebo_test
 from provenance.stats.score_class import ScoreClass
 from provenance.stats.tables import ClassTable
+from tests.world.closed_forms import log10_binomial_tail
 
 Laws = dict[str, NullLaw]
 
@@ -86,7 +86,8 @@ def test_repeated_coins_are_found(laws: Laws) -> None:
     table = ClassTable((ScoreClass(1, laws["green"], 1000, 0),))
     sums = 5 * rng.binomial(200, 0.25, 400)
     z = (sums - table.mean) / math.sqrt(table.variance)
-    result = placebo_test(z, randomised_p(table, sums, rng.random(400)), 0.0)
+    shares = NullDistribution.from_table(table).randomised_p(sums, rng.random(400))
+    result = placebo_test(z, shares, 0.0)
     assert not result.passed
     assert result.standard_deviation > 1.8
 
@@ -177,7 +178,7 @@ def test_distribution_against_enumeration(name: str, weights: tuple[int, ...], l
     np.testing.assert_allclose(distribution.mass(values), masses, atol=1e-12)
     tails = np.cumsum(masses[::-1])[::-1]
     np.testing.assert_allclose(distribution.tail(values), tails, atol=1e-12)
-    shares = randomised_p(table, values, np.full(len(values), 0.3))
+    shares = NullDistribution.from_table(table).randomised_p(values, np.full(len(values), 0.3))
     np.testing.assert_allclose(shares, tails - 0.7 * masses, atol=1e-12)
 
 
@@ -211,11 +212,11 @@ def test_constant_statistic() -> None:
 def test_values_off_the_lattice_are_refused(laws: Laws) -> None:
     table = ClassTable.from_scores([4, 6], [0, 1], laws["green"])
     with pytest.raises(DataError, match="multiple of 2"):
-        randomised_p(table, [3], [0.5])
+        NullDistribution.from_table(table).randomised_p([3], [0.5])
     with pytest.raises(UsageError, match="integer array"):
-        randomised_p(table, [4.0], [0.5])
+        NullDistribution.from_table(table).randomised_p([4.0], [0.5])
     with pytest.raises(UsageError, match="one number in"):
-        randomised_p(table, [4], [1.5])
+        NullDistribution.from_table(table).randomised_p([4], [1.5])
 
 
 def test_lattice_too_long_is_refused(laws: Laws) -> None:
@@ -232,7 +233,7 @@ def test_four_hundred_keys_in_one_evaluation(
     rng = np.random.default_rng(9)
     spread = math.sqrt(table.variance)
     sums = np.rint(table.mean + spread * rng.standard_normal(400)).astype(np.int64)
-    shares = randomised_p(table, sums, rng.random(400))
+    shares = NullDistribution.from_table(table).randomised_p(sums, rng.random(400))
     normal = ndtr(-(sums - table.mean) / spread)
     np.testing.assert_allclose(shares, normal, atol=2e-3)
 
@@ -322,7 +323,7 @@ def test_coarse_weights_keep_the_size() -> None:
     assert int(weights.max()) == 63
     scores = (rng.random((4000, 50)) < 0.25).astype(np.int64)
     table = ClassTable.from_scores(weights, scores[0], law)
-    shares = randomised_p(table, scores @ weights, rng.random(4000))
+    shares = NullDistribution.from_table(table).randomised_p(scores @ weights, rng.random(4000))
     assert stats.kstest(shares, "uniform").pvalue > 1e-4
     unchanged = np.array([63, -63, 1])
     assert coarsen(unchanged, 2) is unchanged

@@ -9,13 +9,13 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from benchmarks.shares import CELLS, World, least_covered, measure
 from provenance.errors import UsageError
 from provenance.marks.own import Gumbel
 from provenance.stats.laws import NullLaw
 from provenance.stats.score_class import ScoreClass
 from provenance.stats.shares import Rejection, is_clear, share_intervals
 from provenance.stats.tables import ClassTable
+from tests.world.shares import CELLS, World, least_covered, measure
 
 LAW = Gumbel().null_law
 COIN = NullLaw((1, 1))

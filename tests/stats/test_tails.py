@@ -17,13 +17,13 @@ from scipy.special import gammaln
 
 from provenance.errors import DataError, NumericalContradictionError, ProvenanceError
 from provenance.stats import tails
-from provenance.stats.closed_forms import log10_binomial_tail
 from provenance.stats.inversion import invert, log10_upper_tail
 from provenance.stats.lattice import Lattice
 from provenance.stats.laws import NullLaw
 from provenance.stats.score_class import ScoreClass
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
+from tests.world.closed_forms import log10_binomial_tail
 
 Laws = dict[str, NullLaw]
 Builder = Callable[..., ClassTable]

@@ -23,7 +23,7 @@ from tokenizers import (
 )
 
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
-from provenance.suspect.tokenizers.alignment import align, token_ends
+from provenance.suspect.tokenizers.alignment import align, encode_text, place_tokens
 from provenance.suspect.tokenizers.vocabularies import TokenTable, VocabularyMap, token_bytes
 
 LAB = Path(__file__).parents[2] / "fixtures" / "keys" / "tokenizer.json"
@@ -38,6 +38,10 @@ The key is under the mat, the street is empty, and there is fog everywhere.
 """.splitlines(keepends=True)
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SPECIAL = ["<s>", "</s>", "<pad>"]
+
+
+def token_ends(ids, table, text):
+    return place_tokens(np.array(ids, dtype=np.uint32), table, encode_text(text))[0]
 
 
 # ---- tokenizers of every family ----
@@ -108,7 +112,7 @@ def fallback_bpe(dummy):
 
 
 def words():
-    """The tokenizer of benchmarks/calibration/world.py."""
+    """The tokenizer of tests/world/synthetic.py."""
     tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(256)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
@@ -610,13 +614,6 @@ def test_masses_equal_a_slow_dictionary(seed, dtype):
         total = sum(expected.values()) or 1.0
         assert mass.tolist() == pytest.approx([expected.get(t, 0.0) / total for t in range(8)])
         assert mass.sum() == pytest.approx(1.0 if share > 0 else 0.0)
-    top = np.argsort(-rows, axis=1)[:, :4]
-    ids, listed = vocabulary.map_top(top, np.take_along_axis(rows, top, axis=1))
-    for row, chosen, twins, share in zip(rows, top, ids, listed, strict=True):
-        known = [vocabulary.served_of[i] if i < suspect.size else -1 for i in chosen]
-        assert twins.tolist() == known
-        kept_by_list = sum(float(row[i]) for i, t in zip(chosen, known, strict=True) if t >= 0)
-        assert share == pytest.approx(kept_by_list)
 
 
 def test_rows_without_shared_mass_are_zeros():
@@ -626,8 +623,6 @@ def test_rows_without_shared_mass_are_zeros():
     masses, kept = vocabulary.map_masses(np.array([[0, 0.5, 0.5, 0], [0.25, 0.25, 0.25, 0.25]]))
     assert kept.tolist() == [0, 0.25]
     assert masses.tolist() == [[0, 0, 0], [0, 1, 0]]
-    ids, kept = vocabulary.map_top(np.array([[0, -1], [9, 1]]), np.array([[0.5, 0.2], [0.5, 0.1]]))
-    assert (ids.tolist(), kept.tolist()) == ([[1, -1], [-1, -1]], [0.5, 0])
     nothing = VocabularyMap.build(suspect, TokenTable.build([None]))
     masses, kept = nothing.map_masses(np.full((2, 4), 0.25))
     assert (masses.tolist(), kept.tolist(), nothing.shared) == ([[0], [0]], [0, 0], 0)
@@ -661,15 +656,9 @@ def test_what_no_probabilities_get():
     for bad in ([[0.5, -0.1]], [[np.nan, 0.5]], [[0.9, 0.9]], [[-3.0, -4.0]]):
         with pytest.raises(DataError, match=r"must be at least 0 and sum to at most 1; got .*\."):
             vocabulary.map_masses(np.array(bad))
-        with pytest.raises(DataError, match="not logits"):
-            vocabulary.map_top(np.array([[0, 1]]), np.array(bad))
     for shape in ((2,), (2, 1)):
         with pytest.raises(UsageError, match="V at least 2"):
             vocabulary.map_masses(np.zeros(shape))
-    with pytest.raises(UsageError, match="one row per position"):
-        vocabulary.map_top(np.zeros((1, 2), dtype=int), np.zeros((1, 3)))
-    with pytest.raises(UsageError, match="one row per position"):
-        vocabulary.map_top(np.zeros((1, 2)), np.zeros((1, 2)))
 
 
 # ---- cost ----

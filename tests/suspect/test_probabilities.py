@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import Teacher, make_world
 from provenance.check.score import weigh_observations
 from provenance.coins.contexts import unpack
 from provenance.errors import ConfigurationMismatchError, DataError
@@ -27,6 +26,7 @@ from tests.suspect.lab import (
     slow_read,
     slow_served,
 )
+from tests.world.synthetic import Teacher, make_world
 
 WIDTH = 2
 

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import Teacher, make_world
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.score import score, weigh_observations
 from provenance.errors import ConfigurationMismatchError
@@ -14,6 +13,7 @@ from provenance.marks.own import make_scheme
 from provenance.suspect.access.documents import Documents
 from provenance.suspect.access.probabilities import observe_logprobs, observe_weights
 from tests.suspect.lab import Markov
+from tests.world.synthetic import Teacher, make_world
 
 RESIDUAL = CheckSettings(rule="residual", placebo_keys=60)
 

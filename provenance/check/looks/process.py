@@ -128,7 +128,7 @@ def add_outputs(
     mark = as_mark(keyring)
     _refuse_other(check, observations, index, mark.public)
     if mark.shares_coins:  # no count of the log may weigh anything
-        index = index.evened()
+        index = index.with_equal_counts()
     weighing = weigh_observations(observations, index, mark, str(check.settings.rule))
     sheets, revealed, known = [], [], []
     for sheet in check.sheets:

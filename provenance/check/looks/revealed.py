@@ -77,10 +77,10 @@ class Units:
         Cut, not scaled: a scale would depend on which units are new, and change from batch to
         batch.
         """
-        sums = sum_weights(pairs.weights, groups.numbers, groups.first.shape[0])
+        sums = sum_weights(pairs.weights, groups.coins, groups.first.shape[0])
         words = groups.names.view(np.uint64)[:, np.newaxis] >> np.array([32, 0], dtype=np.uint64)
         names = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-        return cls(names, np.clip(sums, -bound, bound), groups.first, groups.numbers)
+        return cls(names, np.clip(sums, -bound, bound), groups.first, groups.coins)
 
     def pick(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Positions of all pairs of these coins (ascending), and each one's place in `rows`."""

@@ -1,1 +1,1 @@
-"""The draw on an accelerator: coins and steps in torch and Triton, bit-equal to the host."""
+"""The draw on an accelerator: coins, rules and draws in torch and Triton, equal to the host's."""

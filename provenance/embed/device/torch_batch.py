@@ -1,7 +1,8 @@
-"""One step of marked sampling on the logits' own device: no logits and no coins travel to the host.
+"""The next token of a batch on the logits' own device: no logits and no coins travel to the host.
 
-The rules are those of `provenance.embed.watermark`, for a batch in which every row has labels of
-its own; `torch_coins` makes the coins. Shapes follow from what the host knows, so no operation
+A copy of `provenance.embed.rules` and of `Watermark.draw_scores` for accelerators, held equal to
+them by tests/embed/test_rules.py and test_draws.py; every row has labels of its own, and
+`torch_coins` makes the coins. Shapes follow from what the host knows, so no operation
 waits for the device. Knows keyrings and tensors; knows no serving stack and no sampling parameters
 beyond temperature and min-p.
 
@@ -18,31 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.embed.device.torch_coins import (
-    draw_function,
+    choose,
     draw_unmarked,
     has_kernels,
     kernels,
     pack_contexts,
     pack_keys,
     row,
-    slot_ends,
     slots,
     unsigned,
     words,
 )
-from provenance.embed.watermark import Labels
+from provenance.embed.rules import name_keys
 from provenance.errors import MissingExtraError
 from provenance.keys.keyring import SELECTOR, UnlockedKeyring
-from provenance.keys.schedule import CONTROL, GLOBAL, SINGLE_VALUE
-from provenance.marks.own import Gumbel, make_scheme
+from provenance.keys.schedule import CONTROL, SINGLE_VALUE, KeyName
+from provenance.marks.own import make_scheme
+from provenance.marks.own.draws import GUMBEL
+from provenance.served.records import Labels
 
 try:
     import torch
     from torch import Tensor
 except ImportError as error:
-    raise MissingExtraError(
-        "marking on an accelerator must have torch; it is not installed.", "torch"
-    ) from error
+    raise MissingExtraError("torch must be installed; it is not.", "torch") from error
 
 NO_KEY = -1
 NO_TOKEN = -1
@@ -70,14 +70,13 @@ class DeviceWatermark:
     def __init__(self, keyring: UnlockedKeyring, device: torch.device | str) -> None:
         self.keyring = keyring
         specification = keyring.public.scheme
-        self._scheme = make_scheme(specification.name, specification.parameters)
-        self._draw = draw_function(self._scheme)
+        self._code = make_scheme(specification.name, specification.parameters).code
         marked = [slot for slot in keyring.schedule.slots if slot.name != CONTROL]
-        names = [(slot.name, value) for slot in marked for value in slot.values]
-        self._numbers = {name: number for number, name in enumerate(names)}
+        names = [KeyName(slot.name, value) for slot in marked for value in slot.values]
+        self._numbers: dict[KeyName | None, int] = {name: i for i, name in enumerate(names)}
         self._keys = pack_keys([keyring.key(*name).reveal() for name in names], device)
         self._selector = pack_keys([keyring.key(SELECTOR, SINGLE_VALUE).reveal()], device)
-        self._ends = slot_ends(keyring.schedule, device)
+        self._ends = torch.from_numpy(keyring.schedule.ends.astype(np.int64)).to(device)
 
     def __repr__(self) -> str:
         return f"DeviceWatermark(keyring={self.keyring.public.id!r})"
@@ -87,13 +86,9 @@ class DeviceWatermark:
 
         `None` stands for a request that does not ask for the mark.
         """
-        numbers = np.full(len(self.keyring.schedule.slots), NO_KEY, dtype=np.int64)
-        if labels is not None:
-            for i, slot in enumerate(self.keyring.schedule.names):
-                value = SINGLE_VALUE if slot == GLOBAL else labels.get(slot)
-                if value is not None:
-                    numbers[i] = self._numbers.get((slot, value), NO_KEY)
-        return numbers
+        schedule = self.keyring.schedule
+        names = [None] * len(schedule.slots) if labels is None else name_keys(schedule, labels)
+        return np.array([self._numbers.get(name, NO_KEY) for name in names], dtype=np.int64)
 
     def draw(
         self,
@@ -127,8 +122,8 @@ class DeviceWatermark:
         without kernels a few times 64 bytes a survivor, or 16 a token of the vocabulary.
         """
         fused = has_kernels(logits.device)
-        marked, keys, nonces = self._plan(responses, lengths, key_numbers, seeds, fused)
-        if fused and isinstance(self._scheme, Gumbel):
+        marked, keys, nonces = self._find_keys(responses, lengths, key_numbers, seeds, fused)
+        if fused and self._code.kind == GUMBEL:
             tokens = kernels.race(keys, nonces, logits)
             return DeviceDraw(tokens, marked & (tokens >= 0))
         candidates, fits = None, True
@@ -142,35 +137,23 @@ class DeviceWatermark:
         drawn = self._draw_rows(probabilities, coins, marked, seeds, lengths)
         if candidates is not None:
             drawn = candidates.gather(1, drawn.unsqueeze(1)).squeeze(1)
-        # a row of NaN is no distribution: the sampler shall see it
+        # a row of NaN is no distribution, which the sampler must see
         usable = fits & ~probabilities.isnan().any(dim=1)
         return DeviceDraw(torch.where(usable, drawn, NO_TOKEN), marked & usable)
 
-    def _plan(
-        self,
-        responses: Tensor,
-        lengths: Tensor,
-        key_numbers: Tensor,
-        seeds: Tensor,
-        fused: bool,
+    def _find_keys(
+        self, responses: Tensor, lengths: Tensor, numbers: Tensor, seeds: Tensor, fused: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether a key decides each row; the key and nonce of its coins: see `kernels.plan`."""
+        """Whether a key decides each row; the key and nonce of its coins: rules 1 to 3."""
         width = self.keyring.context_width
         if fused:
-            return kernels.plan(
-                responses,
-                lengths,
-                width,
-                self._selector,
-                self._ends,
-                key_numbers,
-                self._keys,
-                seeds,
+            return kernels.find_keys(
+                responses, lengths, width, self._selector, self._ends, numbers, self._keys, seeds
             )
         contexts, fresh = last_contexts(responses, lengths, width)
         packed = pack_contexts(contexts)
         slot = slots(self._selector, packed, self._ends)
-        number = key_numbers.gather(1, slot.unsqueeze(1)).squeeze(1)
+        number = numbers.gather(1, slot.unsqueeze(1)).squeeze(1)
         marked = fresh & (number >= 0)
         own = marked.unsqueeze(1)
         keys = torch.where(own, self._keys[number.clamp(min=0)], seeds)
@@ -180,10 +163,12 @@ class DeviceWatermark:
         self, probabilities: Tensor, coins: Tensor, marked: Tensor, seeds: Tensor, lengths: Tensor
     ) -> Tensor:
         """int64 [rows], by the scheme where marked, else ordinarily."""
-        if isinstance(self._scheme, Gumbel):  # coins of a secret seed make an ordinary draw
-            return self._draw(probabilities, coins, torch.zeros_like(lengths, dtype=torch.float64))
+        if self._code.kind == GUMBEL:  # coins of a secret seed make an ordinary draw
+            return choose(
+                self._code, probabilities, coins, torch.zeros_like(lengths, dtype=torch.float64)
+            )
         uniforms = self._uniforms(seeds, lengths)
-        drawn = self._draw(probabilities, coins, uniforms)
+        drawn = choose(self._code, probabilities, coins, uniforms)
         return torch.where(marked, drawn, draw_unmarked(probabilities, uniforms))
 
     def _uniforms(self, seeds: Tensor, lengths: Tensor) -> Tensor:
@@ -213,17 +198,17 @@ def last_contexts(responses: Tensor, lengths: Tensor, width: int) -> tuple[Tenso
     return contexts, (lengths >= width) & ~alike.any(dim=1)
 
 
-def leave_alone(scores: Tensor, tokens: Tensor) -> Tensor:
-    """Scores that leave a sampler one candidate a row: 0 for the drawn token, else minus infinity.
+def keep_only(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Scores that give a sampler one candidate a row: 0 for the drawn token, else minus infinity.
 
     Parameters: scores float [rows, vocabulary], for shape and dtype; tokens int64 [rows], from
     `DeviceWatermark.draw`; a row without one becomes nan, on which every sampler fails.
     """
     if has_kernels(scores.device):
-        return kernels.leave_alone(scores, tokens)
+        return kernels.keep_only(scores, tokens)
     values = torch.where(tokens == NO_TOKEN, float("nan"), 0.0).to(scores.dtype).unsqueeze(1)
-    alone = torch.full_like(scores, float("-inf"))
-    return alone.scatter_(1, tokens.clamp(min=0).unsqueeze(1), values)
+    only = torch.full_like(scores, float("-inf"))
+    return only.scatter_(1, tokens.clamp(min=0).unsqueeze(1), values)
 
 
 def scale_logits(logits: Tensor, temperature: Tensor, min_p: Tensor) -> Tensor:

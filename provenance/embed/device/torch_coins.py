@@ -2,13 +2,13 @@
 
 `words` and `row` are `coins.words` and `coins.row` bit for bit, in int32 arithmetic, for a batch in
 which every row has a key and a context of its own; `slots` says which slot each context belongs to;
-`draw_gumbel`, `draw_green`, `draw_tournament` and `draw_unmarked` are the draws of the schemes for
-a batch of survivors of top-k / top-p. A step of marked sampling with top-k 50:
+`choose` and `draw_unmarked` are copies of the draws of `provenance.marks.own.draws` for a batch of
+survivors of top-k / top-p, held equal by tests/embed/test_draws.py. The next token with top-k 50:
 
     survivors = logits.topk(50)                                # [rows, 50]
     probabilities = survivors.values.double().softmax(-1)
     coin = words(key_table[key_of_row], pack_contexts(last_ids), survivors.indices)
-    index = draw_gumbel(probabilities, coin, uniforms)         # [rows]
+    index = choose(scheme.code, probabilities, coin, uniforms) # [rows]
     token = survivors.indices.gather(1, index[:, None])
 
 Words are int32 tensors that hold the *bit pattern* of the unsigned word (2**32 - 1 is -1). torch
@@ -35,29 +35,21 @@ it, or let the host draw: on a CPU `coins` is faster than both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from math import exp
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from provenance.coins.words import KEY_BYTES, MAXIMUM_CONTEXT_WIDTH
 from provenance.errors import MissingExtraError, UsageError
-from provenance.keys.schedule import Schedule
-from provenance.marks.own import Scheme
-from provenance.marks.own.green import Green
-from provenance.marks.own.gumbel import Gumbel
+from provenance.marks.own.draws import GREEN, GUMBEL, TOURNAMENT, Code
 from provenance.marks.own.scheme import WORDS
-from provenance.marks.own.tournament import Tournament
 
 try:
     import torch
     from torch import Tensor
 except ImportError as error:
-    raise MissingExtraError(
-        "coins on an accelerator must have torch; it is not installed.", "torch"
-    ) from error
+    raise MissingExtraError("torch must be installed; it is not.", "torch") from error
 
 try:
     from provenance.embed.device import triton_coins
@@ -66,19 +58,13 @@ try:
 except MissingExtraError:
     kernels = None  # type: ignore[assignment]
 
-BatchDraw = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(probabilities [rows, m], words [rows, m], uniforms [rows]) -> index [rows]."""
-
 _CONSTANTS: Final = (0x61707865, 0x3320646E, 0x79622D32, 0x6B206574)  # "expand 32-byte k"
 _MISSING: Final = -1
 _KEY_WORDS: Final = KEY_BYTES // 4
 
 
-# --- what the host prepares, once -------------------------------------------------------------
-
-
 def pack_keys(keys: Sequence[bytes], device: torch.device | str | None = None) -> Tensor:
-    """Table of keys on a device: int32 [n, 8], little-endian words. Do it once, not per step.
+    """Table of keys on a device: int32 [n, 8], little-endian words. Do it once, not per token.
 
     Index the table by row (`table[index]`) and no key travels again. It copies secrets to the
     device: whoever can read that memory has them. Raises UsageError unless each has 32 bytes.
@@ -92,32 +78,6 @@ def pack_keys(keys: Sequence[bytes], device: torch.device | str | None = None) -
 def has_kernels(device: torch.device) -> bool:
     """Whether coins on this device are one kernel: a GPU for which Triton is installed."""
     return kernels is not None and kernels.serves(device)
-
-
-def slot_ends(schedule: Schedule, device: torch.device | str | None = None) -> Tensor:
-    """Where each slot's interval of selector words ends: int64 [slots]. Do it once."""
-    ends = np.cumsum([slot.share_words for slot in schedule.slots], dtype=np.int64)
-    return torch.from_numpy(ends).to(device)
-
-
-def draw_function(scheme: Scheme) -> BatchDraw:
-    """The batched draw of a scheme: f(probabilities, words, uniforms) -> index.
-
-    Raises UsageError for a scheme that has no draw on the device.
-    """
-    if isinstance(scheme, Gumbel):
-        return draw_gumbel
-    if isinstance(scheme, Green):
-        return partial(draw_green, threshold=scheme.threshold, delta=scheme.delta)
-    if isinstance(scheme, Tournament):
-        return partial(draw_tournament, layers=scheme.layers)
-    raise UsageError(
-        f"scheme must be gumbel, green or tournament to draw on a device; got "
-        f"{getattr(scheme, 'name', scheme)!r}."
-    )
-
-
-# --- coins ------------------------------------------------------------------------------------
 
 
 def pack_contexts(contexts: Tensor) -> Tensor:
@@ -187,7 +147,7 @@ def slots(selector: Tensor, contexts: Tensor, ends: Tensor) -> Tensor:
     """Slot number of each context: word 0 of the selector's keystream, cut by the shares.
 
     Parameters: selector int32 [1, 8], the selector key from `pack_keys`; contexts int32 [rows, 3];
-    ends int64 [slots], from `slot_ends`. Returns int64 [rows]. Cost: one coin a context.
+    ends int64 [slots], `Schedule.ends`. Returns int64 [rows]. Cost: one coin a context.
     """
     rows = contexts.shape[0]
     first = torch.zeros((rows, 1), dtype=torch.int32, device=contexts.device)
@@ -200,19 +160,31 @@ def unsigned(bits: Tensor) -> Tensor:
     return bits.to(torch.int64) & (WORDS - 1)
 
 
-# --- draws ------------------------------------------------------------------------------------
-#
-# All take probabilities float32 or float64 [rows, m] (final, non-negative, each row with a positive
-# and finite sum, need not be normalised), words int32 [rows, m] and uniforms float64 [rows] in
-# [0, 1), and return int64 [rows]: for a row of zeros or with a nan some index 0 .. m - 1.
+def choose(code: Code, probabilities: Tensor, words: Tensor, uniforms: Tensor) -> Tensor:
+    """The draw of the scheme with this code, of each row: see `marks.own.draws.choose`.
+
+    Parameters: probabilities float32 or float64 [rows, m], final, each row with a positive and
+    finite sum; words int32 [rows, m]; uniforms float64 [rows] in [0, 1). Returns int64 [rows]; for
+    a row of zeros or with a nan some index. Cost: gumbel, a float64 logarithm a candidate; green, a
+    cumulative sum; tournament, two passes a layer too.
+    """
+    if code.kind == GUMBEL:
+        return draw_gumbel(probabilities, words, uniforms)
+    _check_draw(probabilities, words, uniforms)
+    p = probabilities.to(torch.float64)
+    if code.kind == GREEN:
+        p = torch.where(unsigned(words) < code.first, p * code.second, p)
+    if code.kind == TOURNAMENT:
+        p = p / p.sum(dim=1, keepdim=True)
+        for layer in range(code.first):
+            g = ((words >> (31 - layer)) & 1).to(torch.float64)
+            p = p * (1 + g - (g * p).sum(dim=1, keepdim=True))
+        p = p.clamp(min=0)
+    return _draw_rows(p, uniforms)
 
 
 def draw_gumbel(probabilities: Tensor, words: Tensor, uniforms: Tensor) -> Tensor:
-    """`Gumbel.draw` of each row: argmin of -ln(u) / p; `uniforms` is not used.
-
-    Shapes, dtypes: float [rows, m], int32 [rows, m], float64 [rows] -> int64 [rows]. Cost: one
-    float64 logarithm a candidate.
-    """
+    """argmin of -ln(u) / p of each row; `uniforms` is not used. Shapes, dtypes: see `choose`."""
     _check_draw(probabilities, words, uniforms)
     p = probabilities.to(torch.float64)
     exponential = -torch.log((unsigned(words).to(torch.float64) + 0.5) / WORDS)
@@ -223,46 +195,11 @@ def draw_gumbel(probabilities: Tensor, words: Tensor, uniforms: Tensor) -> Tenso
     return torch.where(p.gather(1, drawn.unsqueeze(1)).squeeze(1) > 0, drawn, most)
 
 
-def draw_green(
-    probabilities: Tensor, words: Tensor, uniforms: Tensor, *, threshold: int, delta: float
-) -> Tensor:
-    """`Green.draw` of each row: an ordinary draw from p * exp(delta * (word < threshold)).
-
-    Shapes, dtypes: float [rows, m], int32 [rows, m], float64 [rows] -> int64 [rows]. Parameters:
-    threshold and delta of `Green`. Cost: one cumulative sum.
-    """
-    _check_draw(probabilities, words, uniforms)
-    p = probabilities.to(torch.float64)
-    return _draw_rows(torch.where(unsigned(words) < threshold, p * exp(delta), p), uniforms)
-
-
-def draw_tournament(
-    probabilities: Tensor, words: Tensor, uniforms: Tensor, *, layers: int
-) -> Tensor:
-    """`Tournament.draw` of each row: an ordinary draw after `layers` tournament updates.
-
-    Shapes, dtypes: float [rows, m], int32 [rows, m], float64 [rows] -> int64 [rows]. Cost: two
-    passes a layer and one cumulative sum.
-    """
-    _check_draw(probabilities, words, uniforms)
-    p = probabilities.to(torch.float64)
-    p = p / p.sum(dim=1, keepdim=True)
-    for layer in range(layers):
-        g = ((words >> (31 - layer)) & 1).to(torch.float64)
-        p = p * (1 + g - (g * p).sum(dim=1, keepdim=True))
-    return _draw_rows(p.clamp(min=0), uniforms)
-
-
 def draw_unmarked(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """`schemes.base.draw_unmarked` of each row: ordinary sampling.
-
-    Shapes, dtypes: float [rows, m], float64 [rows] -> int64 [rows]. Cost: one cumulative sum.
-    """
+    """Ordinary sampling of each row: see `choose`."""
     _check_draw(probabilities, None, uniforms)
     return _draw_rows(probabilities.to(torch.float64), uniforms)
 
-
-# --- inside -----------------------------------------------------------------------------------
 
 _IDS: Final = (torch.int32, torch.int64)
 

@@ -1,10 +1,10 @@
-"""Coins, and the whole step of the default scheme, as Triton kernels: a step is three launches.
+"""Coins, and all of the default scheme's draw, as Triton kernels: three launches a token.
 
 `words` and `row` are those of `torch_coins`, one launch each instead of about 600 operations.
-`plan` finds the key and the nonce of every row by rules 1 to 3 of `provenance.embed.watermark`;
-`race` draws by the coins of the whole vocabulary without ever storing one; `leave_alone` hands a
-sampler the drawn token as the only candidate. `torch_coins` and `torch_step` call them where
-`serves` says so, check their arguments and document them.
+`find_keys` is a copy of `provenance.embed.rules` and `race` one of `choose_by_race` in
+`provenance.marks.own.draws`, which never stores a coin; tests/embed/test_rules.py and test_draws.py
+hold them equal. `keep_only` hands a sampler the drawn token as the only candidate. `torch_coins`
+and `torch_batch` call them where `serves` says so, check their arguments and document them.
 
 Words are uint32 inside and int32 bit patterns outside. Triton comes with torch's CUDA builds; with
 TRITON_INTERPRET=1 it runs these kernels on CPU tensors, slowly, for tests.
@@ -23,9 +23,7 @@ try:
     import triton.language as tl
     from torch import Tensor
 except ImportError as error:
-    raise MissingExtraError(
-        "the kernels must have Triton; it is not installed.", "torch"
-    ) from error
+    raise MissingExtraError("Triton must be installed; it is not.", "torch") from error
 
 _INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 _KEY_WORDS: Final = KEY_BYTES // 4
@@ -46,16 +44,9 @@ def words(keys: Tensor, contexts: Tensor, tokens: Tensor) -> Tensor:
     rows, m = tokens.shape
     found = torch.empty((rows, m), dtype=torch.int32, device=keys.device)
     if found.numel():
-        _launch(
-            _words_kernel,
-            (rows, triton.cdiv(m, _LANES)),
-            keys.contiguous(),
-            contexts.contiguous(),
-            tokens.contiguous(),
-            found,
-            m,
-            lanes=_LANES,
-        )
+        grid = (rows, triton.cdiv(m, _LANES))
+        keys, contexts, tokens = keys.contiguous(), contexts.contiguous(), tokens.contiguous()
+        _launch(_words_kernel, grid, keys, contexts, tokens, found, m, lanes=_LANES)
     return found
 
 
@@ -64,19 +55,13 @@ def row(keys: Tensor, contexts: Tensor, vocabulary_size: int) -> Tensor:
     rows = keys.shape[0]
     found = torch.empty((rows, vocabulary_size), dtype=torch.int32, device=keys.device)
     if rows:
-        _launch(
-            _row_kernel,
-            (rows, triton.cdiv(vocabulary_size, 16 * _LANES)),
-            keys.contiguous(),
-            contexts.contiguous(),
-            found,
-            vocabulary_size,
-            lanes=_LANES,
-        )
+        grid = (rows, triton.cdiv(vocabulary_size, 16 * _LANES))
+        keys, contexts = keys.contiguous(), contexts.contiguous()
+        _launch(_row_kernel, grid, keys, contexts, found, vocabulary_size, lanes=_LANES)
     return found
 
 
-def plan(
+def find_keys(
     responses: Tensor,
     lengths: Tensor,
     width: int,
@@ -86,7 +71,7 @@ def plan(
     table: Tensor,
     seeds: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which key and nonce make the coins of each row's next token.
+    """Which key and nonce make the coins of each row's next token, by rules 1 to 3.
 
     Parameters: responses integer [rows, n], n > width; lengths int64 [rows]; width k; selector
     int32 [1, 8]; ends int64 [slots]; numbers int64 [rows, slots], -1 for no key; table int32
@@ -100,32 +85,19 @@ def plan(
     keys = torch.empty((rows, _KEY_WORDS), dtype=torch.int32, device=responses.device)
     nonces = torch.empty((rows, MAXIMUM_CONTEXT_WIDTH), dtype=torch.int32, device=responses.device)
     if rows:
+        lengths, numbers, seeds = lengths.contiguous(), numbers.contiguous(), seeds.contiguous()
+        # fmt: off
         _launch(
-            _plan_kernel,
-            (rows,),
-            responses,
-            responses.stride(0),
-            responses.stride(1),
-            responses.shape[1],
-            lengths.contiguous(),
-            selector,
-            ends,
-            numbers.contiguous(),
-            slots,
-            table,
-            seeds.contiguous(),
-            marked,
-            keys,
-            nonces,
-            width=width,
-            slots_rounded=triton.next_power_of_2(slots),
-            earlier=_EARLIER,
+            _keys_kernel, (rows,), responses, *responses.stride(), responses.shape[1], lengths,
+            selector, ends, numbers, slots, table, seeds, marked, keys, nonces, width=width,
+            slots_rounded=triton.next_power_of_2(slots), earlier=_EARLIER,
         )
+        # fmt: on
     return marked, keys, nonces
 
 
 def race(keys: Tensor, nonces: Tensor, scores: Tensor) -> Tensor:
-    """argmax of score - ln(-ln(u)) over the vocabulary: `Gumbel.draw`, in the logarithm.
+    """argmax of score - ln(-ln(u)) over the vocabulary: the draw of gumbel, for logits.
 
     Parameters: keys int32 [rows, 8]; nonces int32 [rows, 3]; scores float [rows, vocabulary], final
     logits, minus infinity for what is no candidate.
@@ -141,31 +113,24 @@ def race(keys: Tensor, nonces: Tensor, scores: Tensor) -> Tensor:
     tokens = torch.empty((rows, stretches), dtype=torch.int32, device=scores.device)
     if rows:
         scores = scores if scores.stride(1) == 1 else scores.contiguous()
+        keys, nonces, stride = keys.contiguous(), nonces.contiguous(), scores.stride(0)
+        grid = (rows, stretches)
         _launch(
-            _race_kernel,
-            (rows, stretches),
-            scores,
-            scores.stride(0),
-            keys.contiguous(),
-            nonces.contiguous(),
-            values,
-            tokens,
-            size,
-            lanes=_LANES,
+            _race_kernel, grid, scores, stride, keys, nonces, values, tokens, size, lanes=_LANES
         )
         rounded = triton.next_power_of_2(stretches)
         _launch(_finish_kernel, (rows,), values, tokens, drawn, stretches, rounded=rounded)
     return drawn
 
 
-def leave_alone(scores: Tensor, tokens: Tensor) -> Tensor:
-    """`torch_step.leave_alone` in one launch."""
+def keep_only(scores: Tensor, tokens: Tensor) -> Tensor:
+    """`torch_batch.keep_only` in one launch."""
     rows, size = scores.shape
-    alone = torch.empty((rows, size), dtype=scores.dtype, device=scores.device)
+    only = torch.empty((rows, size), dtype=scores.dtype, device=scores.device)
     if rows:
         grid = (rows, triton.cdiv(size, 16 * _LANES))
-        _launch(_alone_kernel, grid, alone, tokens, size, lanes=_LANES)
-    return alone
+        _launch(_only_kernel, grid, only, tokens, size, lanes=_LANES)
+    return only
 
 
 def _launch(
@@ -324,20 +289,20 @@ def _finish_kernel(values, tokens, drawn, stretches, rounded: tl.constexpr):  # 
 
 
 @triton.jit
-def _alone_kernel(alone, tokens, size, lanes: tl.constexpr):  # type: ignore[no-untyped-def]
+def _only_kernel(only, tokens, size, lanes: tl.constexpr):  # type: ignore[no-untyped-def]
     r = tl.program_id(0).to(tl.int64)
     places = tl.program_id(1) * 16 * lanes + tl.arange(0, 16 * lanes)
     token = tl.load(tokens + r)
     score = tl.where(places == token, 0.0, float("-inf"))
     score = tl.where(token < 0, float("nan"), score)
-    tl.store(alone + r * size + places, score.to(alone.dtype.element_ty), mask=places < size)
+    tl.store(only + r * size + places, score.to(only.dtype.element_ty), mask=places < size)
 
 
-@triton.jit(do_not_specialize=["stride", "step", "longest"])
-def _plan_kernel(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["stride", "apart", "longest"])
+def _keys_kernel(  # type: ignore[no-untyped-def]
     responses,
     stride,
-    step,
+    apart,
     longest,
     lengths,
     selector,
@@ -352,12 +317,12 @@ def _plan_kernel(  # type: ignore[no-untyped-def]
     width: tl.constexpr,
     slots_rounded: tl.constexpr,
     earlier: tl.constexpr,
-):
-    """Rules 1 to 3 for one row."""
+):  # fmt: skip
+    """Rules 1 to 3 for one row, whose ids stand `apart` from each other."""
     r = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + r)
     end = tl.minimum(length, longest)
-    last = responses + r * stride + (tl.maximum(end, width) - width) * step
+    last = responses + r * stride + (tl.maximum(end, width) - width) * apart
 
     # 1. the context, as a nonce: oldest first, -1 for what a narrow one lacks
     missing = tl.full([], -1, tl.int32)
@@ -365,8 +330,8 @@ def _plan_kernel(  # type: ignore[no-untyped-def]
     if width == 3:
         first = tl.load(last).to(tl.int32)
     if width >= 2:
-        second = tl.load(last + (width - 2) * step).to(tl.int32)
-    third = tl.load(last + (width - 1) * step).to(tl.int32)
+        second = tl.load(last + (width - 2) * apart).to(tl.int32)
+    third = tl.load(last + (width - 1) * apart).to(tl.int32)
 
     # 2. where it already stood
     seen = tl.zeros([], tl.int32)
@@ -374,8 +339,8 @@ def _plan_kernel(  # type: ignore[no-untyped-def]
         places = start + tl.arange(0, earlier)
         alike = places < end - width
         for j in tl.static_range(width):
-            there = tl.load(responses + r * stride + (places + j) * step, mask=alike, other=0)
-            alike = alike & (there == tl.load(last + j * step))
+            there = tl.load(responses + r * stride + (places + j) * apart, mask=alike, other=0)
+            alike = alike & (there == tl.load(last + j * apart))
         seen = tl.maximum(seen, tl.max(alike.to(tl.int32), 0))
 
     # 3. its slot, and the row's key there

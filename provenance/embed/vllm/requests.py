@@ -16,6 +16,7 @@ Knows the names of vLLM's sampling parameters; imports neither vLLM nor torch.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,10 +26,14 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from provenance.embed.watermark import Labels, Watermark
+from provenance.embed.rules import check_labels
+from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import KEYRING_FILE, MASTER_FILE, Keyring, UnlockedKeyring
 from provenance.keys.secrets import read_master_secret
+from provenance.served.records import Labels
+
+_log = logging.getLogger(__name__)
 
 LABELS_FIELD: Final = "provenance_labels"
 """The field of `vllm_xargs` / `extra_args` that asks for the mark."""
@@ -129,12 +134,9 @@ def _public_keyring(folder: Path) -> PublicKeyring:
 def check_server(keyring: Keyring, vocabulary_size: int, logprobs_mode: str) -> None:
     """Raise ConfigurationMismatchError unless a server can carry the mark without saying where.
 
-    Parameters
-    ----------
-    keyring : of the served model
-    vocabulary_size : number of logits of the model, padding included
-    logprobs_mode : of the engine. `processed_*` is refused: where the mark decides, it shows
-        probability 1, so that every client could read off which tokens are marked.
+    Parameters: keyring of the served model; its number of logits, padding included; the engine's
+    logprobs mode. `processed_*` is refused: where the mark decides, it shows probability 1, so that
+    every client could read off which tokens are marked.
     """
     if vocabulary_size > keyring.vocabulary_size:
         raise ConfigurationMismatchError(
@@ -147,6 +149,12 @@ def check_server(keyring: Keyring, vocabulary_size: int, logprobs_mode: str) -> 
             f"logprobs mode must be raw_logprobs or raw_logits; got {logprobs_mode}, which shows "
             "clients the tokens that the mark decided. Drop --logprobs-mode."
         )
+
+
+def make_generator(vllm_config: Any) -> np.random.Generator:
+    """Fresh randomness: from the operating system, or the same on all ranks that draw in step."""
+    alone = vllm_config.parallel_config.tensor_parallel_size == 1
+    return np.random.default_rng(None if alone else vllm_config.model_config.seed)
 
 
 def named_folder() -> Path:
@@ -179,21 +187,12 @@ class PublicKeyring:
         Stricter than `Watermark.check_labels`: a name without a slot is refused as well, since a
         server cannot tell it from a misspelt one.
         """
-        if self._first_unknown(labels) is not None:
-            self._reread()
-        unknown = self._first_unknown(labels)
-        if unknown is not None:
-            raise ConfigurationMismatchError(
-                f"label {unknown!a} must have a key in keyring {self.keyring.id}; it has "
-                "none. Correct it, or run: provenance keys add-value"
-            )
-
-    def _first_unknown(self, labels: Labels) -> str | None:
-        slots = {slot.name: slot.values for slot in self.keyring.schedule.slots[2:]}
-        for name, value in labels.items():
-            if value not in slots.get(name, ()):
-                return f"{name}={value}"[:128]
-        return None
+        try:
+            check_labels(self.keyring, labels, names_may_be_unknown=False)
+        except ConfigurationMismatchError:
+            if not self._reread():
+                raise
+            check_labels(self.keyring, labels, names_may_be_unknown=False)
 
     def _read_stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -202,10 +201,11 @@ class PublicKeyring:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
 
-    def _reread(self) -> None:
+    def _reread(self) -> bool:
+        """Read a file that has changed; whether it had."""
         stamp = self._read_stamp()
         if stamp is None or stamp == self._stamp:
-            return
+            return False
         found = Keyring.load(self.folder)
         if not _extends(found, self.keyring):
             raise ConfigurationMismatchError(
@@ -213,6 +213,8 @@ class PublicKeyring:
                 "another now. Restore it, or restart the server."
             )
         self._stamp, self.keyring = stamp, found
+        _log.info("keyring %s was read again: it has new values", found.id)
+        return True
 
 
 def _extends(found: Keyring, known: Keyring) -> bool:
@@ -226,12 +228,8 @@ def _extends(found: Keyring, known: Keyring) -> bool:
 class ServedWatermark(PublicKeyring):
     """The keyring with its secret, in the process that draws; follows new values.
 
-    Parameters
-    ----------
-    folder : of the keyring
-    generator : fresh uniforms for schemes that need them; default: seeded by the operating system
-
-    The master secret is read once, when the server starts.
+    Parameters: folder of the keyring; fresh uniforms for schemes that need them, by default seeded
+    by the operating system. The master secret is read once, when the server starts.
     """
 
     def __init__(self, folder: Path, generator: np.random.Generator | None = None) -> None:

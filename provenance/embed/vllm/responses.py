@@ -3,7 +3,7 @@
     request = {"model": ..., "messages": ..., **request_fields({"week": "2026-W17"})}
     chunks = ...                                  # what the server answered, one object or a stream
     for response in read_responses(request, chunks):
-        sink.write(**vars(response))              # provenance.embed.sink.ResponseSink
+        sink.write(response)                      # provenance.embed.sink.ResponseSink
 
 The log is written from the answers, not inside the engine: a logits processor is told neither the
 response's id nor whether a request that left the batch was finished, preempted or cut short, and
@@ -23,40 +23,10 @@ from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.embed.vllm.requests import LABELS_FIELD, parse_labels
-from provenance.embed.watermark import Labels
 from provenance.errors import DataError
-from provenance.served.records import Finish
+from provenance.served.records import Finish, Labels, ServedResponse
 
 _FINISHES: Final[Mapping[str, Finish]] = {"length": "length", "abort": "abort"}
-
-
-@dataclass(frozen=True)
-class VllmResponse:
-    """One served response; its fields are the arguments of `ResponseSink.write`.
-
-    Attributes
-    ----------
-    response_id : the server's id and the number of the choice
-    labels : that the request carried; empty if it did not ask for the mark
-    drawn : whether the watermark drew it
-    token_ids : uint32 [n], without prompt: all ids that the server sent, end token and stop string
-        included, since they were drawn like the others
-    finish : how it ended; "abort" if the stream broke off before it said so (what was sent before
-        did not depend on what came next), None for a reason that is not known here, such as a
-        filter that looks at what was drawn
-    prompt_token_ids : uint32 [m], or None if the server did not say
-    text : as sent to the client
-    time : when the server made it, UTC
-    """
-
-    response_id: str
-    labels: Labels
-    drawn: bool
-    token_ids: NDArray[np.uint32]
-    finish: Finish | None
-    prompt_token_ids: NDArray[np.uint32] | None
-    text: str | None
-    time: str | None
 
 
 def request_fields(labels: Labels) -> dict[str, Any]:
@@ -73,7 +43,7 @@ def request_fields(labels: Labels) -> dict[str, Any]:
 
 def read_responses(
     request: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]
-) -> list[VllmResponse]:
+) -> list[ServedResponse]:
     """Every response of one answer, in the order of the choices.
 
     Parameters
@@ -84,8 +54,12 @@ def read_responses(
 
     Returns
     -------
-    One `VllmResponse` a choice that has tokens; a stream that broke off counts with what was sent,
-    and a refused request gives none.
+    One `ServedResponse` a choice that has tokens: all ids that the server sent, end token and stop
+    string included, since they were drawn like the others; `marked` is False if the watermark did
+    not draw it, else None, for the sink to find out. `response_id` is the server's and the number
+    of the choice. `finish` is "abort" if a stream broke off before it said how (what was sent
+    before did not depend on what came next), and None for a reason that is not known here, such as
+    a filter that looks at what was drawn. A refused request gives none.
 
     Raises
     ------
@@ -116,10 +90,10 @@ def read_responses(
         if ids.shape[0]:
             prompt = choice.prompt
             responses.append(
-                VllmResponse(
+                ServedResponse(
                     response_id=name,
                     labels=labels or {},
-                    drawn=drawn,
+                    marked=None if drawn else False,
                     token_ids=ids,
                     finish=choice.finish,
                     prompt_token_ids=None if prompt is None else _check(prompt, name),

@@ -33,7 +33,7 @@ confirmed this class.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +43,12 @@ from provenance.embed.vllm.requests import (
     admit_request,
     check_request,
     check_server,
+    make_generator,
     named_folder,
 )
-from provenance.embed.watermark import Labels, Watermark
+from provenance.embed.watermark import Watermark
 from provenance.errors import MissingExtraError
+from provenance.served.records import Labels
 
 try:
     import torch
@@ -54,9 +56,7 @@ try:
     from vllm.v1.sample.logits_processor.builtin import process_dict_updates
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 except ImportError as error:
-    raise MissingExtraError(
-        "the vLLM adapter must have vLLM 0.32 or later; it does not import.", "vllm"
-    ) from error
+    raise MissingExtraError("vLLM 0.32 or later must import; it does not.", "vllm") from error
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -111,13 +111,13 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         del device, is_pin_memory
-        self._served = ServedWatermark(named_folder(), _make_generator(vllm_config))
+        self._served = ServedWatermark(named_folder(), make_generator(vllm_config))
         model = vllm_config.model_config
         check_server(self._served.keyring, model.get_vocab_size(), model.logprobs_mode)
         self._rows: dict[int, _Row] = {}
 
     def is_argmax_invariant(self) -> bool:
-        """True: vLLM then calls `apply` after the temperature. See the module."""
+        """True: vLLM then calls `apply` after the temperature, which this module explains."""
         return True
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
@@ -187,10 +187,3 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             return None
         probabilities = np.exp(kept - kept.max())
         return watermark.draw(row.labels, response, candidates, probabilities).token
-
-
-def _make_generator(vllm_config: Any) -> np.random.Generator | None:
-    """Fresh uniforms: from the operating system, or the same on all ranks that draw in step."""
-    if vllm_config.parallel_config.tensor_parallel_size == 1:
-        return None
-    return np.random.default_rng(vllm_config.model_config.seed)

@@ -38,22 +38,23 @@ parallelism has been run.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.embed.device.torch_batch import DeviceWatermark, leave_alone, scale_logits
+from provenance.embed.device.torch_batch import DeviceWatermark, keep_only, scale_logits
 from provenance.embed.device.torch_coins import pack_keys
 from provenance.embed.vllm.requests import (
     ServedWatermark,
     admit_request,
     check_request,
     check_server,
+    make_generator,
     named_folder,
 )
-from provenance.embed.watermark import Labels
 from provenance.errors import ConfigurationMismatchError, MissingExtraError
+from provenance.served.records import Labels
 
 try:
     import torch
@@ -64,9 +65,7 @@ try:
         LogitsProcRequestState,
     )
 except ImportError as error:
-    raise MissingExtraError(
-        "the vLLM adapter must have vLLM 0.32 or later; it does not import.", "vllm"
-    ) from error
+    raise MissingExtraError("vLLM 0.32 or later must import; it does not.", "vllm") from error
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -76,7 +75,7 @@ _ROWS_AT_ONCE = 64
 """Bounds the memory of a step: a whole vocabulary of coins a row."""
 _TIES = 4
 """top-k keeps ties at its last place: so many times k candidates are looked at."""
-_STEP = 64
+_LENGTHS = 64
 """Lengths are rounded up to this, so that few shapes occur."""
 
 
@@ -106,7 +105,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
                 "Drop one of them."
             )
         self._drafts = int(vllm_config.num_speculative_tokens)
-        self._fresh = _make_generator(vllm_config)
+        self._fresh = make_generator(vllm_config)
         self._device = DeviceWatermark(self._served.watermark.keyring, req_states.device)
         self._labels: dict[int, Labels | None] = {}
         count = req_states.max_num_reqs
@@ -172,7 +171,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             rows = torch.arange(logits.shape[0], device=logits.device)
         seen = ctx.seq_lens_upper_bound_np[asked] - self._states.prompt_len.np[slots]
         longest = max(int(seen.max()), self._device.keyring.context_width + 1)
-        longest = -(-longest // _STEP) * _STEP
+        longest = -(-longest // _LENGTHS) * _LENGTHS
         for part in rows.split(_ROWS_AT_ONCE):
             self._mark(logits, ctx, part, slots, longest)
         return logits
@@ -204,8 +203,8 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             survivors=_TIES * most if 16 * _TIES * most <= size else None,
         )
         marked = draw.marked & (ctx.expanded_idx_mapping[rows] >= 0)
-        alone = leave_alone(scaled, draw.tokens)
-        logits[rows] = torch.where(marked.unsqueeze(1), alone, logits[rows])
+        only = keep_only(scaled, draw.tokens)
+        logits[rows] = torch.where(marked.unsqueeze(1), only, logits[rows])
 
     def _responses(
         self, ctx: LogitsContext, rows: torch.Tensor, owner: torch.Tensor, longest: int
@@ -240,10 +239,3 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             secret = hashlib.sha256(b"provenance-seed" + str(seed).encode("ascii")).digest()
         words: NDArray[np.int32] = pack_keys([secret]).numpy()[0]
         return words
-
-
-def _make_generator(vllm_config: Any) -> np.random.Generator:
-    """Fresh seeds: from the operating system, or the same on all ranks that draw in step."""
-    if vllm_config.parallel_config.tensor_parallel_size == 1:
-        return np.random.default_rng()
-    return np.random.default_rng(vllm_config.model_config.seed)

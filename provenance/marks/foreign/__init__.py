@@ -24,36 +24,41 @@ from provenance.marks.foreign.textseal import (
 )
 from provenance.marks.foreign.textseal_dual import TextSealDualKey
 from provenance.marks.foreign.vllm_native import DualKeyGumbel, VllmGumbel
+from provenance.marks.plugins import Registry
 
 __all__ = ["FOREIGN_SCHEMES", "ForeignScheme", "Secret", "make_foreign"]
 
-FOREIGN_SCHEMES: Final[Mapping[str, type[ForeignScheme]]] = {
-    scheme.name: scheme
-    for scheme in (
-        LeftHash,
-        SelfHash,
-        SynthID,
-        SynthIDText2025,
-        VllmGumbel,
-        DualKeyGumbel,
-        VllmSbw,
-        SglangGumbel,
-        LmWatermarking,
-        RadioactiveGreenList,
-        RadioactiveGumbel,
-        TextSealGreenList,
-        TextSealGumbel,
-        TextSealSynthID,
-        TextSealDualKey,
-        MarkLlmKgw,
-        MarkLlmEwd,
-        MarkLlmUnigram,
-        MarkLlmExp,
-        MarkLlmExpGumbel,
-        MarkLlmPf,
-        Unigram,
-    )
-}
+FOREIGN_SCHEMES: Final[Registry[type[ForeignScheme]]] = Registry(
+    {
+        scheme.name: scheme
+        for scheme in (
+            LeftHash,
+            SelfHash,
+            SynthID,
+            SynthIDText2025,
+            VllmGumbel,
+            DualKeyGumbel,
+            VllmSbw,
+            SglangGumbel,
+            LmWatermarking,
+            RadioactiveGreenList,
+            RadioactiveGumbel,
+            TextSealGreenList,
+            TextSealGumbel,
+            TextSealSynthID,
+            TextSealDualKey,
+            MarkLlmKgw,
+            MarkLlmEwd,
+            MarkLlmUnigram,
+            MarkLlmExp,
+            MarkLlmExpGumbel,
+            MarkLlmPf,
+            Unigram,
+        )
+    },
+    ForeignScheme,
+    foreign=True,
+)
 
 _OTHER_NAMES: Final[Mapping[str, str]] = {
     **{f"markllm-{name.lower()}": reader for name, reader in MARKLLM_READ.items()},
@@ -85,4 +90,8 @@ def make_foreign(
             + (f"Use {reader}." if reader else "See the README.")
         )
     check_markllm(name, config)
-    return FOREIGN_SCHEMES[name].from_config(config, secret, vocabulary_size)
+    scheme = FOREIGN_SCHEMES[name]
+    made: ForeignScheme = FOREIGN_SCHEMES.make(
+        name, lambda: scheme.from_config(config, secret, vocabulary_size)
+    )
+    return made

@@ -95,7 +95,6 @@ class SelfHash(GreenList):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size, gamma and context width."""
         return {**super().parameters, "context_width": self.context_width}
 
     def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:

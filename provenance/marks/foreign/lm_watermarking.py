@@ -68,7 +68,6 @@ class LmWatermarking(GreenList):
 
     @property
     def width(self) -> int:
-        """Tokens before the scored one."""
         return self.window - self.self_salted
 
     @property
@@ -90,7 +89,6 @@ class LmWatermarking(GreenList):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size, gamma and the seeding."""
         return {
             **super().parameters,
             "prf": self.prf,

@@ -69,7 +69,7 @@ class ForeignKey:
     ) -> tuple[Integers, Integers]:
         """See `provenance.marks.OpenKey`. Cost: one sort and one score a coin."""
         groups = self.group(contexts, tokens)
-        sums = sum_weights(weights, groups.numbers, groups.first.shape[0])
+        sums = sum_weights(weights, groups.coins, groups.first.shape[0])
         merged = quantise_weights(sums)
         some = merged != 0
         first = groups.first[some]
@@ -135,7 +135,6 @@ class ForeignMark:
 
     @property
     def null_law(self) -> NullLaw:
-        """Of one unit."""
         return self.scheme.null_law
 
     @property

@@ -8,8 +8,8 @@ The unit is the pair (seed, token), for Unigram the token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from math import gcd
@@ -28,8 +28,14 @@ from provenance.marks.foreign.configuration import (
     refuse_cuda,
     whole_number,
 )
-from provenance.marks.foreign.randperm import GreenList, UniformRow, draw_key
-from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
+from provenance.marks.foreign.randperm import (
+    GreenList,
+    Prefixed,
+    ProductSeeded,
+    UniformRow,
+    draw_key,
+)
+from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.marks.foreign.torch_cpu import permutation
 from provenance.stats.laws import NullLaw
 
@@ -60,19 +66,13 @@ _EXP_FIELDS: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarkLlmKgw(GreenList):
+class MarkLlmKgw(Prefixed, GreenList):
     """f_scheme: what of the window is hashed; self_salted: window_scheme is "self"."""
 
-    prefix_length: int = 1
     f_scheme: str = "time"
     self_salted: bool = field(default=False)
     name: ClassVar[str] = "markllm-kgw"
     key_field: ClassVar[str] = "hash_key"
-
-    @property
-    def width(self) -> int:
-        """prefix_length."""
-        return self.prefix_length
 
     @property
     def shares_coins(self) -> bool:
@@ -81,15 +81,12 @@ class MarkLlmKgw(GreenList):
 
     @property
     def caveat(self) -> str:
-        """Few lists."""
         return f"only {self.vocabulary_size} lists exist, the same for every key"
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size, gamma and the seeding."""
         return {
             **super().parameters,
-            "prefix_length": self.prefix_length,
             "f_scheme": self.f_scheme,
             "window_scheme": "self" if self.self_salted else "left",
         }
@@ -140,7 +137,7 @@ class MarkLlmKgw(GreenList):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarkLlmUnigram:
+class MarkLlmUnigram(Common):
     """One green list for all contexts; at most V units exist.
 
     Law: over a random key a token is green with probability exactly G / V; under the true key
@@ -153,19 +150,14 @@ class MarkLlmUnigram:
     name: ClassVar[str] = "markllm-unigram"
     key_field: ClassVar[str] = "hash_key"
     width: ClassVar[int] = 0
-    self_salted: ClassVar[bool] = False
     shares_coins: ClassVar[bool] = True
-    refusal: ClassVar[str] = ""
-    padding: ClassVar[int | None] = None
 
     @property
     def caveat(self) -> str:
-        """One list."""
         return "one list for all text: every word counts once, however often it occurs"
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size and gamma."""
         return {"vocabulary_size": self.vocabulary_size, "gamma": self.gamma}
 
     @property
@@ -191,25 +183,13 @@ class MarkLlmUnigram:
         check_pairs(contexts, tokens, 0, self.vocabulary_size)
         return tokens.astype(np.int64)
 
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """Every pair."""
-        check_pairs(contexts, tokens, 0, self.vocabulary_size)
-        return np.ones(tokens.shape, dtype=np.bool_)
-
     def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """1 for a green token, else 0."""
         check_pairs(contexts, tokens, 0, self.vocabulary_size)
         return self.mask[tokens].astype(np.int64)
 
     def random_key(self, rng: np.random.Generator) -> int:
-        """Uniform over 63 bits."""
         return int(rng.integers(0, 1 << 63))
-
-    def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under another key."""
-        if not isinstance(key, int):
-            raise UsageError("the key of this scheme must be one integer; got a list.")
-        return replace(self, key=key)
 
     @classmethod
     def from_config(
@@ -245,41 +225,12 @@ class Unigram(MarkLlmUnigram):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarkLlmExp(UniformRow):
+class MarkLlmExp(ProductSeeded, UniformRow):
     """seed = key * (product of the last prefix_length tokens mod V); a Gumbel row of it."""
 
     prefix_length: int = 4
     name: ClassVar[str] = "markllm-exp"
     key_field: ClassVar[str] = "hash_key"
-
-    @property
-    def width(self) -> int:
-        """prefix_length."""
-        return self.prefix_length
-
-    @property
-    def shares_coins(self) -> bool:
-        """The product of a window is that of its tokens in any order."""
-        return self.prefix_length > 1
-
-    @property
-    def caveat(self) -> str:
-        """Keys that are the same mark."""
-        return seeding.SAME_KEYS
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size and window."""
-        return {**super().parameters, "prefix_length": self.prefix_length}
-
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """False where the product is 0 modulo V, for example at token 0: seed 0 for all keys."""
-        self._check(contexts, tokens)
-        return np.not_equal(seeding.window_product(contexts, self.vocabulary_size), 0)
-
-    def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
-        del tokens
-        return seeding.product(self.key, seeding.window_product(contexts, self.vocabulary_size))
 
     @classmethod
     def from_config(
@@ -287,19 +238,23 @@ class MarkLlmExp(UniformRow):
     ) -> Self:
         """Reads MarkLLM's `config/EXP.json`. Its generator is always the CPU's."""
         check_fields(config, _EXP_FIELDS, cls.name)
-        length = config.get("prefix_length", 4)
-        size = read_vocabulary_size(config, vocabulary_size)
-        key = read_key(config, "hash_key", secret, 64)
-        if key * (size - 1) >> 64:
-            raise UsageError(
-                "hash_key times the vocabulary size must be below 2**64, as torch wants its seeds; "
-                "it is not. Check the key."
-            )
-        return cls(
-            key=seeding.canonical_factor(key, size - 1),
-            vocabulary_size=size,
-            prefix_length=whole_number(length, "prefix_length", 1, 64),
+        return cls(**read_product_seed(config, secret, vocabulary_size, 4))
+
+
+def read_product_seed(
+    config: Mapping[str, Any], secret: Secret, vocabulary_size: int | None, length: int
+) -> dict[str, Any]:
+    """Fields of a `ProductSeeded` scheme; `length`: the prefix_length of an object without any."""
+    size = read_vocabulary_size(config, vocabulary_size)
+    key = read_key(config, "hash_key", secret, 64)
+    if key * (size - 1) >> 64:
+        raise UsageError(
+            "hash_key times the vocabulary size must be below 2**64, as torch wants its seeds; "
+            "it is not. Check the key."
         )
+    prefix = whole_number(config.get("prefix_length", length), "prefix_length", 1, 64)
+    key = seeding.canonical_factor(key, size - 1)
+    return {"key": key, "vocabulary_size": size, "prefix_length": prefix}
 
 
 def _choice(config: Mapping[str, Any], field_name: str, allowed: tuple[str, ...]) -> str:

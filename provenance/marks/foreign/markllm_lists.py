@@ -13,13 +13,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.errors import UsageError
 from provenance.marks.foreign import seeding
 from provenance.marks.foreign.configuration import (
     check_fields,
@@ -29,7 +28,15 @@ from provenance.marks.foreign.configuration import (
     refuse_cuda,
     whole_number,
 )
-from provenance.marks.foreign.randperm import GreenList, UniformRow
+from provenance.marks.foreign.markllm import read_product_seed
+from provenance.marks.foreign.radioactive import read_rolling_seed
+from provenance.marks.foreign.randperm import (
+    GreenList,
+    Prefixed,
+    ProductSeeded,
+    RollingSeeded,
+    UniformRow,
+)
 from provenance.marks.foreign.scheme import Secret, Tokens, pack_units
 from provenance.marks.foreign.torch_cpu import random_mantissas
 from provenance.marks.foreign.uniforms import exponential_score
@@ -88,43 +95,17 @@ _VALUES: Final = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarkLlmEwd(GreenList):
+class MarkLlmEwd(ProductSeeded, GreenList):
     """prefix_length: tokens whose product seeds the list."""
 
-    prefix_length: int = 1
     name: ClassVar[str] = "markllm-ewd"
     key_field: ClassVar[str] = "hash_key"
-
-    @property
-    def width(self) -> int:
-        """prefix_length."""
-        return self.prefix_length
-
-    @property
-    def shares_coins(self) -> bool:
-        """The product of a window is that of its tokens in any order."""
-        return self.prefix_length > 1
 
     @property
     def caveat(self) -> str:
         """Few lists, and keys that are the same mark."""
         few = "one token seeds the list: frequent words have the same list in all text; "
         return f"{few if self.prefix_length == 1 else ''}{seeding.SAME_KEYS}"
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size, gamma and window."""
-        return {**super().parameters, "prefix_length": self.prefix_length}
-
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """False where the product is 0 modulo V, for example at token 0: seed 0 for all keys."""
-        self._check(contexts, tokens)
-        return np.not_equal(seeding.window_product(contexts, self.vocabulary_size), 0)
-
-    def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
-        del tokens
-        factors = seeding.window_product(contexts, self.vocabulary_size)
-        return seeding.product(self.key, factors)
 
     @classmethod
     def from_config(
@@ -134,55 +115,21 @@ class MarkLlmEwd(GreenList):
         more = _MORE_FIELDS.get(str(config.get("algorithm_name", "EWD")), ())
         check_fields(config, (*_EWD_FIELDS, *more), cls.name)
         refuse_cuda(config, cls.name)
-        length = config.get("prefix_length", 1)
-        size = read_vocabulary_size(config, vocabulary_size)
-        key = read_key(config, "hash_key", secret, 64)
-        if key * (size - 1) >> 64:
-            raise UsageError(
-                "hash_key times the vocabulary size must be below 2**64, as torch wants its seeds; "
-                "it is not. Check the key."
-            )
-        return cls(
-            key=seeding.canonical_factor(key, size - 1),
-            vocabulary_size=size,
-            gamma=read_share(config, "gamma", None),
-            prefix_length=whole_number(length, "prefix_length", 1, 64),
-        )
+        fields = read_product_seed(config, secret, vocabulary_size, 1)
+        return cls(**fields, gamma=read_share(config, "gamma", None))
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarkLlmPf(UniformRow):
+class MarkLlmPf(RollingSeeded, UniformRow):
     """ngram: tokens of the window; salt_key: multiplier; payload: message, a shift of the row."""
 
-    ngram: int = 8
-    salt_key: int = 35317
     payload: int = 0
     name: ClassVar[str] = "markllm-pf"
     key_field: ClassVar[str] = "seed"
 
     @property
-    def width(self) -> int:
-        """ngram."""
-        return self.ngram
-
-    @property
-    def caveat(self) -> str:
-        """Keys that are the same mark."""
-        return seeding.same_keys_of_hash(self.salt_key, self.ngram)
-
-    @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size, window, salt and payload."""
-        return {
-            **super().parameters,
-            "ngram": self.ngram,
-            "salt_key": self.salt_key,
-            "payload": self.payload,
-        }
-
-    def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
-        del tokens
-        return seeding.rolling(self.key, self.salt_key, contexts)
+        return {**super().parameters, "payload": self.payload}
 
     def mantissas(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
         """r * 2**24 of each pair."""
@@ -206,47 +153,18 @@ class MarkLlmPf(UniformRow):
         """Reads MarkLLM's PF.json with seeding hash."""
         check_fields(config, _PF_FIELDS, cls.name)
         refuse_cuda(config, cls.name)
-        seeding.refuse_global_table(config)
-        size = read_vocabulary_size(config, vocabulary_size)
-        width = whole_number(config.get("ngram"), "ngram", 1, 64)
-        salt = whole_number(config.get("salt_key", 35317), "salt_key", 1, (1 << 32) - 1)
-        return cls(
-            key=seeding.canonical_key(read_key(config, "seed", secret, 64), salt, width, size),
-            vocabulary_size=size,
-            ngram=width,
-            salt_key=salt,
-            payload=whole_number(config.get("payload", 0), "payload", 0, size - 1),
-        )
+        fields = read_rolling_seed(config, secret, vocabulary_size)
+        most = fields["vocabulary_size"] - 1
+        return cls(**fields, payload=whole_number(config.get("payload", 0), "payload", 0, most))
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarkLlmExpGumbel(UniformRow):
+class MarkLlmExpGumbel(Prefixed, UniformRow):
     """prefix_length: tokens whose sum is the row of the table."""
 
     prefix_length: int = 2
-    self_salted: bool = field(default=False, init=False)
     name: ClassVar[str] = "markllm-exp-gumbel"
     key_field: ClassVar[str] = "seed"
-
-    @property
-    def width(self) -> int:
-        """prefix_length."""
-        return self.prefix_length
-
-    @property
-    def shares_coins(self) -> bool:
-        """The sum of a window is that of many."""
-        return self.prefix_length > 1
-
-    @property
-    def caveat(self) -> str:
-        """Keys that are the same mark."""
-        return seeding.SAME_KEYS
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size and window."""
-        return {**super().parameters, "prefix_length": self.prefix_length}
 
     def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """(row, token), packed exactly."""

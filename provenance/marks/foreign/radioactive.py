@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from provenance.errors import UsageError
 from provenance.marks.foreign import seeding
 from provenance.marks.foreign.configuration import (
@@ -24,8 +21,8 @@ from provenance.marks.foreign.configuration import (
     read_vocabulary_size,
     whole_number,
 )
-from provenance.marks.foreign.randperm import GreenList, Seeded, UniformRow
-from provenance.marks.foreign.scheme import Secret, Tokens
+from provenance.marks.foreign.randperm import GreenList, RollingSeeded, UniformRow
+from provenance.marks.foreign.scheme import Secret
 
 _FIELDS: Final = (
     "method",
@@ -40,34 +37,7 @@ _FIELDS: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Hashed(Seeded):
-    """ngram: tokens of the window; salt_key: the multiplier, public."""
-
-    ngram: int
-    salt_key: int = 35317
-
-    @property
-    def width(self) -> int:
-        """ngram."""
-        return self.ngram
-
-    @property
-    def caveat(self) -> str:
-        """Keys that are the same mark."""
-        return seeding.same_keys_of_hash(self.salt_key, self.ngram)
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Of the row or list, window and salt."""
-        return {**super().parameters, "ngram": self.ngram, "salt_key": self.salt_key}  # type: ignore[safe-super]
-
-    def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
-        del tokens
-        return seeding.rolling(self.key, self.salt_key, contexts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RadioactiveGreenList(_Hashed, GreenList):
+class RadioactiveGreenList(RollingSeeded, GreenList):
     """Their "maryland": key, vocabulary size, gamma, window."""
 
     name: ClassVar[str] = "radioactive-greenlist"
@@ -83,7 +53,7 @@ class RadioactiveGreenList(_Hashed, GreenList):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RadioactiveGumbel(_Hashed, UniformRow):
+class RadioactiveGumbel(RollingSeeded, UniformRow):
     """Their "openai": key, vocabulary size, window."""
 
     name: ClassVar[str] = "radioactive-gumbel"
@@ -115,9 +85,16 @@ def _read(
             f"{'is' if len(missing) == 1 else 'are'} missing. Their scripts have no common "
             "default: give the values that the text was marked with."
         )
+    return read_rolling_seed(config, secret, vocabulary_size)
+
+
+def read_rolling_seed(
+    config: Mapping[str, Any], secret: Secret, vocabulary_size: int | None
+) -> dict[str, int]:
+    """Fields of a `RollingSeeded` scheme; refuses other seedings than `hash`."""
     seeding.refuse_global_table(config)
     size = read_vocabulary_size(config, vocabulary_size)
-    width = whole_number(config["ngram"], "ngram", 1, 64)
+    width = whole_number(config.get("ngram"), "ngram", 1, 64)
     salt = whole_number(config.get("salt_key", 35317), "salt_key", 1, (1 << 32) - 1)
     return {
         "key": seeding.canonical_key(read_key(config, "seed", secret, 64), salt, width, size),

@@ -14,16 +14,17 @@ probability, .006 sd at a million tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.errors import UsageError
-from provenance.marks.foreign.scheme import Tokens, check_pairs, pack_units
+from provenance.marks.foreign import seeding
+from provenance.marks.foreign.scheme import Common, Tokens, check_pairs, pack_units
 from provenance.marks.foreign.torch_cpu import first_slots, random_mantissas
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
@@ -33,26 +34,14 @@ _SHARED_BITS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seeded(ABC):
+class Seeded(Common, ABC):
     """A scheme whose coins are one draw of a torch CPU generator seeded by the window."""
 
     key: int = field(repr=False)
     vocabulary_size: int
     name: ClassVar[str]
     key_field: ClassVar[str]
-    refusal: ClassVar[str] = ""
-    padding: ClassVar[int | None] = None
     self_salted: bool = field(default=False, init=False)
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """Tokens before the scored one that the seed depends on."""
-
-    @property
-    def caveat(self) -> str:
-        """Nothing by default."""
-        return ""
 
     @property
     def shares_coins(self) -> bool:
@@ -60,9 +49,8 @@ class Seeded(ABC):
         return self.self_salted
 
     @property
-    @abstractmethod
     def parameters(self) -> Mapping[str, Any]:
-        """Public parameters."""
+        return {"vocabulary_size": self.vocabulary_size}
 
     @abstractmethod
     def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
@@ -73,23 +61,76 @@ class Seeded(ABC):
         self._check(contexts, tokens)
         return pack_units(self._seeds(contexts, tokens), tokens)
 
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """Everything by default."""
-        self._check(contexts, tokens)
-        return np.ones(tokens.shape, dtype=np.bool_)
-
     def random_key(self, rng: np.random.Generator) -> int:
         """Uniform over 32 bits, as many as the generator's seed has."""
         return draw_key(rng, self.key)
 
-    def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under another key."""
-        if not isinstance(key, int):
-            raise UsageError("the key of this scheme must be one integer; got a list.")
-        return replace(self, key=key)
-
     def _check(self, contexts: Tokens, tokens: Tokens) -> None:
         check_pairs(contexts, tokens, self.width, self.vocabulary_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefixed(Seeded):
+    """prefix_length: tokens before the scored one that the seed is a product or sum of."""
+
+    prefix_length: int = 1
+
+    @property
+    def width(self) -> int:
+        return self.prefix_length
+
+    @property
+    def shares_coins(self) -> bool:
+        """A product or sum of a window is that of its tokens in any order."""
+        return self.prefix_length > 1
+
+    @property
+    def caveat(self) -> str:
+        """Keys that are the same mark."""
+        return seeding.SAME_KEYS
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return {**super().parameters, "prefix_length": self.prefix_length}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductSeeded(Prefixed):
+    """Seed key * (product of the last prefix_length tokens mod V): MarkLLM's EXP and EWD."""
+
+    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
+        """False where the product is 0 modulo V, for example at token 0: seed 0 for all keys."""
+        self._check(contexts, tokens)
+        return np.not_equal(seeding.window_product(contexts, self.vocabulary_size), 0)
+
+    def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
+        del tokens
+        return seeding.product(self.key, seeding.window_product(contexts, self.vocabulary_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollingSeeded(Seeded):
+    """ngram: tokens of the window; salt_key: the public multiplier of the rolling hash."""
+
+    ngram: int = 8
+    salt_key: int = 35317
+
+    @property
+    def width(self) -> int:
+        return self.ngram
+
+    @property
+    def caveat(self) -> str:
+        """Keys that are the same mark."""
+        return seeding.same_keys_of_hash(self.salt_key, self.ngram)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return {**super().parameters, "ngram": self.ngram, "salt_key": self.salt_key}
+
+    def _seeds(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
+        del tokens
+        return seeding.rolling(self.key, self.salt_key, contexts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +154,7 @@ class GreenList(Seeded):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size and gamma."""
-        return {"vocabulary_size": self.vocabulary_size, "gamma": self.gamma}
+        return {**super().parameters, "gamma": self.gamma}
 
     @cached_property
     def null_law(self) -> NullLaw:
@@ -136,11 +176,6 @@ class GreenList(Seeded):
 @dataclass(frozen=True, kw_only=True)
 class UniformRow(Seeded):
     """A Gumbel scheme: u = rand(V)[token] of the seed, 24 bits, scored on our lattice."""
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Vocabulary size."""
-        return {"vocabulary_size": self.vocabulary_size}
 
     @cached_property
     def null_law(self) -> NullLaw:

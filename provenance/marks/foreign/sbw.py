@@ -16,8 +16,8 @@ Ids missing before the first token of a response are -1. Unit: (seed, token).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Final, Self
 
@@ -34,7 +34,7 @@ from provenance.marks.foreign.configuration import (
     read_share,
     whole_number,
 )
-from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
+from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.marks.foreign.vllm_native import VLLM_FIELDS, check_algorithm, run_philox
 from provenance.stats.laws import NullLaw
 
@@ -90,7 +90,7 @@ def _words(seeds, tokens, out):  # type: ignore[no-untyped-def]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VllmSbw:
+class VllmSbw(Common):
     """key: below 2**63; scheme: selfhash or lefthash; context_width: tokens of the window."""
 
     key: int = field(repr=False)
@@ -99,7 +99,6 @@ class VllmSbw:
     gamma: float = 0.5
     name: ClassVar[str] = "vllm-sbw"
     key_field: ClassVar[str] = "key"
-    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = _MISSING
 
     def __post_init__(self) -> None:
@@ -108,7 +107,6 @@ class VllmSbw:
 
     @property
     def self_salted(self) -> bool:
-        """With selfhash."""
         return self.scheme == "selfhash"
 
     @property
@@ -123,12 +121,10 @@ class VllmSbw:
 
     @property
     def caveat(self) -> str:
-        """No release."""
         return "read from a proposal to vLLM, not from a release: versions may differ"
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Seeding, window and gamma."""
         return {
             "sbw_scheme": self.scheme,
             "context_width": self.context_width,
@@ -176,12 +172,6 @@ class VllmSbw:
     def random_key(self, rng: np.random.Generator) -> int:
         """Uniform over odd 63-bit numbers: a factor of two would take bits from every seed."""
         return int(rng.integers(0, 1 << 62)) * 2 + 1
-
-    def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under another key."""
-        if not isinstance(key, int):
-            raise UsageError("the key of this scheme must be one integer; got a list.")
-        return replace(self, key=key)
 
     @classmethod
     def from_config(

@@ -12,6 +12,7 @@ Knows token ids and keys. Knows no tokenizer, file, serving stack or verdict.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -50,27 +51,27 @@ class ForeignScheme(Protocol):
 
     @property
     def width(self) -> int:
-        """See above; so the next four."""
+        """Tokens before the scored one that its coin depends on."""
         ...
 
     @property
     def self_salted(self) -> bool:
-        """See above."""
+        """Whether the scored token is part of its own seed."""
         ...
 
     @property
     def padding(self) -> int | None:
-        """See above."""
+        """What stands before the first token, if the original seeds its first coins."""
         ...
 
     @property
     def shares_coins(self) -> bool:
-        """See above."""
+        """Whether one coin serves many contexts by design."""
         ...
 
     @property
     def caveat(self) -> str:
-        """See above."""
+        """What makes the test weaker than its law says, one sentence; or nothing."""
         ...
 
     @property
@@ -127,6 +128,55 @@ class ForeignScheme(Protocol):
         ConfigurationMismatchError for two keys that differ, or coins drawn by a CUDA generator.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What most schemes are: no padding, no coin shared by design, every pair usable, one key.
+
+    For a frozen dataclass with the field `key`, or `keys` where there are several.
+    """
+
+    refusal: ClassVar[str] = ""
+
+    @property
+    def width(self) -> int:
+        """As in `ForeignScheme`; each scheme has its own."""
+        raise NotImplementedError
+
+    @property
+    def self_salted(self) -> bool:
+        """No: the seed is a function of the context."""
+        return False
+
+    @property
+    def padding(self) -> int | None:
+        """None: the first tokens of a response cannot be scored from the response alone."""
+        return None
+
+    @property
+    def shares_coins(self) -> bool:
+        """No: pairs share a coin by accident only."""
+        return False
+
+    @property
+    def caveat(self) -> str:
+        """Nothing to warn of."""
+        return ""
+
+    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
+        """Every pair."""
+        check_pairs(contexts, tokens, self.width, getattr(self, "vocabulary_size", None))
+        return np.ones(tokens.shape, dtype=np.bool_)
+
+    def with_key(self, key: int | Sequence[int]) -> Self:
+        """The same scheme under another key, or other keys. UsageError if it takes the other."""
+        several = hasattr(self, "keys")
+        if several == isinstance(key, int):
+            needed = ("a list of integers", "one integer")[:: 1 if several else -1]
+            raise UsageError(f"the key of this scheme must be {needed[0]}; got {needed[1]}.")
+        changed: Any = {"key": key} if isinstance(key, int) else {"keys": tuple(key)}
+        return replace(self, **changed)
 
 
 @runtime_checkable

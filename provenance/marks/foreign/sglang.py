@@ -33,7 +33,7 @@ from provenance.marks.foreign.configuration import (
     read_secret_pair,
     whole_number,
 )
-from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs, pack_units
+from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs, pack_units
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
 
@@ -94,7 +94,7 @@ def _hash_pairs(keys, threshold, hashes, tokens, out):  # type: ignore[no-untype
 
 
 @dataclass(frozen=True, kw_only=True)
-class SglangGumbel:
+class SglangGumbel(Common):
     """keys: A, or A and B, 64 bits; mixing_probability: share of contexts that follow A."""
 
     keys: tuple[int, ...] = field(repr=False)
@@ -103,10 +103,6 @@ class SglangGumbel:
     name: ClassVar[str] = "sglang-gumbel"
     key_field: ClassVar[str] = "key"
     more_key_fields: ClassVar[tuple[str, ...]] = ("key_b",)
-    self_salted: ClassVar[bool] = False
-    shares_coins: ClassVar[bool] = False
-    refusal: ClassVar[str] = ""
-    padding: ClassVar[int | None] = None
     caveat: ClassVar[str] = "a 32-bit hash: some 2**32 different marks exist"
 
     def __post_init__(self) -> None:
@@ -115,12 +111,10 @@ class SglangGumbel:
 
     @property
     def width(self) -> int:
-        """context_window."""
         return self.context_window
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window, number of keys and mixing share."""
         mixing = {"mixing_probability": self.mixing_probability} if len(self.keys) == 2 else {}
         return {"context_window": self.context_window, "keys": len(self.keys), **mixing}
 
@@ -138,11 +132,6 @@ class SglangGumbel:
     def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """(C, token), packed exactly."""
         return pack_units(self._hashes(contexts, tokens), tokens)
-
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """Every pair."""
-        check_pairs(contexts, tokens, self.width, None)
-        return np.ones(tokens.shape, dtype=np.bool_)
 
     def words(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
         """H of every pair. About 10 ns a pair."""
@@ -166,7 +155,6 @@ class SglangGumbel:
         return tuple(rng.integers(0, 1 << 64, size, dtype=np.uint64).tolist())
 
     def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under another key, or two."""
         return replace(self, keys=(key,) if isinstance(key, int) else tuple(key))
 
     @classmethod

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from math import comb
@@ -44,7 +44,7 @@ from provenance.marks.foreign.configuration import (
     refuse_cuda,
     whole_number,
 )
-from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
+from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.marks.foreign.torch_cpu import random_bits
 from provenance.stats.laws import NullLaw
 
@@ -84,7 +84,7 @@ def _sum_layers(states, residues, table, out):  # type: ignore[no-untyped-def]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthID:
+class SynthID(Common):
     """keys: one a layer; ngram_len: window and token; the table's seed and size (power of two).
 
     packed : the table itself, eight bits a byte, first bit highest; None = drawn from the seed
@@ -98,9 +98,6 @@ class SynthID:
     packed: bytes | None = field(default=None, repr=False)
     name: ClassVar[str] = "hf-synthid"
     key_field: ClassVar[str] = "keys"
-    self_salted: ClassVar[bool] = False
-    shares_coins: ClassVar[bool] = False
-    refusal: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         size = self.sampling_table_size
@@ -112,7 +109,6 @@ class SynthID:
 
     @property
     def width(self) -> int:
-        """ngram_len - 1."""
         return self.ngram_len - 1
 
     @property
@@ -127,7 +123,6 @@ class SynthID:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Everything but the keys."""
         given = {}
         if self.packed is not None:
             given["sampling_table"] = base64.b64encode(self.packed).decode("ascii")
@@ -179,11 +174,6 @@ class SynthID:
         state += tokens
         return (state & np.uint64(self.sampling_table_size - 1)).astype(np.int64)
 
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """Every pair."""
-        check_pairs(contexts, tokens, self.width, None)
-        return np.ones(tokens.shape, dtype=np.bool_)
-
     def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """Number of ones among the distinct layers. Cost: one pass over T states and a gather."""
         units = self.units(contexts, tokens)
@@ -214,12 +204,6 @@ class SynthID:
             keys = [int(key) for key in rng.permutation(size)[:depth]]
             if own.isdisjoint(keys):
                 return tuple(keys)
-
-    def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under other keys."""
-        if isinstance(key, int):
-            raise UsageError("the key of this scheme must be a list of integers; got one integer.")
-        return replace(self, keys=tuple(key))
 
     @classmethod
     def from_config(

@@ -23,8 +23,8 @@ what it comes to on the text at hand.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from math import ceil, comb
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 from provenance.marks.foreign.configuration import check_fields, read_keys, whole_number
-from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
+from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.stats.laws import NullLaw
 
 _A: Final = 6364136223846793005
@@ -108,7 +108,7 @@ def _spread_law(depth: int, spread: int) -> NullLaw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthIDText2025:
+class SynthIDText2025(Common):
     """keys: one a layer; ngram_len: window and token."""
 
     keys: tuple[int, ...] = field(repr=False)
@@ -116,9 +116,6 @@ class SynthIDText2025:
     skip_first: bool = False
     name: ClassVar[str] = "synthid-text-2025"
     key_field: ClassVar[str] = "keys"
-    self_salted: ClassVar[bool] = False
-    shares_coins: ClassVar[bool] = False
-    refusal: ClassVar[str] = ""
     caveat: ClassVar[str] = (
         "coins of different units are correlated (a weak linear hash): trust the p-value only if "
         "the placebo keys' z have variance 1"
@@ -126,7 +123,6 @@ class SynthIDText2025:
 
     @property
     def width(self) -> int:
-        """ngram_len - 1."""
         return self.ngram_len - 1
 
     @property
@@ -136,7 +132,6 @@ class SynthIDText2025:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Everything but the keys."""
         return {
             "ngram_len": self.ngram_len,
             "depth": len(self.keys),
@@ -178,11 +173,6 @@ class SynthIDText2025:
             state = (state + column) * np.uint64(_A) + np.uint64(1)
         return (state + tokens).view(np.int64)
 
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """Every pair."""
-        check_pairs(contexts, tokens, self.width, None)
-        return np.ones(tokens.shape, dtype=np.bool_)
-
     def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """Number of ones among the distinct layers. About 25 ns a layer."""
         out = np.empty(tokens.shape, dtype=np.int64)
@@ -203,12 +193,6 @@ class SynthIDText2025:
             drawn = [int(word) for word in words]
             if len({*drawn, *self.keys}) == 2 * depth:
                 return tuple(drawn)
-
-    def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under other keys."""
-        if isinstance(key, int):
-            raise UsageError("the key of this scheme must be a list of integers; got one integer.")
-        return replace(self, keys=tuple(key))
 
     @classmethod
     def from_config(

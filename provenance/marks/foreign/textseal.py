@@ -13,8 +13,8 @@ tell by how much on the text at hand. Placebo keys that correlate with the true 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, ClassVar, Final, Self
 
@@ -30,7 +30,7 @@ from provenance.marks.foreign.configuration import (
     read_share,
     whole_number,
 )
-from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs
+from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
 
@@ -140,21 +140,16 @@ def _correlation(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TextSeal:
+class _TextSeal(Common):
     """key: signed 64 bits; ngram: tokens before the scored one, at most 10."""
 
     key: int = field(repr=False)
     ngram: int = 1
     name: ClassVar[str]
     key_field: ClassVar[str] = "secret_key"
-    self_salted: ClassVar[bool] = False
-    shares_coins: ClassVar[bool] = False
-    refusal: ClassVar[str] = ""
-    padding: ClassVar[int | None] = None
 
     @property
     def width(self) -> int:
-        """ngram."""
         return self.ngram
 
     @property
@@ -167,7 +162,6 @@ class _TextSeal:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window."""
         return {"ngram": self.ngram}
 
     def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
@@ -177,11 +171,6 @@ class _TextSeal:
         for column, prime in zip(contexts.T, _PRIMES, strict=False):
             form += column.astype(np.int64) * prime
         return form
-
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """Every pair."""
-        check_pairs(contexts, tokens, self.width, None)
-        return np.ones(tokens.shape, dtype=np.bool_)
 
     def values(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """v of every pair, 0 .. 8190; the original's uniform is v / 8191 in float32."""
@@ -211,12 +200,6 @@ class _TextSeal:
         _values(_weyl(_KEY_SAMPLE), self._shift, out)
         return out
 
-    def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under another key."""
-        if not isinstance(key, int):
-            raise UsageError("the key of this scheme must be one integer; got a list.")
-        return replace(self, key=key)
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextSealGreenList(_TextSeal):
@@ -231,7 +214,6 @@ class TextSealGreenList(_TextSeal):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window and gamma."""
         return {"ngram": self.ngram, "gamma": self.gamma}
 
     @cached_property
@@ -318,7 +300,6 @@ class TextSealSynthID(TextSealGreenList):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window, gamma and depth."""
         return {"ngram": self.ngram, "gamma": self.gamma, "depth": self.depth}
 
     @cached_property

@@ -11,8 +11,8 @@ says. Offsets at which they correlate by more than .03 are refused. Placebo keys
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Final, Self
 
@@ -28,7 +28,7 @@ from provenance.marks.foreign.configuration import (
     read_secret_pair,
     whole_number,
 )
-from provenance.marks.foreign.scheme import Secret, Tokens
+from provenance.marks.foreign.scheme import Common, Secret, Tokens
 from provenance.marks.foreign.textseal import (
     CORRELATED,
     TEXTSEAL_FIELDS,
@@ -43,7 +43,7 @@ _NAMES: Final = ("secret_key", "secret_key_b")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextSealDualKey:
+class TextSealDualKey(Common):
     """keys: A and B; ngram: window; mixing_alpha: share of tokens that follow key A."""
 
     keys: tuple[int, ...] = field(repr=False)
@@ -52,10 +52,6 @@ class TextSealDualKey:
     name: ClassVar[str] = "textseal-dual-key"
     key_field: ClassVar[str] = "secret_key"
     more_key_fields: ClassVar[tuple[str, ...]] = ("secret_key_b",)
-    self_salted: ClassVar[bool] = False
-    shares_coins: ClassVar[bool] = False
-    refusal: ClassVar[str] = ""
-    padding: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         if len(self.keys) != 2:
@@ -76,17 +72,14 @@ class TextSealDualKey:
 
     @property
     def width(self) -> int:
-        """ngram."""
         return self.ngram
 
     @property
     def caveat(self) -> str:
-        """That of one key."""
         return self.parts[0].caveat
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Window and mixing share."""
         return {"ngram": self.ngram, "mixing_alpha": self.mixing_alpha}
 
     @property
@@ -102,10 +95,6 @@ class TextSealDualKey:
     def units(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """The linear form, which both coins are functions of."""
         return self.parts[0].units(contexts, tokens)
-
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """Every pair."""
-        return self.parts[0].usable(contexts, tokens)
 
     def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """Weighted sum of both coins' scores."""
@@ -125,12 +114,6 @@ class TextSealDualKey:
             pair = first, first + offset
             if all(abs(part.correlation(key)) < CORRELATED for part in self.parts for key in pair):
                 return pair
-
-    def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under other keys."""
-        if isinstance(key, int):
-            raise UsageError("the key of this scheme must be a list of two integers; got one.")
-        return replace(self, keys=tuple(key))
 
     @classmethod
     def from_config(

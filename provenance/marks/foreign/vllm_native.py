@@ -14,8 +14,8 @@ default in 0.30 and is .1 since 0.32, so it should be given. For SBW see `sbw.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, ClassVar, Final, Self
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 from provenance.marks.foreign.configuration import check_fields, read_key, whole_number
-from provenance.marks.foreign.scheme import Secret, Tokens, check_pairs, hash_units
+from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs, hash_units
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.marks.foreign.weighted import add_laws, whole_weights
 from provenance.stats.laws import NullLaw
@@ -114,21 +114,17 @@ def philox_words(key: int, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint3
 
 
 @dataclass(frozen=True, kw_only=True)
-class VllmGumbel:
+class VllmGumbel(Common):
     """key: 64 bits; context_width: tokens of the response before the scored one."""
 
     key: int = field(repr=False)
     context_width: int = 4
     name: ClassVar[str] = "vllm-gumbel"
     key_field: ClassVar[str] = "key"
-    self_salted: ClassVar[bool] = False
-    shares_coins: ClassVar[bool] = False
-    refusal: ClassVar[str] = ""
     padding: ClassVar[int | None] = _MISSING
 
     @property
     def width(self) -> int:
-        """context_width."""
         return self.context_width
 
     @property
@@ -138,7 +134,6 @@ class VllmGumbel:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Context width."""
         return {"context_width": self.context_width}
 
     @cached_property
@@ -150,11 +145,6 @@ class VllmGumbel:
         """The tuple, hashed to 64 bits."""
         check_pairs(contexts, tokens, self.width, None)
         return hash_units(contexts, tokens)
-
-    def usable(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.bool_]:
-        """Every pair."""
-        check_pairs(contexts, tokens, self.width, None)
-        return np.ones(tokens.shape, dtype=np.bool_)
 
     def uniforms(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float32]:
         """u as vLLM has it, float32 [n]."""
@@ -173,14 +163,7 @@ class VllmGumbel:
         return -np.log1p(-self.uniforms(contexts, tokens).astype(np.float64))
 
     def random_key(self, rng: np.random.Generator) -> int:
-        """Uniform over 64 bits."""
         return int(rng.integers(0, 1 << 64, dtype=np.uint64))
-
-    def with_key(self, key: int | Sequence[int]) -> Self:
-        """The same scheme under another key."""
-        if not isinstance(key, int):
-            raise UsageError("the key of this scheme must be one integer; got a list.")
-        return replace(self, key=key)
 
     @classmethod
     def from_config(
@@ -205,7 +188,6 @@ class DualKeyGumbel(VllmGumbel):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Context width and alpha."""
         return {"context_width": self.context_width, "alpha": self.alpha}
 
     @cached_property

@@ -10,19 +10,19 @@ from provenance.marks.own.green import Green
 from provenance.marks.own.gumbel import Gumbel
 from provenance.marks.own.scheme import Scheme
 from provenance.marks.own.tournament import Tournament
+from provenance.marks.plugins import Registry
 
 __all__ = ["SCHEMES", "Green", "Gumbel", "Scheme", "Tournament", "make_scheme"]
 
-SCHEMES: Final[Mapping[str, Callable[..., Scheme]]] = {
-    "gumbel": Gumbel,
-    "green": Green,
-    "tournament": Tournament,
-}
+SCHEMES: Final[Registry[Callable[..., Scheme]]] = Registry(
+    {"gumbel": Gumbel, "green": Green, "tournament": Tournament}, Scheme, foreign=False
+)
 
 
 def make_scheme(name: str, parameters: Mapping[str, Any] | None = None) -> Scheme:
     """The scheme of this name and these parameters.
 
+    Of other distributions too (entry points `provenance.schemes`), once they passed a trial.
     Raises UsageError for an unknown name, an unknown parameter or a value outside its domain.
 
     >>> make_scheme("green", {"gamma": 0.5, "delta": 1.0})
@@ -31,9 +31,10 @@ def make_scheme(name: str, parameters: Mapping[str, Any] | None = None) -> Schem
     if name not in SCHEMES:
         raise UsageError(f"scheme must be one of {', '.join(SCHEMES)}; got {name}. See the README.")
     try:
-        return SCHEMES[name](**(parameters or {}))
+        made: Scheme = SCHEMES.make(name, lambda: SCHEMES[name](**(parameters or {})))
     except TypeError as error:
         raise UsageError(
             f"parameters of scheme {name} must be those of its class; got {dict(parameters or {})} "
             f"({error}). See the README."
         ) from error
+    return made

@@ -1,4 +1,8 @@
-"""The arithmetic of a draw, compiled: what `Scheme.draw` does, for numba code to call.
+"""How coins choose among candidates, compiled: the one place that says it for our own schemes.
+
+`Scheme.draw` and the compiled code of adapters call it. Accelerators need copies,
+`provenance.embed.device.torch_coins.choose` and `triton_coins.race`; tests/embed/test_draws.py
+holds them and the forms below to the definition.
 
 A scheme is passed to compiled code as three numbers, its `code`, and `choose` draws with them.
 Knows probabilities (or scores) and words; no keys, no contexts.

@@ -43,7 +43,6 @@ class Green:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """gamma and delta."""
         return {"gamma": self.gamma, "delta": self.delta}
 
     @cached_property
@@ -53,7 +52,6 @@ class Green:
 
     @property
     def code(self) -> Code:
-        """For compiled code."""
         return Code(GREEN, self.threshold, exp(self.delta))
 
     def draw(

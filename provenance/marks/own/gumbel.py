@@ -50,7 +50,6 @@ class Gumbel:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """None."""
         return {}
 
     @cached_property
@@ -61,7 +60,6 @@ class Gumbel:
 
     @property
     def code(self) -> Code:
-        """For compiled code."""
         return Code(GUMBEL)
 
     def draw(

@@ -31,12 +31,10 @@ class SchemeKey:
 
     @property
     def slot(self) -> str:
-        """Name of the slot."""
         return self.key.slot
 
     @property
     def value(self) -> str:
-        """Name of the value."""
         return self.key.value
 
     def group(self, contexts: Tokens, tokens: Tokens) -> None:
@@ -61,7 +59,6 @@ class SchemePlacebos:
 
     @property
     def null_law(self) -> NullLaw:
-        """Of the scheme."""
         return self.scheme.null_law
 
     def placebo(self, seed: bytes, number: int) -> OpenKey:
@@ -83,17 +80,14 @@ class KeyringMark(SchemePlacebos):
 
     @property
     def public(self) -> Keyring:
-        """The public half."""
         return self.keyring.public
 
     @property
     def schedule(self) -> Schedule:
-        """The public schedule."""
         return self.keyring.schedule
 
     @property
     def context_width(self) -> int:
-        """k."""
         return self.keyring.context_width
 
     def slots_of_names(self, names: Integers) -> NDArray[np.uint8]:

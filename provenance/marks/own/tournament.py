@@ -35,7 +35,6 @@ class Tournament:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """layers."""
         return {"layers": self.layers}
 
     @cached_property
@@ -46,7 +45,6 @@ class Tournament:
 
     @property
     def code(self) -> Code:
-        """For compiled code."""
         return Code(TOURNAMENT, self.layers)
 
     def draw(

@@ -20,7 +20,13 @@ from provenance.errors import DataError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import tokenise, tokenise_placed
 from provenance.storage.files import Paths, as_paths
-from provenance.storage.lines import LineReader, check_distinct, hashes_of, read_json_lines
+from provenance.storage.lines import (
+    LineReader,
+    check_distinct,
+    hashes_of,
+    open_lines,
+    read_json_lines,
+)
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
 from provenance.suspect.positions import Chat, Positions, find_positions
 from provenance.suspect.quotations import RULE, Spelled, Speller, find_quotations
@@ -28,6 +34,8 @@ from provenance.suspect.shown import Shown, read_shown
 
 _BATCH: Final = 4096
 _BATCH_CHARACTERS: Final = 1 << 22
+OUTPUT_READERS: Final = "provenance.output_readers"
+"""Group of the entry points that read outputs in other forms: path -> records as in our JSONL."""
 _OUTPUT_FIELDS: Final = frozenset({"output", "outputs", "output_token_ids"})
 _Ids = NDArray[np.uint32]
 
@@ -131,7 +139,7 @@ def read_positions(
     (`find_quotations`) and sorting; memory about 100 bytes a token.
     """
     check_distinct(paths)
-    readers = [LineReader(path) for path in paths]
+    readers = [open_lines(path, OUTPUT_READERS) for path in paths]
     width = keyring.context_width
     desk = _Desk(tokenizer, keyring.vocabulary_size, width)
     for reader in readers:

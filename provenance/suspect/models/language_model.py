@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError
+from provenance.errors import ConfigurationMismatchError, DataError, MissingExtraError, say_briefly
 from provenance.keys.keyring import TOKENIZER_FILE, Keyring
 from provenance.keys.tokenizer import tokenise
 from provenance.storage.checkpoint import TEMPLATE_FILES
 from provenance.suspect.models.model_files import describe_model
 from provenance.suspect.passes import Reading
 from provenance.suspect.positions import Positions
-from provenance.suspect.tokenizers.other import ForeignTokenizer
+from provenance.suspect.tokenizers.other import OtherTokenizer
 
 try:
     import torch
@@ -80,18 +80,18 @@ class LanguageModel:
     ) -> None:
         self.folder = Path(folder)
         self._size, self._tokenizer = keyring.vocabulary_size, tokenizer
-        self._foreign: ForeignTokenizer | None = None
+        self._other: OtherTokenizer | None = None
         self._own_tokenizer: bytes | None = None
         path = self.folder / TOKENIZER_FILE
         if not other_tokenizer or keyring.is_tokenizer(path):
             self._own_tokenizer = keyring.read_tokenizer(path)
         else:
-            self._foreign = ForeignTokenizer(path, tokenizer, keyring.vocabulary_size)
+            self._other = OtherTokenizer(path, tokenizer, keyring.vocabulary_size)
 
     @property
     def reads_other_tokens(self) -> bool:
         """Whether the model has another tokenizer than the served model."""
-        return self._foreign is not None
+        return self._other is not None
 
     @cached_property
     def description(self) -> Mapping[str, Any]:
@@ -145,8 +145,8 @@ class LanguageModel:
         segments = []
         for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             ids, start = np.concatenate([prompt, response]), prompt.shape[0]
-            if self._foreign is not None:
-                ids, start = self._foreign.split(prompt, response)
+            if self._other is not None:
+                ids, start = self._other.split(prompt, response)
             dropped = max(ids.shape[0] - self._longest, 0)
             ids, start = ids[dropped:], max(start - dropped, 1)
             rows = np.arange(start, ids.shape[0], dtype=np.int64) - 1
@@ -184,10 +184,10 @@ class LanguageModel:
             prompt, output = self._prompt(positions, int(row)), positions.outputs[row]
             places = positions.offsets[own] + prompt.shape[0]
             ids = np.concatenate([prompt, output])
-            if self._foreign is None:
+            if self._other is None:
                 yield ids, places - 1, own
                 continue
-            theirs, rows = self._foreign.align(ids)
+            theirs, rows = self._other.align(ids)
             usable = rows[places] >= 0
             yield theirs, rows[places][usable], own[usable]
 
@@ -201,7 +201,7 @@ class LanguageModel:
         try:
             text = self._template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # a template raises what it likes
-            reason = str(error).partition("\n")[0][:200]
+            reason = say_briefly(error)
             raise DataError(
                 f"{origin} must take the messages of the outputs; got: {reason}. "
                 "Repair the roles, or give prompts instead of messages."
@@ -228,7 +228,7 @@ class LanguageModel:
     def _readable(self) -> int:
         """Ids below this one can be read."""
         tokens = self._tokenizer.get_vocab(with_added_tokens=True).values()
-        needed = max(tokens, default=-1) + 1 if self._foreign is None else self._foreign.size
+        needed = max(tokens, default=-1) + 1 if self._other is None else self._other.size
         return check_rows(self._model, needed, self.folder)
 
     @cached_property
@@ -258,7 +258,7 @@ class LanguageModel:
         logits = self._model(input_ids=inputs, attention_mask=mask, use_cache=False).logits
         for row, segment in enumerate(batch):
             chosen = logits[row, torch.from_numpy(segment.rows)]
-            if self._foreign is None:
+            if self._other is None:
                 chosen = chosen[:, : self._size]
             logs = chosen.float().log_softmax(-1)
             if logs.isnan().any():
@@ -270,9 +270,9 @@ class LanguageModel:
 
     def _map(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[Any], float]:
         """Over the served vocabulary, and the mass that was kept, summed over positions."""
-        if self._foreign is None:
+        if self._other is None:
             return probabilities, float(probabilities.shape[0])
-        masses, kept = self._foreign.map_masses(probabilities)
+        masses, kept = self._other.map_masses(probabilities)
         return masses, float(kept.sum())
 
 

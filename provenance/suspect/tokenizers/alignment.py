@@ -34,24 +34,33 @@ _ANCHOR: Final = 2 * _WORD
 """Bytes that must stand exactly once in the text and in the tokens to start a stretch."""
 
 
-def token_ends(ids: ArrayLike, table: TokenTable, text: str) -> NDArray[np.int64]:
-    """Byte of the UTF-8 text at which each token ends.
+def encode_text(text: str) -> NDArray[np.uint8]:
+    """UTF-8 bytes of a text; DataError if it has none (a lone surrogate)."""
+    try:
+        return np.frombuffer(text.encode(), dtype=np.uint8)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"a text must be valid Unicode; got a lone surrogate at character {error.start}. "
+            "Repair the record."
+        ) from error
+
+
+def place_tokens(
+    ids: NDArray[np.uint32], table: TokenTable, text: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], bool]:
+    """Byte of the text at which each token ends, and whether the tokens reproduce it.
 
     Parameters
     ----------
-    ids : token ids of the whole text, special tokens included
+    ids : of the whole text, special tokens included; inside the table
     table : of the tokenizer that made them
-    text : as it was given to that tokenizer
+    text : uint8, as it was given to that tokenizer
 
     Returns
     -------
     int64 [n], ascending but for the -1 of tokens whose end is not known. Tokens without bytes end
     where the token before them ends. A space that the tokenizer set before the text is counted
     before byte 0: a token that consists of it ends at 0, and a token before it at -1.
-
-    Raises
-    ------
-    DataError for an id outside the table or a text without UTF-8.
 
     Notes
     -----
@@ -66,26 +75,10 @@ def token_ends(ids: ArrayLike, table: TokenTable, text: str) -> NDArray[np.int64
     Examples
     --------
     >>> table = TokenTable.build([None, b"na", " ï".encode(), b"ve"])
-    >>> token_ends([0, 1, 2, 3], table, "na ïve").tolist()
-    [0, 2, 5, 7]
+    >>> ends, exact = place_tokens(np.arange(4, dtype=np.uint32), table, encode_text("na ïve"))
+    >>> ends.tolist(), exact
+    ([0, 2, 5, 7], True)
     """
-    return _place(check_token_ids(ids, table.size, "ids"), table, _encode(text))[0]
-
-
-def _encode(text: str) -> NDArray[np.uint8]:
-    try:
-        return np.frombuffer(text.encode(), dtype=np.uint8)
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"a text must be valid Unicode; got a lone surrogate at character {error.start}. "
-            "Repair the record."
-        ) from error
-
-
-def _place(
-    ids: NDArray[np.uint32], table: TokenTable, text: NDArray[np.uint8]
-) -> tuple[NDArray[np.int64], bool]:
-    """Ends of the tokens in the text, and whether the tokens reproduce it."""
     ends = np.cumsum(table.lengths[ids])
     spelled = table.spell(ids[table.lengths[ids] > 0])
     if np.array_equal(spelled, text):
@@ -98,7 +91,7 @@ def _place(
 def _resynchronise(
     ids: NDArray[np.uint32], table: TokenTable, text: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
-    """Ends of tokens that do not reproduce the text; see the notes of `token_ends`."""
+    """Ends of tokens that do not reproduce the text; see the notes of `place_tokens`."""
     spelled, widths = table.spell(ids), table.widths[ids]
     places = _drop_crossings(_match(spelled, text))
     ends = np.full(ids.shape[0], _NOWHERE, dtype=np.int64)
@@ -247,11 +240,11 @@ def align(
     >>> align("the cat", [0, 1, 2], served, [0, 1, 2, 3], suspect).rows.tolist()
     [0, 1, -1]
     """
-    content = _encode(text)
+    content = encode_text(text)
     own = check_token_ids(served_ids, served.size, "served ids")
     theirs = check_token_ids(suspect_ids, suspect.size, "suspect ids")
-    own_ends, own_exact = _place(own, served, content)
-    ends, exact = _place(theirs, suspect, content)
+    own_ends, own_exact = place_tokens(own, served, content)
+    ends, exact = place_tokens(theirs, suspect, content)
     lengths = served.lengths[own]
     starts = np.where((lengths > 0) & (own_ends >= 0), own_ends - lengths, _NOWHERE)
     placed = np.flatnonzero(ends >= 0)

@@ -18,7 +18,7 @@ from provenance.suspect.tokenizers.alignment import align
 from provenance.suspect.tokenizers.vocabularies import TokenTable, VocabularyMap, token_bytes
 
 
-class ForeignTokenizer:
+class OtherTokenizer:
     """The tokenizer of a model that is not the served one.
 
     Parameters: its tokenizer.json, which is loaded; the served tokenizer; ids of the served model.

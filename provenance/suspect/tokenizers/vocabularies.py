@@ -257,37 +257,6 @@ class VocabularyMap:
         masses /= np.where(kept > 0, kept, 1)[:, np.newaxis]
         return masses, kept
 
-    def map_top(
-        self, ids: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Lists of the most probable suspect tokens -> served ids, nothing renormalised.
-
-        Parameters
-        ----------
-        ids : int [n, k]; an id outside the suspect's table (-1 as padding, say) has no twin
-        probabilities : float [n, k] of these ids
-
-        Returns
-        -------
-        served ids int64 [n, k], -1 where there is no twin (an id can stand twice in a row: its
-        probabilities add up); and kept float64 [n], the mass of the ids with a twin.
-
-        Raises
-        ------
-        UsageError for other shapes; DataError for negative values, NaN or sums above 1.
-        """
-        ids, probabilities = np.asarray(ids), np.asarray(probabilities)
-        if ids.ndim != 2 or ids.shape != probabilities.shape or ids.dtype.kind not in "iu":
-            raise UsageError(
-                f"ids and probabilities must be [n, k], ids integers; got shapes {ids.shape} and "
-                f"{probabilities.shape}, {ids.dtype}. Pass one row per position."
-            )
-        inside = (ids >= 0) & (ids < self.served_of.shape[0])
-        padded = np.append(self.served_of, _NONE)
-        served = padded[np.where(inside, ids, self.served_of.shape[0]).astype(np.int64)]
-        kept = np.where(served >= 0, probabilities, 0).sum(axis=1, dtype=np.float64)
-        return served, _check_masses(probabilities, kept)
-
 
 def _check_masses(
     probabilities: NDArray[np.floating[Any]], kept: NDArray[np.float64]

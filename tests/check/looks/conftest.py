@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import Teacher, World, learn, make_world, write_outputs
 from provenance.check.examine import CheckSettings
 from provenance.suspect.access.outputs import observe
+from tests.world.synthetic import Teacher, World, learn, make_world, write_outputs
 
 SETTINGS = CheckSettings(rule="log-sqrt", placebo_keys=60)
 

@@ -6,9 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import WORDS, Teacher, innocent, learn, write_outputs
-from benchmarks.foreign.sequential import simulate
-from benchmarks.foreign.world import make_foreign_world, random_scheme
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.looks.conclude import conclude
 from provenance.check.looks.process import add_outputs, start
@@ -16,6 +13,9 @@ from provenance.check.score import weigh_observations
 from provenance.errors import ConfigurationMismatchError
 from provenance.marks.foreign.mark import ForeignKey, ForeignMark
 from provenance.suspect.access.outputs import observe
+from tests.world.foreign import make_foreign_world, random_scheme
+from tests.world.shared_coins import simulate
+from tests.world.synthetic import WORDS, Teacher, innocent, learn, write_outputs
 
 SETTINGS = CheckSettings(rule="log-sqrt", placebo_keys=50)
 RUNS, SEED = 150, b"h" * 32
@@ -48,7 +48,7 @@ def batches_of(world, kind, count=3):
 
 
 def weigh(world, batches):
-    index = world.index.evened() if world.mark.shares_coins else world.index
+    index = world.index.with_equal_counts() if world.mark.shares_coins else world.index
     return [
         weigh_observations(batch, index, world.mark, "log-sqrt").hypotheses["global", ""]
         for batch in batches
@@ -103,7 +103,7 @@ def test_one_batch_is_the_plain_check_and_a_second_adds_new_units_only(world):
         assert set(units.tolist()) == new
         # every pair of a new unit is there, also one that came before in another batch's unit
         assert len(own.pairs) == sum(
-            groups.names[n] in new for n in groups.numbers.tolist() if n >= 0
+            groups.names[n] in new for n in groups.coins.tolist() if n >= 0
         )
         assert batch.known[0] == groups.names.size - len(new)
         opened += sorted(new)
@@ -113,7 +113,7 @@ def test_one_batch_is_the_plain_check_and_a_second_adds_new_units_only(world):
 def test_the_counts_of_the_index_weigh_nothing_where_coins_are_shared(world):
     """An index of other responses under the same key: the same evidence."""
     found = read(world, "even", list(world.teacher.sample(np.random.default_rng(1), 40, 60)))
-    index = world.index.evened() if world.mark.shares_coins else world.index
+    index = world.index.with_equal_counts() if world.mark.shares_coins else world.index
     check = start(world.index, world.mark, SETTINGS)
     plain, even = (
         conclude(add_outputs(check, found, one, world.mark), world.mark).hypotheses[0].table

@@ -10,13 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import (
-    LABELS,
-    Teacher,
-    innocent,
-    make_world,
-    write_outputs,
-)
 from provenance.check.controls import control_placebo
 from provenance.check.examine import check_outputs
 from provenance.check.looks import look_controls as controls
@@ -36,6 +29,13 @@ from provenance.stats.tables import ClassTable
 from provenance.suspect.access.outputs import observe
 from provenance.suspect.observations import Expectations, add_expectations
 from tests.check.looks.conftest import SETTINGS
+from tests.world.synthetic import (
+    LABELS,
+    Teacher,
+    innocent,
+    make_world,
+    write_outputs,
+)
 
 
 @pytest.fixture(scope="module")

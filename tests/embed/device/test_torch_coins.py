@@ -130,7 +130,7 @@ def test_rows_do_not_depend_on_their_neighbours_or_on_memory_layout():
 def test_slots_equal_the_keyrings(keyring):
     contexts = np.random.default_rng(5).integers(0, 400, (3000, 2), dtype=np.uint32)
     selector = torch_coins.pack_keys([keyring.key("selector", "").reveal()], DEVICE)
-    ends = torch_coins.slot_ends(keyring.schedule, DEVICE)
+    ends = torch.from_numpy(keyring.schedule.ends.astype(np.int64)).to(DEVICE)
     nonces = torch_coins.pack_contexts(torch.from_numpy(contexts.astype(np.int64)).to(DEVICE))
     found = torch_coins.slots(selector, nonces, ends)
     assert np.array_equal(found.cpu().numpy(), keyring.slots_of(contexts))
@@ -146,9 +146,8 @@ def _numpy_draws(scheme, probabilities, words, uniforms):
 
 
 def _torch_draws(scheme, probabilities, words, uniforms, device=DEVICE):
-    draw = torch_coins.draw_function(scheme)
     arguments = torch.from_numpy(probabilities), _signed(words), torch.from_numpy(uniforms)
-    return draw(*(tensor.to(device) for tensor in arguments)).cpu().numpy()
+    return torch_coins.choose(scheme.code, *(t.to(device) for t in arguments)).cpu().numpy()
 
 
 def _softmax(logits):
@@ -263,7 +262,7 @@ def _step(logits, keys, contexts, uniforms, selector, ends):
     ordinary = torch_coins.draw_unmarked(p, uniforms)
     tokens = []
     for scheme in SCHEMES[:4]:
-        drawn = torch_coins.draw_function(scheme)(p, coin, uniforms)
+        drawn = torch_coins.choose(scheme.code, p, coin, uniforms)
         index = torch.where(marked, drawn, ordinary)
         tokens.append(survivors.indices.gather(1, index.unsqueeze(1)).squeeze(1))
     return torch.stack(tokens)
@@ -278,7 +277,7 @@ def _step_arguments(rows=4, vocabulary=300):
         torch.from_numpy(contexts.astype(np.int64)),
         torch.rand(rows, generator=generator, dtype=torch.float64),
         torch_coins.pack_keys([bytes(range(32))]),
-        torch_coins.slot_ends(Schedule.from_shares({"global": 0.5})),
+        torch.from_numpy(Schedule.from_shares({"global": 0.5}).ends.astype(np.int64)),
     )
 
 
@@ -403,9 +402,8 @@ _COINS = _TOKENS.int()
         lambda: torch_coins.row(_KEYS, _NONCES, 0),
         lambda: torch_coins.draw_gumbel(_HALVES, _TOKENS, _UNIFORMS),
         lambda: torch_coins.draw_gumbel(_HALVES[:, :0], _COINS[:, :0], _UNIFORMS),
-        lambda: torch_coins.draw_tournament(_HALVES, _COINS[:, :1], _UNIFORMS, layers=4),
+        lambda: torch_coins.choose(Tournament(4).code, _HALVES, _COINS[:, :1], _UNIFORMS),
         lambda: torch_coins.draw_unmarked(_HALVES, _UNIFORMS.float()),
-        lambda: torch_coins.draw_function(None),
     ],
 )
 def test_arguments_outside_the_domain_are_refused_without_showing_a_key(call):

@@ -6,8 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed: it comes with torch's CUDA builds")
 
-from provenance.embed.device import torch_batch as torch_step  # noqa: E402
-from provenance.embed.device import torch_coins, triton_coins  # noqa: E402
+from provenance.embed.device import torch_batch, torch_coins, triton_coins  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed.device import DEVICE  # noqa: E402
@@ -96,23 +95,23 @@ def test_a_row_that_is_no_distribution_has_no_winner():
 def test_one_candidate_is_left(without_kernels, dtype):
     scores = torch.zeros(4, 2500, dtype=dtype, device=DEVICE)
     tokens = torch.tensor([0, 2499, -1, 1024], device=DEVICE)
-    found = torch_step.leave_alone(scores, tokens)
+    found = torch_batch.keep_only(scores, tokens)
     assert found.dtype == dtype
     finite = found.isfinite().nonzero().tolist()
     assert finite == [[0, 0], [1, 2499], [3, 1024]]
     assert found[2].isnan().all()
     assert torch.equal(
-        found[[0, 1, 3]], without_kernels(torch_step.leave_alone, scores, tokens)[[0, 1, 3]]
+        found[[0, 1, 3]], without_kernels(torch_batch.keep_only, scores, tokens)[[0, 1, 3]]
     )
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_the_plan_is_that_of_torchs_operations(tmp_path, tokenizer_path, width, dtype):
+def test_keys_are_those_of_torchs_operations(tmp_path, tokenizer_path, width, dtype):
     """Repeats, short responses, padding, rows without a key; also a view into longer rows."""
     shares = {"global": 0.4, "week": 0.2, "capability": 0.2, "cohort": 0.1}
     ring = make_keyring(tmp_path, tokenizer_path, width=width, shares=shares)
-    device = torch_step.DeviceWatermark(ring, DEVICE)
+    device = torch_batch.DeviceWatermark(ring, DEVICE)
     rng, rows, longest = np.random.default_rng(width), 60, 300
     ids = rng.integers(0, np.where(np.arange(rows) % 3, 90_000, 5)[:, None], (rows, longest))
     lengths = rng.integers(0, longest + 1, rows)
@@ -125,9 +124,9 @@ def test_the_plan_is_that_of_torchs_operations(tmp_path, tokenizer_path, width, 
         torch.from_numpy(numbers).to(DEVICE),
         torch_coins.pack_keys([rng.bytes(32) for _ in range(rows)], DEVICE),
     )
-    expected = device._plan(wide[:, :longest], *arguments, False)
+    expected = device._find_keys(wide[:, :longest], *arguments, False)
     for responses in (wide[:, longest:], wide[:, :longest].contiguous(), wide.t().contiguous().t()):
-        found = device._plan(responses[:, :longest], *arguments, True)
+        found = device._find_keys(responses[:, :longest], *arguments, True)
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one, other)
     assert 5 < int(expected[0].sum()) < rows - 5
@@ -135,7 +134,7 @@ def test_the_plan_is_that_of_torchs_operations(tmp_path, tokenizer_path, width, 
 
 def test_draws_of_marked_rows_are_those_of_the_host(tmp_path, tokenizer_path):
     ring = make_keyring(tmp_path, tokenizer_path, shares={"global": 1.0}, values={})
-    device, watermark = torch_step.DeviceWatermark(ring, DEVICE), Watermark(ring)
+    device, watermark = torch_batch.DeviceWatermark(ring, DEVICE), Watermark(ring)
     rng, rows, size = np.random.default_rng(5), 30, 300
     ids = rng.integers(0, 300, (rows, 20))
     scores = (3 * rng.normal(size=(rows, size))).astype(np.float32)

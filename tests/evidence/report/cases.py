@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.calibration.world import innocent, learn, write_outputs
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.findings import PlanReference, Reservation
 from provenance.check.plan import Plan
@@ -20,6 +19,7 @@ from provenance.suspect.access.outputs import count_positions, observe, read_pos
 from provenance.suspect.access.twins import Twins
 from provenance.suspect.positions import split_positions
 from tests.evidence.report.hostile import make_plan
+from tests.world.synthetic import innocent, learn, write_outputs
 
 RESERVED = Reservation(
     "12 of 200 responses were tokenised again, <b>which is biased</b>", "evidence"
@@ -76,6 +76,6 @@ def cases(
 
 
 def _text(world) -> str:
-    from benchmarks.calibration.world import decode
+    from tests.world.synthetic import decode
 
     return decode(world.served[0])

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from benchmarks.calibration.gate import binomial_limit
-from benchmarks.calibration.world import WORDS, Teacher
-from benchmarks.foreign.false_positives import TESTED, original_log10_p, recent_first
-from benchmarks.foreign.texts import KINDS, make_text
-from benchmarks.foreign.world import random_scheme
 from provenance.marks.detection import detect_mark
 from provenance.marks.foreign.mark import ForeignMark
+from tests.world.calibration import binomial_limit
+from tests.world.foreign import TESTED, random_scheme
+from tests.world.originals import original_log10_p, recent_first
+from tests.world.synthetic import WORDS, Teacher
+from tests.world.texts import KINDS, make_text
 
 KEYS = 5
 EVERY_POSITION = {"hf-lefthash", "hf-selfhash", "lm-watermarking", "markllm-kgw", "markllm-exp"}

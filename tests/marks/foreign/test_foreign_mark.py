@@ -8,9 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.calibration.world import WORDS, Teacher, innocent, learn, write_outputs
-from benchmarks.foreign.false_positives import TESTED
-from benchmarks.foreign.world import make_foreign_world, random_scheme
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.score import tabulate, weigh_observations
 from provenance.check.selection import name_selection
@@ -25,6 +22,8 @@ from provenance.suspect.access.outputs import observe, read_positions
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import add_expectations
 from tests.marks.foreign.lab import SMALL, VOCABULARY, random_pairs, small
+from tests.world.foreign import TESTED, make_foreign_world, random_scheme
+from tests.world.synthetic import WORDS, Teacher, innocent, learn, write_outputs
 
 FAST = CheckSettings(placebo_keys=50)
 WEAK = {"markllm-unigram", "unigram", "markllm-exp", "markllm-exp-gumbel"}
@@ -182,7 +181,7 @@ def test_where_contexts_share_coins_the_index_weighs_nothing(name, shared, tmp_p
     assert mark_of(name).shares_coins == shared
     world = make_foreign_world(tmp_path, teacher, name, 3, 60, 40)
     found = observed(world, "o", list(teacher.sample(np.random.default_rng(1), 20, 40)))
-    index = world.index.evened() if shared else world.index
+    index = world.index.with_equal_counts() if shared else world.index
     pairs = weigh_observations(found, index, world.mark, "log-sqrt").hypotheses["global", ""]
     assert (len(pairs) == found.contexts.shape[0]) == shared
     verdict = check_outputs(found, world.index, world.mark, FAST)

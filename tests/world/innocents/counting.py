@@ -12,19 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from benchmarks.innocents.language import Language
-from benchmarks.innocents.traffic import Responses
-
-__all__ = [
-    "Draws",
-    "count_contexts",
-    "count_served",
-    "drop_ends",
-    "find_marked",
-    "keep",
-    "list_draws",
-    "retokenise",
-]
+from tests.world.innocents.language import Language
+from tests.world.innocents.traffic import Responses
 
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]

@@ -8,8 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from benchmarks.innocents.language import Language, draw_language, mix_languages, scale_ends
-from benchmarks.innocents.suspects import (
+from tests.world.innocents.language import Language, draw_language, mix_languages, scale_ends
+from tests.world.innocents.suspects import (
     Quoter,
     Reader,
     Source,
@@ -19,10 +19,8 @@ from benchmarks.innocents.suspects import (
     expect_with_ngrams,
     observe_text,
 )
-from benchmarks.innocents.traffic import Traffic, serve
-from benchmarks.innocents.weighing import Weighting
-
-__all__ = ["EXPERIMENTS", "Cell", "Experiment"]
+from tests.world.innocents.traffic import Traffic, serve
+from tests.world.innocents.weighing import Weighting
 
 SHARE = 0.3
 

@@ -14,29 +14,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from benchmarks.innocents.counting import drop_ends, list_draws, retokenise
-from benchmarks.innocents.language import LETTERS, Language
-from benchmarks.innocents.traffic import Responses, Traffic, serve
 from provenance.coins.contexts import unpack
 from provenance.suspect.access.outputs import count_positions
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Expectations, Observations, add_expectations
 from provenance.suspect.positions import Positions, find_positions
-
-__all__ = [
-    "Log",
-    "Quoter",
-    "Reader",
-    "Shown",
-    "Source",
-    "Student",
-    "Text",
-    "expect_with",
-    "expect_with_ngrams",
-    "match_letters",
-    "observe_text",
-    "teach",
-]
+from tests.world.innocents.counting import drop_ends, list_draws, retokenise
+from tests.world.innocents.language import LETTERS, Language
+from tests.world.innocents.traffic import Responses, Traffic, serve
 
 Integers = NDArray[np.int64]
 Masses = NDArray[np.float64]

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.innocents.counting import (
+from provenance.check.weigh import Choices, weigh
+from tests.world.innocents.counting import (
     count_contexts,
     count_served,
     drop_ends,
@@ -23,10 +24,7 @@ from benchmarks.innocents.counting import (
     list_draws,
     retokenise,
 )
-from benchmarks.innocents.suspects import Log, Shown
-from provenance.check.weigh import Choices, weigh
-
-__all__ = ["FAULTS", "SOUND", "Weighting", "weigh_ends", "weigh_unserved"]
+from tests.world.innocents.suspects import Log, Shown
 
 Integers = NDArray[np.int64]
 

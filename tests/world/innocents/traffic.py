@@ -14,11 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from benchmarks.innocents.coins import is_marked, word
-from benchmarks.innocents.language import Language
 from provenance.marks.own.draws import draw_gumbel
-
-__all__ = ["Responses", "Traffic", "serve"]
+from tests.world.innocents.coins import is_marked, word
+from tests.world.innocents.language import Language
 
 _COPIED = 8
 _MESSAGE = 4

@@ -39,19 +39,7 @@ from provenance.coins.contexts import first_occurrences, pack
 from provenance.errors import UsageError
 from provenance.marks.own import Green, Gumbel, Scheme, Tournament
 from provenance.marks.own.scheme import WORDS
-from provenance.stats.closed_forms import log10_binomial_tail, log10_gamma_tail
-
-__all__ = [
-    "PeerResult",
-    "log10_mid_p",
-    "log10_normal_tail",
-    "log10_tail",
-    "run_pan",
-    "run_sander_closed",
-    "run_sander_open",
-    "run_textseal",
-    "unsafe_run_textseal_pair_filter",
-]
+from tests.world.closed_forms import log10_binomial_tail, log10_gamma_tail
 
 Words = NDArray[np.uint32]
 Mask = NDArray[np.bool_]

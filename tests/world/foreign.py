@@ -1,4 +1,4 @@
-"""The synthetic world of `benchmarks.calibration.world`, served under a foreign scheme.
+"""The synthetic world of `tests.world.synthetic`, served under a foreign scheme.
 
 The log is drawn by tilting the teacher's candidates towards high scores: enough to leave a mark in
 it for any scheme. How the originals draw matters only where they are run themselves (`end_to_end`).
@@ -13,13 +13,13 @@ from typing import Any, Final
 import numpy as np
 from tokenizers import Tokenizer
 
-from benchmarks.calibration.world import WORDS, Ids, Teacher, decode, save_tokenizer
 from provenance.marks.foreign import ForeignScheme, make_foreign
 from provenance.marks.foreign.mark import ForeignMark
 from provenance.served.build import build_index
 from provenance.served.index import Index
 from provenance.served.writer import LogWriter
 from provenance.storage.files import sha256_of_file
+from tests.world.synthetic import WORDS, Ids, Teacher, decode, save_tokenizer
 
 CONFIGURATIONS: Final[dict[str, dict[str, Any]]] = {
     "hf-lefthash": {"greenlist_ratio": 0.25, "hashing_key": 0},
@@ -51,6 +51,8 @@ CONFIGURATIONS: Final[dict[str, dict[str, Any]]] = {
     "unigram": {"watermark_key": 0, "fraction": 0.5},
 }
 """The originals' defaults where they have any; the key 0 stands for a random one."""
+
+TESTED: Final = tuple(name for name in CONFIGURATIONS if name != "textseal-synthid")
 
 BIAS: Final = 1.5
 

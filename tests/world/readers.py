@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.calibration.world import WORDS, Teacher
 from provenance.coins.contexts import list_windows, pack_windows, unpack
 from provenance.suspect.access.documents import Documents, find_served
 from provenance.suspect.passes import Reading
 from provenance.suspect.positions import Positions, join_ids
+from tests.world.synthetic import WORDS, Teacher
 
 LISTED = 20
 

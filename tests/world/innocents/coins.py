@@ -9,8 +9,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["is_marked", "marks_of", "word", "words_of"]
-
 Integers = NDArray[np.int64]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from provenance.keys.keyring import SchemeSpecification
 
-WORK = Path(__file__).parent / "work"
+WORK = Path(__file__).parents[3] / "benchmarks/power/work"
 
 LEARNING_RATE = 1e-3  # as benchmarks.lab.stage2
 BATCH = 128

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Language", "draw_language", "mix_languages", "scale_ends"]
-
 LETTERS = 4
 """Letters of a word: three words are the twelve characters of the rule on quotations."""
 

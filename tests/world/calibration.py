@@ -1,6 +1,6 @@
 """False-positive rates of the whole closed check on innocent suspects, and the gate.
 
-    python -m benchmarks.calibration [--keyrings 500] [--reference none|ngram|wrong]
+In full: `python -m benchmarks.calibration [--keyrings 500] [--reference none|ngram|wrong]`.
 
 For every keyring: a fresh random master secret, marked responses drawn through `Watermark`, a log,
 an index. Then one innocent suspect of each kind goes through files, tokenizer, observations,
@@ -28,23 +28,16 @@ its own); weights read at every occurrence of a context in a document.
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
 import tempfile
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.calibration.readers import EveryOccurrence, MarkovReader, innocent_readers
-from benchmarks.calibration.world import Teacher, World, innocent, make_world, write_outputs
 from provenance.check.examine import try_keys
 from provenance.check.score import WeightedPairs, score, weigh_observations
 from provenance.check.weigh import DEFAULT_RULE, REFERENCE_RULE
@@ -56,6 +49,8 @@ from provenance.suspect.access.outputs import observe, read_positions
 from provenance.suspect.access.probabilities import observe_weights
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import Observations, add_expectations
+from tests.world.readers import EveryOccurrence, MarkovReader, innocent_readers
+from tests.world.synthetic import Teacher, World, innocent, make_world, write_outputs
 
 KINDS = ("ordinary", "templates", "repeats", "prompts")
 LEVELS = (0.05, 0.01, 0.001)
@@ -255,60 +250,3 @@ def double_fails(summary: dict) -> bool:  # type: ignore[type-arg]
     """The same gate on the double: it rejects too often."""
     limit = binomial_limit(summary["suspects"], 1e-3) / summary["suspects"]
     return bool(summary["without_deduplication"]["rate_at_0.001"] > limit)
-
-
-def main() -> None:
-    """Run, print the table, write the results, exit 1 if the gate fails."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--keyrings", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--reference", choices=REFERENCES, default="none")
-    parser.add_argument("--access", choices=ACCESS, default="outputs")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    started = time.perf_counter()
-    seeds = range(arguments.seed, arguments.seed + arguments.keyrings)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, mp_context=spawn) as pool:
-        run = partial(run_keyring, reference=arguments.reference, access=arguments.access)
-        outcomes = [one for part in pool.map(run, seeds, chunksize=5) for one in part]
-    summaries = {"all": summarise(outcomes)}
-    for kind in dict.fromkeys(one.kind for one in outcomes):
-        summaries[kind] = summarise([one for one in outcomes if one.kind == kind])
-    if arguments.access == "outputs":
-        passed, caught = is_calibrated(summaries["all"]), double_fails(summaries["all"])
-    else:
-        apart = {kind: found for kind, found in summaries.items() if kind != "all"}
-        passed = all(is_calibrated(one, sd_tolerance(one["z"]["n"])) for one in apart.values())
-        caught = double_fails(summaries["copier"])
-    result = {
-        "command": f"python -m benchmarks.calibration --keyrings {arguments.keyrings} "
-        f"--seed {arguments.seed} --reference {arguments.reference} --access {arguments.access}",
-        "false_alarm_of_each_limit": FALSE_ALARM,
-        "seconds": round(time.perf_counter() - started),
-        "calibrated": passed,
-        "double_without_deduplication_fails": caught,
-        "summaries": summaries,
-    }
-    parts = [arguments.access] if arguments.access != "outputs" else []
-    parts += [arguments.reference] if arguments.reference != "none" else []
-    name = "-".join(["calibration", *parts])
-    output = arguments.output or Path(__file__).parents[1] / f"results/{name}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    for kind, summary in summaries.items():
-        print_summary(kind, summary)
-    print(f"gate {'passed' if passed else 'FAILED'}; double {'caught' if caught else 'NOT CAUGHT'}")
-    raise SystemExit(0 if passed and caught else 1)
-
-
-def print_summary(kind: str, summary: dict) -> None:  # type: ignore[type-arg]
-    """One line per kind."""
-    cells = [f"{summary[name][str(level)]['rate']:.4f}" for name in TESTS for level in LEVELS]
-    print(
-        f"{kind:10s} {summary['suspects']:6d} {' '.join(cells)} "
-        f"sd {summary['z']['sd']:.3f} mean {summary['z']['mean']:+.3f}; without deduplication "
-        f"sd {summary['without_deduplication']['sd']:.2f}, rate at .001 "
-        f"{summary['without_deduplication']['rate_at_0.001']:.3f}"
-    )

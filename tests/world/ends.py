@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from benchmarks.calibration.world import seeded_secrets
 from provenance.coins.contexts import unpack
 from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
@@ -29,6 +28,7 @@ from provenance.suspect.access.outputs import count_positions, read_positions
 from provenance.suspect.access.probabilities import expect_with_model
 from provenance.suspect.observations import add_expectations
 from provenance.suspect.passes import Reading
+from tests.world.synthetic import seeded_secrets
 
 WORDS, END, CANDIDATES, LONGEST = 96, 96, 5, 20
 ENDING = np.arange(10, 24)

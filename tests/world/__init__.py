@@ -1,0 +1,1 @@
+"""Worlds that tests and benchmarks both need; nothing here imports `benchmarks`."""

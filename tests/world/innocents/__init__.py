@@ -1,0 +1,1 @@
+"""Innocent suspects in a fast world: words as integers, no files; see docs/validity.md."""
