@@ -38,12 +38,12 @@ from provenance.evidence.report.page import render_report
 from provenance.evidence.timestamp import read_timestamp
 from provenance.keys.keyring import (
     KEYRING_FILE,
-    SELECTOR,
+    SELECTOR_KEY,
     Keyring,
     UnlockedKeyring,
     disclose,
 )
-from provenance.keys.schedule import SINGLE_VALUE, KeyName, Schedule
+from provenance.keys.schedule import KeyName, Schedule
 from provenance.marks import Mark
 from provenance.marks.foreign.disclosed import disclose_foreign
 from provenance.marks.foreign.mark import ForeignMark
@@ -192,7 +192,7 @@ def choose_disclosed(
             "Hand the key over by hand."
         )
     served = list(examination.weighing.hypotheses)
-    used = [(SELECTOR, SINGLE_VALUE), *served, *list_unserved(keyring.schedule, served)]
+    used = [SELECTOR_KEY, *served, *list_unserved(keyring.schedule, served)]
     if "all" in names:
         return [disclose(keyring, *key) for key in used]
     known = {str(key): key for key in used}

@@ -126,16 +126,14 @@ class IndexManifest:
             index = {**index, "marked_retokenised": retokenised, "unended": unended}
         elif missing := sorted(_NEWER - set(index)):
             raise ValueError(f"missing fields {', '.join(missing)}")
-        return read_fields(cls, index)
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if a field is out of its domain."""
-        if not all(token.isdecimal() and type(n) is int for token, n in self.ends.items()):
+        manifest = read_fields(cls, index)
+        if not all(token.isdecimal() for token in manifest.ends):
             raise ValueError("ends that are no counts of tokens")
-        if not _TABLE_NAME.fullmatch(self.table):
+        if not _TABLE_NAME.fullmatch(manifest.table):
             raise ValueError("a table with an impossible name")
-        if not _SHA256.fullmatch(self.table_sha256):
+        if not _SHA256.fullmatch(manifest.table_sha256):
             raise ValueError("a table without a SHA-256")
+        return manifest
 
     def to_json(self) -> dict[str, Any]:
         """The document of manifest.json, with its checksum."""

@@ -249,8 +249,8 @@ def correlation(place, reports):
     for name in ("first", "second"):
         table = pyarrow.csv.read_csv(reports / name / "pairs/000.csv.gz")
         places = [n for n in table.column_names if n[0] == "c"][-scheme.width :]
-        contexts = np.column_stack([table[n].to_numpy() for n in places])
-        units = scheme.units(np.ascontiguousarray(contexts), table["token"].to_numpy())
+        contexts = np.column_stack([table[n].to_numpy() for n in places]).astype(np.uint32)
+        units = scheme.units(contexts, table["token"].to_numpy().astype(np.uint32))
         usable = table["unit"].to_numpy() > 0
         weights: dict[int, int] = {}
         for unit, weight in zip(units[usable].tolist(), table["weight"].to_pylist(), strict=False):
