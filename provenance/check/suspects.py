@@ -32,7 +32,7 @@ from typing import Any, Final
 import numpy as np
 
 from provenance.check.correlations import Correlation, correlate_bundles
-from provenance.check.findings import EXIT_CODES, Conclusion
+from provenance.check.findings import Concluded, Conclusion
 from provenance.check.looks.result import SequentialVerdict
 from provenance.check.reading import read_result
 from provenance.check.verdict import Verdict
@@ -116,7 +116,7 @@ class SuspectResult:
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(Concluded):
     """All suspects together, see the module docstring for `conclusion`.
 
     `reasons` says why it is inconclusive; `without_pairs`: bundles without pairs: no correlation.
@@ -132,16 +132,6 @@ class Family:
     conclusion: Conclusion
     reasons: tuple[str, ...]
 
-    @property
-    def found_evidence(self) -> bool:
-        """Whether anybody is accused."""
-        return self.conclusion == "evidence"
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command."""
-        return EXIT_CODES[self.conclusion]
-
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""
         return {"schema_version": 2, "found_evidence": self.found_evidence, **asdict(self)}
@@ -151,10 +141,6 @@ class Family:
         from provenance.check.words import say_family
 
         return say_family(self, width)
-
-    def __str__(self) -> str:
-        """In words, for 80 columns."""
-        return self.say()
 
 
 def read_suspect(folder: Path) -> Suspect:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from provenance.check.findings import (
-    EXIT_CODES,
+    Concluded,
     Conclusion,
     Control,
     HypothesisResult,
@@ -62,7 +62,7 @@ class Keep(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class Verdict:
+class Verdict(Concluded):
     """What `check` returns; see the module docstring for `conclusion`.
 
     `alpha` is that of all keys together; the twins, if any, have their own. `plan` is the analysis
@@ -122,10 +122,6 @@ class Verdict:
 
         return say_verdict(self, width)
 
-    def __str__(self) -> str:
-        """In words, for 80 columns."""
-        return self.say()
-
     def __repr__(self) -> str:
         """One line."""
         keys = f"{len(self.hypotheses)} keys, log10 p {self.log10_p:.2f}"
@@ -138,16 +134,6 @@ class Verdict:
         Whoever tries several outputs, rules or thresholds and keeps the best one finds something.
         """
         return self.plan is None
-
-    @property
-    def found_evidence(self) -> bool:
-        """True if the conclusion is evidence, by either line."""
-        return self.conclusion == "evidence"
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command that made this verdict."""
-        return EXIT_CODES[self.conclusion]
 
     @property
     def found_by(self) -> tuple[Literal["keys", "twins"], ...]:
