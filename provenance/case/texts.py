@@ -17,7 +17,7 @@ from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks.detection import Detection, detect_mark, detect_pooled
 from provenance.storage.files import read_bytes
 from provenance.storage.lines import LineReader, read_json_lines
-from provenance.storage.printable import Page
+from provenance.storage.printable import Page, Said
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class DetectedTexts(Concluded):
+class DetectedTexts(Concluded, Said):
     """What was found in several texts.
 
     Attributes

@@ -26,7 +26,7 @@ EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, 
 
 
 class Concluded:
-    """A result that draws a conclusion and says itself in words."""
+    """A result that draws a conclusion."""
 
     if TYPE_CHECKING:  # a field of each class, or a property
 
@@ -43,14 +43,6 @@ class Concluded:
     def exit_code(self) -> int:
         """Of the command that made this result."""
         return EXIT_CODES[self.conclusion]
-
-    def say(self, width: int = 80) -> str:
-        """In words: what the command prints, for a page of this width."""
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        """In words, for 80 columns."""
-        return self.say()
 
 
 @dataclass(frozen=True)

@@ -93,12 +93,6 @@ class SequentialVerdict(Concluded):
     caveat: str = ""
     schema_version: Literal[1, 2] = SCHEMA_VERSION
 
-    def say(self, width: int = 80) -> str:
-        """In words, for a page of this width."""
-        from provenance.check.looks.words import say_look
-
-        return say_look(self, None, None, width)
-
     @property
     def controls_passed(self) -> bool:
         """True if every control passed at every look."""

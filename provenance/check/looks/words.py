@@ -9,13 +9,11 @@ from provenance.check.words import add_controls, say_attributed
 from provenance.storage.printable import Page
 
 
-def say_look(
-    verdict: SequentialVerdict, state_sha256: str | None, plan: str | None, width: int
-) -> str:
+def say_look(verdict: SequentialVerdict, state_sha256: str, plan: str | None, width: int) -> str:
     """The readable report of one look.
 
-    Parameters: the verdict; SHA-256 of the state, "" if there is none yet, None if it is not known;
-    that of the plan, if any; width of the page.
+    Parameters: the verdict; SHA-256 of the state, "" if there is none yet; that of the plan, if
+    any; width of the page.
     """
     page = Page(width)
     page.say(_conclude(verdict))
@@ -38,8 +36,7 @@ def say_look(
         page.say(say_power(verdict.power))
     page.say(
         "Valid if these keys scored no output of this suspect elsewhere, and if each batch was "
-        "cut without looking at its coins."
-        + ("" if state_sha256 is None else f" State: sha256 {state_sha256 or 'none yet'}.")
+        f"cut without looking at its coins. State: sha256 {state_sha256 or 'none yet'}."
     )
     return str(page)
 
