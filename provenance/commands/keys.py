@@ -105,7 +105,9 @@ def export_worker(
     expires = datetime.now(UTC) + timedelta(days=days)
     values = [f"{slot}={text}" for one in value or [] for slot, text in parse_labels([one]).items()]
     worker = pv.export_worker(pv.open_keyring(folder), values, expires=expires, file=output)
-    tell(f"Wrote {output}: {worker}.")
+    tell(
+        f"Wrote {output}, until {worker.expires:%F %R} UTC. Whoever holds it can forge these marks."
+    )
 
 
 @app.command("disclose")
