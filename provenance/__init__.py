@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from provenance.keys.schedule import KeyName as KeyName
     from provenance.keys.schedule import Schedule as Schedule
     from provenance.keys.tokenizer import load_tokenizer as load_tokenizer
+    from provenance.keys.worker import WorkerKeys as WorkerKeys
+    from provenance.keys.worker import export_worker as export_worker
     from provenance.marks.detection import Detection as Detection
     from provenance.marks.detection import detect_mark as detect_mark
     from provenance.marks.detection import detect_pooled as detect_pooled
@@ -94,6 +96,7 @@ _HOMES = {
     "Verification": "provenance.evidence.steps",
     "VerificationError": "provenance.errors",
     "Watermark": "provenance.embed.watermark",
+    "WorkerKeys": "provenance.keys.worker",
     "add_value": "provenance.keys.keyring",
     "build_index": "provenance.case.indexing",
     "check_outputs": "provenance.check.examine",
@@ -107,6 +110,7 @@ _HOMES = {
     "detect_texts": "provenance.case.texts",
     "disclose": "provenance.keys.keyring",
     "disclose_key": "provenance.case.keyrings",
+    "export_worker": "provenance.keys.worker",
     "generate_log": "provenance.embed.generation",
     "judge_suspects": "provenance.check.suspects",
     "list_warnings": "provenance.case.indexing",

@@ -39,8 +39,7 @@ from provenance.check.reading import read_result
 from provenance.check.verdict import Verdict
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
-from provenance.keys.keyring import SELECTOR
-from provenance.keys.schedule import CONTROL, KeyName
+from provenance.keys.schedule import CONTROL, SELECTOR, KeyName
 from provenance.marks.alpha import family_weights
 from provenance.marks.foreign import FOREIGN_SCHEMES
 from provenance.marks.own import SCHEMES, make_scheme

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -89,6 +90,24 @@ def add_value(
     """Add one value to an attribute slot. No existing key changes."""
     pv.add_value(folder, slot, value)
     tell(f"Added {slot}={value}.")
+
+
+@app.command("export-worker")
+def export_worker(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File, mode 0600.")],
+    value: Annotated[
+        list[str] | None, typer.Option(help="SLOT=VALUE whose key goes along; repeatable.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=366, help="Days until it expires.")] = 14,
+) -> None:
+    """Write the keys that a worker needs to mark these values, without the master secret."""
+    expires = datetime.now(UTC) + timedelta(days=days)
+    values = [f"{slot}={text}" for one in value or [] for slot, text in parse_labels([one]).items()]
+    worker = pv.export_worker(pv.open_keyring(folder), values, expires=expires, file=output)
+    tell(
+        f"Wrote {output}, until {worker.expires:%F %R} UTC. Whoever holds it can forge these marks."
+    )
 
 
 @app.command("disclose")

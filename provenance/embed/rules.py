@@ -27,7 +27,7 @@ from provenance.coins.contexts import first_occurrences, pack, response_contexts
 from provenance.coins.kernels import kernel
 from provenance.coins.words import CONSTANTS, fill_one, fill_words
 from provenance.errors import ConfigurationMismatchError
-from provenance.keys.keyring import Keyring, UnlockedKeyring
+from provenance.keys.marking import KnownKeys, MarkingKeys
 from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, KeyName, Schedule
 from provenance.served.records import Labels
 
@@ -41,20 +41,21 @@ def name_keys(schedule: Schedule, labels: Labels) -> list[KeyName | None]:
     return [{**held, GLOBAL: GLOBAL_KEY}.get(name) for name in schedule.names]
 
 
-def check_labels(keyring: Keyring, labels: Labels, *, names_may_be_unknown: bool) -> None:
-    """Raise ConfigurationMismatchError if a label has no key: it is never silently unmarked.
+def check_labels(keys: KnownKeys, labels: Labels, *, names_may_be_unknown: bool) -> None:
+    """Raise ConfigurationMismatchError if a label has no key here: it is never silently unmarked.
 
     `names_may_be_unknown` lets names pass that are no slot, which a log keeps for groups. A door
     that cannot tell those from misspelt ones refuses them.
     """
-    known = {slot.name: slot.values for slot in keyring.schedule.slots[2:]}
+    attributes, held = keys.public.schedule.attributes, keys.list_held()
     for name, value in labels.items():
-        if value in known.get(name, ()) or (names_may_be_unknown and name not in known):
+        is_held = isinstance(value, str) and (name, value) in held
+        if is_held if name in attributes else names_may_be_unknown:
             continue
         shown = f"{name}={value}"[:128]
         raise ConfigurationMismatchError(
-            f"label {shown!a} must have a key in keyring {keyring.id}; it has none. Correct it, or "
-            "run: provenance keys add-value"
+            f"label {shown!a} must have a key of keyring {keys.public.id} here; it has none. "
+            "Correct it, or run: provenance keys add-value (then for workers: export-worker)"
         )
 
 
@@ -100,9 +101,7 @@ def find_keys(ids, lengths, width, selector, ends, numbers):  # type: ignore[no-
     return found
 
 
-def find_marked(
-    keyring: UnlockedKeyring, labels: Labels, ids: NDArray[np.uint32]
-) -> NDArray[np.bool_]:
+def find_marked(keyring: MarkingKeys, labels: Labels, ids: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Which tokens of a whole response a key decided: uint32 [n] -> bool [n].
 
     Raises ConfigurationMismatchError if a label has no key. Cost: one coin a token.

@@ -5,10 +5,11 @@
         sink.write(labels, token_ids, finish="end", prompt_token_ids=prompt)
 
 Which tokens of a response were drawn under a key follows from its ids, the labels and the keyring,
-so an adapter need not say it: the sink replays the rules. But the ids must be all that was drawn:
-an end token or a stop string that is left out was a choice of the coins, and an index that forgets
-it accuses innocent models. So `finish` says how the response ended; without it the record does not
-claim to be whole, and no check against it can be evidence. Knows no serving stack.
+so an adapter need not say it: a sink that has the watermark replays the rules. A host without keys
+makes its sink of the public folder, and writes records that say it. But the ids must be all that
+was drawn: an end token or a stop string that is left out was a choice of the coins, and an index
+that forgets it accuses innocent models. So `finish` says how the response ended; without it the
+record does not claim to be whole, and no check against it can be evidence. Knows no serving stack.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from numpy.typing import NDArray
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.embed.watermark import Watermark
 from provenance.errors import UsageError
+from provenance.keys.keyring import Keyring
+from provenance.keys.worker import read_public
 from provenance.served.records import Labels, ServedResponse
 from provenance.served.rotation import RotatingLog
 from provenance.served.writer import LogWriter
@@ -37,15 +40,26 @@ class ResponseSink:
 
     Parameters
     ----------
-    watermark : the one that drew the responses
+    watermark : the one that drew the responses; where they say themselves which tokens were drawn,
+        its public keyring is enough: the object, its folder (keyring.json), or a worker's file, of
+        which no key is kept
     log : where to; a path that ends in .jsonl or .parquet becomes one file (`LogWriter`), any other
         a folder of rotating files (`RotatingLog`), or a log that the caller opened
 
-    Raises what those raise. Safe to share among threads if the log is.
+    Raises what those and `provenance.keys.worker.read_public` raise; a worker's file may be
+    expired. Safe to share among threads if the log is.
     """
 
-    def __init__(self, watermark: Watermark, log: Path | str | LogWriter | RotatingLog) -> None:
-        self.watermark = watermark
+    def __init__(
+        self, watermark: Watermark | Keyring | Path | str, log: Path | str | LogWriter | RotatingLog
+    ) -> None:
+        self.watermark = watermark if isinstance(watermark, Watermark) else None
+        if isinstance(watermark, Watermark):
+            self.public = watermark.keyring.public
+        elif isinstance(watermark, Keyring):
+            self.public = watermark
+        else:
+            self.public = read_public(watermark, may_be_expired=True).public
         if isinstance(log, str | Path):
             one_file = Path(log).suffix in (".jsonl", ".parquet")
             log = LogWriter(log) if one_file else RotatingLog(log)
@@ -106,16 +120,20 @@ class ResponseSink:
         if bits is None and response.marked is False:
             bits = np.zeros(ids.shape[0], dtype=np.bool_)
         elif bits is None:
+            if self.watermark is None:
+                raise UsageError(
+                    "a response must say which tokens were drawn, for this sink has no keys; it "
+                    "does not. Pass drawn, or make the sink with the watermark that drew it."
+                )
             bits = self.watermark.marked_positions(response.labels, ids)
         marked = bool(bits.any())
         says_whole = response.drawn is not None or response.finish is not None
-        public = self.watermark.keyring.public
         return replace(
             response,
             response_id=response.response_id or f"{self._run}-{next(self._numbers)}",
             marked=marked,
             time=response.time or datetime.now(UTC).isoformat(timespec="seconds"),
-            keyring_id=public.id,
-            scheme=public.scheme.name,
+            keyring_id=self.public.id,
+            scheme=self.public.scheme.name,
             drawn=bits if marked and says_whole else None,
         )

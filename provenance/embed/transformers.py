@@ -35,7 +35,7 @@ from provenance.embed.sink import ResponseSink
 from provenance.embed.transformers_config import Tables, check_options, make_config
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, MissingExtraError, UsageError
-from provenance.keys.keyring import UnlockedKeyring
+from provenance.keys.marking import MarkingKeys
 from provenance.served.records import Finish, Labels, ServedResponse
 
 try:
@@ -90,11 +90,11 @@ class Marked:
         rows = _match([labels] * len(ids) if isinstance(labels, Mapping) else labels, len(ids))
         public = self.watermark.keyring.public
         for mapping in rows:
-            check_labels(public, mapping, names_may_be_unknown=False)
-        if sink is not None and sink.watermark.keyring.public.id != public.id:
+            check_labels(self.watermark.keyring, mapping, names_may_be_unknown=False)
+        if sink is not None and sink.public.id != public.id:
             raise ConfigurationMismatchError(
-                f"the sink must be of keyring {public.id}; it is of "
-                f"{sink.watermark.keyring.public.id}. Make it with this object's watermark."
+                f"the sink must be of keyring {public.id}; it is of {sink.public.id}. Make it with "
+                "this object's watermark."
             )
         responses = self._serve(model, rows, inputs)
         if sink is not None:
@@ -170,18 +170,18 @@ TransformersWatermark = Marked
 """The name that `Marked` had before `mark` made it."""
 
 
-def mark(keyring: str | Path | UnlockedKeyring, *, seed: int | None = None) -> Marked:
+def mark(keyring: str | Path | MarkingKeys, *, seed: int | None = None) -> Marked:
     """The front door: what marks the responses of a transformers model.
 
     Parameters
     ----------
-    keyring : folder of a keyring, or an unlocked one
+    keyring : folder of a keyring, or an unlocked one; a worker's file, or its keys
     seed : of ordinary draws; default: from the operating system
 
-    Raises UsageError for anything else, and what `Keyring.load` and `Keyring.unlock` raise.
+    Raises UsageError for anything else, and what `provenance.keys.worker.open_keys` raises.
     """
     generator = np.random.default_rng(seed)
-    if isinstance(keyring, UnlockedKeyring):
+    if isinstance(keyring, MarkingKeys):
         return Marked(Watermark(keyring, generator))
     if isinstance(keyring, str | Path):
         return Marked(Watermark.load(keyring, generator))

@@ -18,8 +18,10 @@ from provenance.coins.words import KEY_BYTES, read_key
 from provenance.embed.batch import MANY, NOTHING, draw_among_few
 from provenance.embed.rules import check_labels, find_keys, find_marked, name_keys
 from provenance.errors import ConfigurationMismatchError, UsageError
-from provenance.keys.keyring import SELECTOR, Key, Keyring, UnlockedKeyring
-from provenance.keys.schedule import SINGLE_VALUE, KeyName
+from provenance.keys.keyring import Key
+from provenance.keys.marking import MarkingKeys
+from provenance.keys.schedule import SELECTOR_KEY, KeyName
+from provenance.keys.worker import open_keys
 from provenance.marks.own import Scheme, make_scheme
 from provenance.marks.own.draws import GUMBEL, choose, choose_by_race, draw_plain_of_many
 from provenance.marks.own.scheme import draw_unmarked
@@ -43,14 +45,12 @@ class Watermark:
 
     Parameters
     ----------
-    keyring : the unlocked keyring; its scheme is used
+    keyring : an unlocked keyring, or a worker's keys of one; its scheme is used
     generator : source of fresh uniforms for ordinary draws (and for schemes that need them);
         default: a new one seeded by the operating system. No global generator is touched.
     """
 
-    def __init__(
-        self, keyring: UnlockedKeyring, generator: np.random.Generator | None = None
-    ) -> None:
+    def __init__(self, keyring: MarkingKeys, generator: np.random.Generator | None = None) -> None:
         self.keyring = keyring
         specification = keyring.public.scheme
         self.scheme: Scheme = make_scheme(specification.name, specification.parameters)
@@ -58,22 +58,22 @@ class Watermark:
         self._code = self.scheme.code
         self._size = keyring.public.vocabulary_size
         self._ends = keyring.schedule.ends
-        self._selector = read_key(keyring.key(SELECTOR, SINGLE_VALUE).reveal())
+        self._selector = read_key(keyring.key(*SELECTOR_KEY).reveal())
         self._known: list[Key] = []
         self._table = np.empty((0, KEY_BYTES // 4), dtype=np.uint32)
         self._numbers: dict[tuple[str | None, ...], NDArray[np.int64]] = {}
 
     @classmethod
-    def load(cls, folder: Path | str, generator: np.random.Generator | None = None) -> Watermark:
-        """Open the keyring of a folder; see `Keyring.load` and `Keyring.unlock` for the errors."""
-        return cls(Keyring.load(folder).unlock(folder), generator)
+    def load(cls, path: Path | str, generator: np.random.Generator | None = None) -> Watermark:
+        """Open a keyring's folder or a worker's file; see `keys.worker.open_keys` for errors."""
+        return cls(open_keys(path), generator)
 
     def check_labels(self, labels: Labels) -> None:
         """Raise ConfigurationMismatchError if a label names a slot but has no key there.
 
         A new week must be added to the keyring before it is served: it is never silently unmarked.
         """
-        check_labels(self.keyring.public, labels, names_may_be_unknown=True)
+        check_labels(self.keyring, labels, names_may_be_unknown=True)
 
     def draw(
         self,

@@ -38,12 +38,11 @@ from provenance.evidence.report.page import render_report
 from provenance.evidence.timestamp import read_timestamp
 from provenance.keys.keyring import (
     KEYRING_FILE,
-    SELECTOR_KEY,
     Keyring,
     UnlockedKeyring,
     disclose,
 )
-from provenance.keys.schedule import KeyName, Schedule
+from provenance.keys.schedule import SELECTOR_KEY, KeyName, Schedule
 from provenance.marks import Mark
 from provenance.marks.foreign.disclosed import disclose_foreign
 from provenance.marks.foreign.mark import ForeignMark

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,11 +27,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from provenance.coins import words as coins
-from provenance.coins.contexts import MAXIMUM_VOCABULARY, unpack
+from provenance.coins.contexts import MAXIMUM_VOCABULARY
 from provenance.errors import ConfigurationMismatchError, StorageError, UsageError
 from provenance.keys.commitment import Commitment
+from provenance.keys.marking import MarkingKeys
 from provenance.keys.sameness import read_same
-from provenance.keys.schedule import SINGLE_VALUE, KeyName, Schedule, Slot
+from provenance.keys.schedule import SELECTOR_KEY, KeyName, Schedule, Slot
 from provenance.keys.secrets import read_master_secret
 from provenance.storage.documents import refuse_malformed
 from provenance.storage.files import (
@@ -42,10 +43,6 @@ from provenance.storage.files import (
     write_atomically,
     write_json,
 )
-
-SELECTOR = "selector"
-SELECTOR_KEY = KeyName(SELECTOR)
-"""Name of the key whose coins share out the contexts among the slots; it marks nothing."""
 
 KEYRING_FILE = "keyring.json"
 MASTER_FILE = "master.key"
@@ -118,6 +115,11 @@ class Keyring:
     @classmethod
     def load(cls, folder: Path | str) -> Keyring:
         """Read `keyring.json` from a folder. Raises StorageError or DataError."""
+        if Path(folder).is_file():
+            raise StorageError(
+                f"{folder}: must be the folder of a keyring; it is a file. A worker's file can "
+                "only mark: a test needs every key of the schedule. Name the key host's folder."
+            )
         path = Path(folder) / KEYRING_FILE
         document = read_json(path)
         claim = f"{path}: must be a keyring of version {_VERSION}"
@@ -217,30 +219,17 @@ class Keyring:
         return read_same(path, self.tokenizer_sha256, self.tokenizer_copy, f"keyring {self.id}")
 
 
-class UnlockedKeyring:
-    """A keyring with its master secret: derives keys and assigns contexts to slots."""
+class UnlockedKeyring(MarkingKeys):
+    """A keyring with its master secret: derives every key and assigns contexts to slots."""
 
     def __init__(self, public: Keyring, master: bytes) -> None:
         self.public = public
         self._master = master
         self._cache: dict[KeyName, Key] = {}
-        self._selector = self.key(SELECTOR, SINGLE_VALUE)
+        self.key(*SELECTOR_KEY)  # shows that the secret is this keyring's
 
     def __repr__(self) -> str:
         return f"UnlockedKeyring(id={self.public.id!r})"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an UnlockedKeyring cannot be pickled: unlock it where it is needed")
-
-    @property
-    def schedule(self) -> Schedule:
-        """The public schedule."""
-        return self.public.schedule
-
-    @property
-    def context_width(self) -> int:
-        """k, the number of tokens of a context."""
-        return self.public.context_width
 
     def key(self, slot: str, value: str) -> Key:
         """The key of (slot, value), checked against its commitment.
@@ -270,17 +259,13 @@ class UnlockedKeyring:
         """A fresh commitment to the key of (slot, value), which need not be in the keyring yet."""
         return Commitment.to_key(_derive(self._master, self.public, slot, value))
 
-    def slots_of(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        """Slot number of each context: word 0 of the selector's keystream, cut by the shares.
+    def list_held(self) -> Collection[KeyName]:
+        """Names of all keys of the keyring."""
+        return self.public.commitments.keys()
 
-        Parameters: contexts uint32 [n, k]. Returns uint8 [n]. Cost: one coin a context.
-        """
-        words = self._selector.words(contexts, np.zeros(contexts.shape[0], dtype=np.uint32))
-        return self.schedule.assign(words)
-
-    def slots_of_names(self, names: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """`slots_of` for packed contexts: int64 [n] -> uint8 [n]."""
-        return self.slots_of(unpack(names, self.context_width))
+    def reread(self, path: Path) -> UnlockedKeyring:
+        """The folder's keyring under the secret that was read before. Raises what `unlock` does."""
+        return UnlockedKeyring(Keyring.load(path), self._master)
 
 
 def create_keyring(

@@ -67,6 +67,9 @@ class OfKey:
 
 GLOBAL_KEY: Final = KeyName(GLOBAL)
 CONTROL_KEY: Final = KeyName(CONTROL)
+SELECTOR: Final = "selector"
+SELECTOR_KEY: Final = KeyName(SELECTOR)
+"""Name of the key whose coins share out the contexts among the slots; it marks nothing."""
 
 
 DEFAULT_SHARES: Final[Mapping[str, float]] = {

@@ -5,6 +5,7 @@ PROVENANCE_TEST_TOKENIZER) are there."""
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from provenance.embed import conformance
 from provenance.embed.llama_cpp import LlamaCppWatermark, Sampling
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
+from provenance.keys.worker import export_worker
 from tests.embed.toy import ToyAdapter
 
 OPTIONS = {"temperature": 0.8, "top_k": 50, "top_p": 0.98, "min_p": 0.001}
@@ -83,6 +85,23 @@ def test_a_response_is_what_was_generated_and_says_how_it_ended(tokenizer_path, 
         assert response.finish == ("end" if ids[-1] == llama.end else "length")
         finishes.add(response.finish)
     assert finishes == {"end", "length"}
+
+
+def test_a_workers_file_marks_like_the_keyring(tokenizer_path, keyring, tmp_path):
+    llama = OnStandIn(tokenizer_path, keyring.public.vocabulary_size).llama
+    file, expires = tmp_path / "worker.key", datetime.now(UTC) + timedelta(days=1)
+    export_worker(keyring, ["cohort=a"], expires=expires, file=file)
+    one, two = (
+        LlamaCppWatermark(mark)
+        for mark in (
+            Watermark(keyring, np.random.default_rng(1)),
+            Watermark.load(file, np.random.default_rng(1)),
+        )
+    )
+    served = [m.respond(llama, [5, 6], {"cohort": "a"}).token_ids.tolist() for m in (one, two)]
+    assert served[0] == served[1]
+    with pytest.raises(ConfigurationMismatchError, match="export-worker"):
+        two.respond(llama, [5, 6], {"cohort": "b"})
 
 
 def test_sampling_cuts_in_the_order_of_llama_cpp():

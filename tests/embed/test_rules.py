@@ -132,7 +132,7 @@ def test_any_short_response(watermark, ids, labels):
 
 
 def test_labels_name_keys_and_misspelt_ones_are_refused_where_that_is_asked(watermark):
-    keyring = watermark.keyring.public
+    keyring = watermark.keyring
     named = name_keys(keyring.schedule, LABELS[2])
     assert named == [None, ("global", ""), ("week", "2026-W18"), None, ("cohort", "a")]
     check_labels(keyring, LABELS[2], names_may_be_unknown=True)

@@ -1,14 +1,17 @@
 """The sink of the adapters: what it says of a response follows from the ids and the keyring."""
 
 import json
+import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
-from provenance.errors import DataError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError
+from provenance.keys.worker import export_worker
 from provenance.served.build import build_index
 from provenance.served.index import Index
 from provenance.served.log import read_log
@@ -67,6 +70,48 @@ def test_every_form_of_write_gives_the_same_record(keyring, watermark, tmp_path)
     assert json.loads(first)["drawn"] == json.loads(more)["drawn"]
     with LogWriter(tmp_path / "b.jsonl") as log, pytest.raises(UsageError, match="ResponseSink"):
         log.append(response)
+
+
+@pytest.mark.parametrize("kind", ["object", "folder", "worker", "expired"])
+def test_a_sink_needs_no_secret_where_records_say_what_was_drawn(keyring, tmp_path, kind):
+    """The record is byte for byte that of a sink with the watermark."""
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/keyring.json").write_text(json.dumps(keyring.public.to_json()))
+    until = datetime.now(UTC) + timedelta(seconds=2 if kind == "expired" else 900)
+    export_worker(keyring, ["week=2026-W17"], expires=until, file=tmp_path / "worker.key")
+    if kind == "expired":
+        time.sleep(max(0, (until - datetime.now(UTC)).total_seconds()))
+        with pytest.raises(ConfigurationMismatchError, match="expired"):
+            Watermark.load(tmp_path / "worker.key")
+    given = {"object": keyring.public, "folder": str(tmp_path / "keys")}
+    (ids,), watermark = _responses(keyring, 1), Watermark(keyring)
+    response = ServedResponse("r", labels=LABELS, token_ids=ids, finish="length", time="then")
+    drawn = watermark.marked_positions(LABELS, ids)
+    with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
+        assert sink.write(response)
+    with ResponseSink(given.get(kind, tmp_path / "worker.key"), tmp_path / "b.jsonl") as sink:
+        assert sink.write(response, drawn=drawn)
+        assert sink.write(replace(response, drawn=drawn))
+        assert not sink.write(response, drawn=False)
+        with pytest.raises(UsageError, match="has no keys"):
+            sink.write(response)
+        assert keyring.key("global", "").reveal().hex() not in repr(vars(sink))
+    expected = (tmp_path / "a.jsonl").read_text()
+    assert (tmp_path / "b.jsonl").read_text().startswith(expected * 2)
+
+
+def test_a_sink_with_a_workers_keys_replays_the_labels_that_it_has(keyring, tmp_path):
+    file, (ids,) = tmp_path / "worker.key", _responses(keyring, 1)
+    expires = datetime.now(UTC) + timedelta(days=1)
+    export_worker(keyring, ["week=2026-W17", "cohort=a"], expires=expires, file=file)
+    response = ServedResponse("r", labels=LABELS, token_ids=ids, finish="length", time="then")
+    for name, made in (("a", Watermark(keyring)), ("b", Watermark.load(file))):
+        with ResponseSink(made, tmp_path / f"{name}.jsonl") as sink:
+            assert sink.write(response)
+    refused = pytest.raises(ConfigurationMismatchError, match="export-worker")
+    with ResponseSink(Watermark.load(file), tmp_path / "c.jsonl") as sink, refused:
+        sink.write(replace(response, labels={"week": "2026-W18"}))
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
 def test_a_path_is_a_file_or_a_folder_and_an_open_log_is_used(watermark, tmp_path):

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from provenance.embed.transformers import (  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.errors import ConfigurationMismatchError, ProvenanceError, UsageError  # noqa: E402
 from provenance.keys.keyring import Keyring  # noqa: E402
+from provenance.keys.worker import export_worker  # noqa: E402
 from provenance.marks.detection import detect_mark  # noqa: E402
 from provenance.served.records import ServedResponse  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
@@ -554,6 +556,32 @@ def test_the_config_shows_no_secret_and_copies_itself(keyring):
     for text in (repr(config), config.to_json_string(), str(dict(config)), str(generation)):
         assert keyring.key("global", "").reveal().hex() not in text
         assert "_master" not in text
+
+
+def test_a_workers_file_marks_and_logs_like_the_keyring(keyring, keyring_folder, model, tmp_path):
+    file, labels = tmp_path / "worker.key", {"week": WEEKS[0]}
+    expires = datetime.now(UTC) + timedelta(days=1)
+    worker = export_worker(keyring, [f"week={WEEKS[0]}"], expires=expires, file=file)
+    options = {"max_new_tokens": 40, "top_k": 0, "pad_token_id": PAD}
+    served = []
+    for given in (keyring_folder, file, str(file), worker):
+        marked = adapter.mark(given, seed=3)
+        logged_by = given if isinstance(given, str) else marked.watermark
+        with ResponseSink(logged_by, tmp_path / "log") as sink:
+            (one,) = marked.generate(
+                model, **_inputs([5, 6, 7]), labels=labels, sink=sink, **options
+            )
+        served.append((one.token_ids.tolist(), one.drawn.tolist()))
+        assert keyring.key("global", "").reveal().hex() not in repr(marked) + repr(vars(marked))
+    assert served[1:] == served[:1] * 3
+    assert any(served[0][1])
+    for wrong in ({"week": WEEKS[1]}, {"cohort": "a"}):
+        for asked in (
+            lambda wrong=wrong: marked.generate(model, **_inputs([5]), labels=wrong),
+            lambda wrong=wrong: marked.generate_arguments(_inputs([5]), [wrong]),
+        ):
+            with pytest.raises(ConfigurationMismatchError, match="export-worker"):
+                asked()
 
 
 def test_no_global_torch_generator_decides_the_draw(keyring, model):

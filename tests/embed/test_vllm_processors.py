@@ -8,6 +8,7 @@ import inspect
 import sys
 import warnings
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from provenance.embed.vllm.requests import KEYRING_VARIABLE, LABELS_FIELD  # noq
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.errors import ConfigurationMismatchError, UsageError  # noqa: E402
 from provenance.keys.keyring import SchemeSpecification, add_value  # noqa: E402
+from provenance.keys.worker import export_worker  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed import vllm_fake as fake  # noqa: E402
 from tests.embed.device import DEVICE  # noqa: E402
@@ -547,3 +549,46 @@ def test_v2_uniforms_follow_from_seed_and_position(tmp_path, tokenizer_path, mon
     assert (len(set(first)) == 1) == (scheme.name == "gumbel")
     if scheme.name != "gumbel":
         assert tokens([None] * 60) != tokens([None] * 60)
+
+
+# --- both with a worker's keys --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["V1", "V2"])
+def test_a_worker_draws_what_the_keyring_would_and_goes_on_when_its_file_changes(
+    vllm, folder, monkeypatch, tmp_path, name
+):
+    """Rows of a label whose key the new file has no longer are drawn under it to their end."""
+    file = tmp_path / "worker.key"
+
+    def export(*values):
+        ring, expires = Watermark.load(folder).keyring, datetime.now(UTC) + timedelta(days=1)
+        export_worker(ring, values, expires=expires, file=file)
+
+    export("week=a")
+    monkeypatch.setenv(KEYRING_VARIABLE, str(file))
+    size, generator = (
+        Watermark.load(folder).keyring.public.vocabulary_size,
+        np.random.default_rng(8),
+    )
+    processor, requests = (_v1 if name == "V1" else _v2)(size), {}
+    for slot in range(40):
+        if slot == 20:
+            add_value(folder, "week", "c")
+            with pytest.raises(ConfigurationMismatchError, match="export-worker"):
+                type(processor).validate_params(_parameters(("week=c",)))
+            export("week=b", "week=c")
+        labels = ("week=a",) if slot < 20 else ("week=c",)
+        type(processor).validate_params(_parameters(labels))
+        requests[slot] = (_parameters(labels), generator.integers(0, 400, 8).tolist())
+        if name == "V1":
+            _add(vllm, processor, {slot: requests[slot]})
+        else:
+            _enter(processor, slot, requests[slot][0], [1, 2], requests[slot][1])
+    before, rows, watermark = _logits(40, size), list(requests.values()), Watermark.load(folder)
+    if name == "V1":
+        marked = _check_step(watermark, before, processor.apply(before.clone()), rows, size)
+    else:
+        after = _apply(processor, before, _context(processor, list(range(40))))
+        marked = _check_v2(watermark, before, after, rows, size)
+    assert min(marked) < 20 <= max(marked)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,11 +25,13 @@ from provenance.embed.vllm.responses import request_fields
 from provenance.embed.watermark import Watermark
 from provenance.errors import (
     ConfigurationMismatchError,
+    DataError,
     KeyPermissionError,
     StorageError,
     UsageError,
 )
-from provenance.keys.keyring import add_value
+from provenance.keys.keyring import Keyring, add_value
+from provenance.keys.worker import export_worker
 from tests.conftest import make_keyring
 
 SHARES = {"global": 0.5, "week": 0.5}
@@ -193,3 +196,69 @@ def test_the_public_keyring_is_cached_per_folder(monkeypatch, keyring_folder):
     for _ in range(3):
         admit_request(_request())
     assert vllm_requests._public_keyring.cache_info().misses == 1
+
+
+def _export(folder, weeks, file):
+    values, expires = [f"week={week}" for week in weeks], datetime.now(UTC) + timedelta(days=1)
+    export_worker(Keyring.load(folder).unlock(folder), values, expires=expires, file=file)
+    return file
+
+
+def test_a_worker_admits_what_was_exported_and_follows_a_new_file(
+    monkeypatch, tmp_path, tokenizer_path
+):
+    """Two-phase rotation: a value is in the keyring, then on the workers, then admitted."""
+    folder = tmp_path / "ring"
+    make_keyring(folder, tokenizer_path, shares=SHARES, values={"week": ["a", "b"]})
+    file = _export(folder, ["a"], tmp_path / "worker.key")
+    monkeypatch.setenv(KEYRING_VARIABLE, str(file))
+    admit_request(_request(labels=["week=a"]))
+    admit_request(_request(labels=[]))
+    public, served = PublicKeyring(file), ServedWatermark(file)
+    before = served.watermark
+    served.follow({"week": "a"})
+    assert served.watermark is before
+    for side in (public.check_labels, served.follow, _admit):
+        for week in ("b", "c"):
+            with pytest.raises(ConfigurationMismatchError, match="export-worker"):
+                side({"week": week})
+    add_value(folder, "week", "c")
+    _export(folder, ["b", "c"], file)
+    for side in (public.check_labels, served.follow, _admit):
+        for week in "bca":  # no key is forgotten before a restart
+            side({"week": week})
+    secret = Watermark.load(folder).keyring.key("week", "c")
+    assert served.watermark.keyring.key("week", "c").fingerprint == secret.fingerprint
+    for thing in (public, vars(public), vars(public.known), served, vars(served)):
+        assert secret.reveal().hex() not in repr(thing)
+    with pytest.raises(ConfigurationMismatchError, match="export-worker"):
+        ServedWatermark(file).follow({"week": "a"})
+
+
+def _admit(labels):
+    admit_request(_request(labels=[f"{name}={value}" for name, value in labels.items()]))
+
+
+def test_a_worker_takes_no_other_keyring_and_no_file_that_is_damaged_or_expired(
+    tmp_path, tokenizer_path
+):
+    for name in ("one", "two"):
+        make_keyring(tmp_path / name, tokenizer_path, shares=SHARES, values={"week": ["a", "b"]})
+    file = _export(tmp_path / "one", ["a"], tmp_path / "worker.key")
+    sides = PublicKeyring(file), ServedWatermark(file)
+    _export(tmp_path / "two", ["a", "b"], file)
+    for side in sides:
+        with pytest.raises(ConfigurationMismatchError, match="only grow"):
+            side.check_labels({"week": "b"})
+    file.write_text("{}")
+    for side in sides:
+        with pytest.raises(DataError):
+            side.check_labels({"week": "b"})
+        side.check_labels({"week": "a"})
+    for made in (PublicKeyring, ServedWatermark):
+        with pytest.raises(DataError):
+            made(file)
+    file.chmod(0o644)
+    for made in (PublicKeyring, ServedWatermark):
+        with pytest.raises(KeyPermissionError):
+            made(file)

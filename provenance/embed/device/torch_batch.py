@@ -32,8 +32,8 @@ from provenance.embed.device.torch_coins import (
 )
 from provenance.embed.rules import name_keys
 from provenance.errors import MissingExtraError
-from provenance.keys.keyring import SELECTOR, UnlockedKeyring
-from provenance.keys.schedule import CONTROL, SINGLE_VALUE, KeyName
+from provenance.keys.marking import MarkingKeys
+from provenance.keys.schedule import CONTROL, SELECTOR_KEY, KeyName
 from provenance.marks.own import make_scheme
 from provenance.marks.own.draws import GUMBEL
 from provenance.served.records import Labels
@@ -67,15 +67,17 @@ class DeviceWatermark:
     Whoever can read the device's memory can read the keys. Cost of making it: one HKDF a key.
     """
 
-    def __init__(self, keyring: UnlockedKeyring, device: torch.device | str) -> None:
+    def __init__(self, keyring: MarkingKeys, device: torch.device | str) -> None:
         self.keyring = keyring
         specification = keyring.public.scheme
         self._code = make_scheme(specification.name, specification.parameters).code
         marked = [slot for slot in keyring.schedule.slots if slot.name != CONTROL]
         names = [KeyName(slot.name, value) for slot in marked for value in slot.values]
+        held = keyring.list_held()
+        names = [name for name in names if name in held]
         self._numbers: dict[KeyName | None, int] = {name: i for i, name in enumerate(names)}
         self._keys = pack_keys([keyring.key(*name).reveal() for name in names], device)
-        self._selector = pack_keys([keyring.key(SELECTOR, SINGLE_VALUE).reveal()], device)
+        self._selector = pack_keys([keyring.key(*SELECTOR_KEY).reveal()], device)
         self._ends = torch.from_numpy(keyring.schedule.ends.astype(np.int64)).to(device)
 
     def __repr__(self) -> str:

@@ -29,8 +29,9 @@ import numpy as np
 from provenance.embed.rules import check_labels
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
-from provenance.keys.keyring import KEYRING_FILE, MASTER_FILE, Keyring, UnlockedKeyring
-from provenance.keys.secrets import read_master_secret
+from provenance.keys.keyring import KEYRING_FILE, Keyring
+from provenance.keys.marking import KnownKeys, MarkingKeys
+from provenance.keys.worker import open_keys, read_public
 from provenance.served.records import Labels
 
 _log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ LABELS_FIELD: Final = "provenance_labels"
 """The field of `vllm_xargs` / `extra_args` that asks for the mark."""
 
 KEYRING_VARIABLE: Final = "PROVENANCE_KEYRING"
-"""Environment variable that names the keyring's *folder*; no secret travels through it."""
+"""Environment variable: path of the keyring's folder or of a worker's file; holds no secret."""
 
 _OWN_PREFIX: Final = "provenance"
 _GREEDY_BELOW: Final = 1e-5
@@ -127,8 +128,8 @@ def admit_request(parameters: RequestParameters) -> None:
 
 
 @lru_cache(maxsize=4)
-def _public_keyring(folder: Path) -> PublicKeyring:
-    return PublicKeyring(folder)
+def _public_keyring(path: Path) -> PublicKeyring:
+    return PublicKeyring(path)
 
 
 def check_server(keyring: Keyring, vocabulary_size: int, logprobs_mode: str) -> None:
@@ -158,28 +159,39 @@ def make_generator(vllm_config: Any) -> np.random.Generator:
 
 
 def named_folder() -> Path:
-    """The keyring's folder from the environment; UsageError if the variable is not set."""
-    folder = os.environ.get(KEYRING_VARIABLE)
-    if not folder:
+    """Where the keys are, from the environment; UsageError if the variable is not set."""
+    path = os.environ.get(KEYRING_VARIABLE)
+    if not path:
         raise UsageError(
-            f"{KEYRING_VARIABLE} must name the folder of a keyring; it is not set. "
-            f"Start the server with {KEYRING_VARIABLE}=DIR."
+            f"{KEYRING_VARIABLE} must name the folder of a keyring, or a worker's file; it is not "
+            f"set. Start the server with {KEYRING_VARIABLE}=DIR."
         )
-    return Path(folder)
+    return Path(path)
 
 
 class PublicKeyring:
     """The public half of a keyring, read again when a label is unknown and the file has changed.
 
-    The process that admits requests needs no more than this, so it never opens the secret.
+    The process that admits requests needs no more than this, so it keeps no secret. Of a worker's
+    file it admits the labels whose keys are in it.
 
-    Raises, when made, what `Keyring.load` raises.
+    Raises, when made, what `provenance.keys.worker.read_public` raises.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    known: KnownKeys
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._stamp = self._read_stamp()
-        self.keyring = Keyring.load(folder)
+        self.known = self._open()
+
+    @property
+    def keyring(self) -> Keyring:
+        """The public half, as it was read last."""
+        return self.known.public
+
+    def _open(self) -> KnownKeys:
+        return read_public(self.path)
 
     def check_labels(self, labels: Labels) -> None:
         """Raise ConfigurationMismatchError unless every label has a key.
@@ -188,15 +200,15 @@ class PublicKeyring:
         server cannot tell it from a misspelt one.
         """
         try:
-            check_labels(self.keyring, labels, names_may_be_unknown=False)
+            check_labels(self.known, labels, names_may_be_unknown=False)
         except ConfigurationMismatchError:
             if not self._reread():
                 raise
-            check_labels(self.keyring, labels, names_may_be_unknown=False)
+            check_labels(self.known, labels, names_may_be_unknown=False)
 
     def _read_stamp(self) -> tuple[int, int, int] | None:
         try:
-            status = (self.folder / KEYRING_FILE).stat()
+            status = (self.path / KEYRING_FILE if self.path.is_dir() else self.path).stat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
@@ -206,14 +218,14 @@ class PublicKeyring:
         stamp = self._read_stamp()
         if stamp is None or stamp == self._stamp:
             return False
-        found = Keyring.load(self.folder)
-        if not _extends(found, self.keyring):
+        found = self.known.reread(self.path)
+        if not _extends(found.public, self.keyring):
             raise ConfigurationMismatchError(
-                f"{self.folder}: the keyring of a running server may only grow by values; it is "
+                f"{self.path}: the keyring of a running server may only grow by values; it is "
                 "another now. Restore it, or restart the server."
             )
-        self._stamp, self.keyring = stamp, found
-        _log.info("keyring %s was read again: it has new values", found.id)
+        self._stamp, self.known = stamp, found
+        _log.info("keyring %s was read again: it has new values", found.public.id)
         return True
 
 
@@ -226,17 +238,18 @@ def _extends(found: Keyring, known: Keyring) -> bool:
 
 
 class ServedWatermark(PublicKeyring):
-    """The keyring with its secret, in the process that draws; follows new values.
+    """The keyring with its keys, in the process that draws; follows new values.
 
-    Parameters: folder of the keyring; fresh uniforms for schemes that need them, by default seeded
-    by the operating system. The master secret is read once, when the server starts.
+    Parameters: folder of the keyring, whose master secret is read once, or a worker's file; fresh
+    uniforms for schemes that need them, by default seeded by the operating system.
     """
 
-    def __init__(self, folder: Path, generator: np.random.Generator | None = None) -> None:
-        super().__init__(folder)
-        self._master = read_master_secret(folder / MASTER_FILE)
+    known: MarkingKeys
+
+    def __init__(self, path: Path, generator: np.random.Generator | None = None) -> None:
+        super().__init__(path)
         self._generator = generator
-        self.watermark = self._unlock()
+        self.watermark = Watermark(self.known, generator)
 
     def __repr__(self) -> str:
         return f"ServedWatermark(id={self.keyring.id!r})"
@@ -244,8 +257,8 @@ class ServedWatermark(PublicKeyring):
     def follow(self, labels: Labels) -> None:
         """See to it that `watermark` has the keys of these labels; `check_labels` for errors."""
         self.check_labels(labels)
-        if self.watermark.keyring.public is not self.keyring:
-            self.watermark = self._unlock()
+        if self.watermark.keyring is not self.known:
+            self.watermark = Watermark(self.known, self._generator)
 
-    def _unlock(self) -> Watermark:
-        return Watermark(UnlockedKeyring(self.keyring, self._master), self._generator)
+    def _open(self) -> MarkingKeys:
+        return open_keys(self.path)

@@ -101,7 +101,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     Raises (when the server starts) UsageError if `PROVENANCE_KEYRING` is not set;
     ConfigurationMismatchError if the keyring does not fit the model or the engine's logprobs would
-    show the mark; and what `Keyring.load` and `read_master_secret` raise.
+    show the mark; and what `provenance.keys.worker.open_keys` raises.
     """
 
     @classmethod

@@ -84,8 +84,8 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     Raises (when the server starts) UsageError if `PROVENANCE_KEYRING` is not set;
     ConfigurationMismatchError if the keyring does not fit the model, the engine's logprobs would
-    show the mark, or vLLM's own watermark is configured as well; and what `Keyring.load` and
-    `read_master_secret` raise.
+    show the mark, or vLLM's own watermark is configured as well; and what
+    `provenance.keys.worker.open_keys` raises.
     """
 
     @classmethod

@@ -45,8 +45,8 @@ from provenance.evidence.verify.rebuild import (
     rebuild_verdict,
 )
 from provenance.evidence.verify.state import State
-from provenance.keys.keyring import KEYRING_FILE, SELECTOR, SELECTOR_KEY, Key
-from provenance.keys.schedule import CONTROL, KeyName
+from provenance.keys.keyring import KEYRING_FILE, Key
+from provenance.keys.schedule import CONTROL, SELECTOR, SELECTOR_KEY, KeyName
 from provenance.marks.foreign.mark import is_foreign
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, first_occurrences
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.commitment import Commitment
-from provenance.keys.keyring import SELECTOR, Keyring, SchemeSpecification
-from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, SINGLE_VALUE, Schedule
+from provenance.keys.keyring import Keyring, SchemeSpecification
+from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, SELECTOR, SINGLE_VALUE, Schedule
 from provenance.marks.base import TextCoins, scored_positions
 from provenance.marks.foreign.scheme import ForeignScheme, ScoredOtherwise, Tokens
 from provenance.marks.sharing import (

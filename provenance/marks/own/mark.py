@@ -13,6 +13,7 @@ from provenance.coins.contexts import first_pairs, response_contexts
 from provenance.errors import UsageError
 from provenance.keys.keyring import Key, Keyring, UnlockedKeyring
 from provenance.keys.schedule import Schedule
+from provenance.keys.worker import WorkerKeys
 from provenance.marks.base import Mark, OpenKey, TextCoins, scored_positions
 from provenance.marks.own import Scheme, make_scheme
 from provenance.stats.laws import NullLaw
@@ -127,6 +128,11 @@ def as_mark(keyring: UnlockedKeyring | Mark) -> Mark:
     """The mark of our own unlocked keyring; other marks as they are. Raises UsageError else."""
     if isinstance(keyring, UnlockedKeyring):
         return KeyringMark(keyring)
+    if isinstance(keyring, WorkerKeys):
+        raise UsageError(
+            "the keyring must be unlocked; got a worker's keys, which can only mark: a test needs "
+            "every key of the schedule. Use provenance.open_keyring(DIR) on the key host."
+        )
     if isinstance(keyring, Keyring):
         raise UsageError(
             "the keyring must be unlocked; got its public half. Use provenance.open_keyring(DIR)."
