@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from provenance.case.case import Case as Case
     from provenance.case.case import open_case as open_case
     from provenance.case.doors import open_keyring as open_keyring
+    from provenance.case.indexing import audit_log as audit_log
     from provenance.case.indexing import build_index as build_index
     from provenance.case.indexing import describe_index as describe_index
     from provenance.case.indexing import list_warnings as list_warnings
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from provenance.marks.detection import detect_pooled as detect_pooled
     from provenance.marks.foreign.reading import read_foreign_mark as read_foreign_mark
     from provenance.marks.own import make_scheme as make_scheme
+    from provenance.served.audit_result import LogAudit as LogAudit
     from provenance.served.index import Index as Index
     from provenance.served.writer import LogWriter as LogWriter
     from provenance.storage.printable import Page as Page
@@ -82,6 +84,7 @@ _HOMES = {
     "Key": "provenance.keys.keyring",
     "KeyName": "provenance.keys.schedule",
     "Keyring": "provenance.keys.keyring",
+    "LogAudit": "provenance.served.audit_result",
     "LogWriter": "provenance.served.writer",
     "Look": "provenance.case.looks",
     "MarkChoice": "provenance.case.marks",
@@ -98,6 +101,7 @@ _HOMES = {
     "Watermark": "provenance.embed.watermark",
     "WorkerKeys": "provenance.keys.worker",
     "add_value": "provenance.keys.keyring",
+    "audit_log": "provenance.case.indexing",
     "build_index": "provenance.case.indexing",
     "check_outputs": "provenance.check.examine",
     "commit_plan": "provenance.case.planning",

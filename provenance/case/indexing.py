@@ -1,4 +1,4 @@
-"""Building an index at the front door, and what stands against checks with it."""
+"""Served logs at the front door: auditing and indexing them, and what stands against an index."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from provenance.case.doors import as_open_mark, tokenizer_of
 from provenance.check.inputs import describe_log
 from provenance.check.reservations import reserve_index
 from provenance.errors import UsageError
-from provenance.served import build
+from provenance.served import audit, build
 from provenance.served.index import Index
 from provenance.storage.files import Paths, as_path, as_paths
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from provenance.marks import Mark
+    from provenance.served.audit_result import LogAudit
     from provenance.served.index_manifest import IndexManifest
 
 
@@ -24,13 +29,27 @@ def build_index(
     Parameters: files or folders of the log; where the index goes; an unlocked keyring, another mark
     or a keyring's folder; tokenizer.json, None: the keyring's copy; limits of memory and threads.
     """
+    files, mark, path = _open(logs, keyring, tokenizer)
+    return build.build_index(files, as_path(folder, "the index"), mark, path, **limits)
+
+
+def audit_log(logs: Paths, keyring: Any, tokenizer: Any = None, **limits: Any) -> LogAudit:
+    """Is every replica really marking? See `provenance.served.audit.audit_log`.
+
+    Parameters: files or folders of the log; an unlocked keyring or its folder; tokenizer.json,
+    None: the keyring's copy; alpha and the limit of memory.
+    """
+    return audit.audit_log(*_open(logs, keyring, tokenizer), **limits)
+
+
+def _open(logs: Paths, keyring: Any, tokenizer: Any) -> tuple[Sequence[Path], Mark, Path | None]:
+    """Files of a log, the mark, and the file of its tokenizer if there is one."""
     mark = as_open_mark(keyring)
     files = as_paths(logs, "the logs")
     if not files:
         raise UsageError("at least one log must be given; got none. Name the served log.")
     known = tokenizer is not None or mark.public.tokenizer_copy is not None
-    path = tokenizer_of(mark.public, tokenizer) if known else None
-    return build.build_index(files, as_path(folder, "the index"), mark, path, **limits)
+    return files, mark, tokenizer_of(mark.public, tokenizer) if known else None
 
 
 def list_warnings(manifest: IndexManifest, keyring: Any = None) -> list[str]:
@@ -39,11 +58,19 @@ def list_warnings(manifest: IndexManifest, keyring: Any = None) -> list[str]:
     Parameters: the manifest; the mark, None if it is not known (then as for our own).
     """
     counts_weigh = keyring is None or not as_open_mark(keyring).shares_coins
-    return [
+    reserved = [
         f"{one.reason}. No check against this index is evidence without an innocent model of the "
         "suspect's size (--innocent)."
         for one in reserve_index(describe_log(manifest, counts_weigh=counts_weigh))
     ]
+    unlabelled = [
+        f"{slot.without_value:,} of {manifest.marked_responses:,} marked responses have no label "
+        f"{slot.name} whose value has a key: nothing of them counts under a key of that slot. "
+        "Misspelt names and values: provenance log audit."
+        for slot in manifest.slots
+        if slot.without_value
+    ]
+    return [*reserved, *unlabelled]
 
 
 def describe_index(folder: Any) -> tuple[dict[str, Any], list[str]]:

@@ -18,6 +18,7 @@ from provenance.commands import (
     generate,
     index,
     keys,
+    log,
     plan,
     suspects,
     verify,
@@ -72,6 +73,7 @@ def _options(
 app.command("demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
 app.command("generate")(generate.generate)
+app.add_typer(log.app, name="log")
 app.add_typer(index.app, name="index")
 app.add_typer(plan.app, name="plan")
 app.command("check")(check.check)

@@ -37,6 +37,26 @@ GROUP BY slot, value, context
 ORDER BY slot, context, value
 """
 
+COINS = pa.schema(
+    [
+        pa.field("group", pa.uint32(), nullable=False),
+        pa.field("coin", pa.int64(), nullable=False),
+        pa.field("score", pa.int32(), nullable=False),
+    ]
+)
+"""One row per drawn token and group that it is in: the coin's name under its key, and its score."""
+
+_SUM_COINS = """
+SELECT "group", CAST(sum(n) AS BIGINT) AS drawn, count(*) AS coins,
+    CAST(sum(score) AS BIGINT) AS total
+FROM (
+    SELECT "group", coin, count(*) AS n, any_value(score) AS score
+    FROM stream
+    GROUP BY "group", coin
+)
+GROUP BY "group"
+"""
+
 
 class _Stream:
     """An iterator of batches that remembers the exception DuckDB would turn into words."""
@@ -85,6 +105,19 @@ def group_tables(
 
 
 @contextmanager
+def group_coins(
+    batches: Iterable[pa.RecordBatch], spill: Path, memory_limit: str
+) -> Iterator[Iterable[pa.RecordBatch]]:
+    """Per group: drawn tokens, distinct coins, and the sum of their scores, each coin once.
+
+    `batches` has the columns COINS, what is yielded group, drawn, coins and total; otherwise as
+    `group_windows`.
+    """
+    with _run(_SUM_COINS, batches, COINS, spill, memory_limit, None) as result:
+        yield result
+
+
+@contextmanager
 def _run(
     query: str,
     batches: Iterable[pa.RecordBatch],
@@ -111,7 +144,7 @@ def _run(
                 "Build one index per part of the log."
             ) from error
         raise StorageError(
-            f"{spill}: the index must fit in memory ({memory_limit}) and on this disk; got: "
+            f"{spill}: what is counted must fit in memory ({memory_limit}) and on this disk; got: "
             f"{reason}. Free some space or raise the memory limit."
         ) from error
     finally:

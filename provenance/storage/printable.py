@@ -28,7 +28,7 @@ NUMBERS = frozenset(
     {
         *("adjusted", "batch", "coins", "contexts", "correlation", "effective", "known", "level"),
         *("log10 e", "log10 p", "needed", "outputs", "share", "shared pairs", "tokens", "windows"),
-        *("n", "S", "z"),
+        *("n", "S", "z", "drawn", "mean", "records"),
     }
 )
 """Columns that are aligned on the right."""

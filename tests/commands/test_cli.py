@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from provenance.embed.rules import find_marked
+from provenance.served.writer import LogWriter
 from provenance.storage.files import lock_folder
 from tests.world.synthetic import Teacher, innocent, learn, make_world, write_outputs
 
@@ -487,3 +489,35 @@ def test_the_report_fits_eighty_columns(case):
     )
     assert done.returncode == 1, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_log_is_audited(run, case, world):
+    """Old records have no bits: nothing can be said. With them every replica marks."""
+    arguments = ("log", "audit", case / "served.jsonl", "--keys", case / "keys")
+    code, out, _ = run(*arguments)
+    assert code == 3
+    assert out.startswith("LOG AUDIT inconclusive: all: no drawn bits")
+    records = [json.loads(line) for line in (case / "served.jsonl").read_text().splitlines()]
+    with LogWriter(case / "bits.jsonl") as log:
+        for record in records:
+            ids = np.array(record["token_ids"], dtype=np.uint32)
+            bits = find_marked(world.keyring, record["labels"], ids)
+            fields = {name: record[name] for name in ("response_id", "labels", "time")}
+            log.write(**fields, marked=bool(bits.any()), token_ids=ids, drawn=bits)
+    code, out, _ = run(*arguments[:2], case / "bits.jsonl", *arguments[3:])
+    assert code == 0
+    assert out.startswith("LOG AUDIT passed: every replica marks.")
+    code, out, _ = run(*arguments[:2], case / "bits.jsonl", *arguments[3:], "--json")
+    assert json.loads(out)["conclusion"] == "passed"
+
+
+def test_a_label_without_a_key_is_said_when_the_index_is_built(run, case):
+    lines = (case / "served.jsonl").read_text().replace('"week":"W2"', '"week":"w2"')
+    (case / "odd.jsonl").write_text(lines)
+    code, _, err = run(
+        "index", "build", case / "odd.jsonl", "--keys", case / "keys", "-o", case / "i"
+    )
+    assert code == 0
+    lost = lines.count('"week":"w2"')
+    assert f"Warning: {lost} of 200 marked responses have no label week" in " ".join(err.split())
+    assert "capability" not in err
