@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.lab.evaluate import REFERENCE_TEXT
 from benchmarks.lab.stage2 import FIXTURES
-from provenance.check.weigh import Choices, weigh, weigh_presence
+from provenance.check.weigh import PairCounts, weigh, weigh_presence
 from provenance.keys.keyring import Keyring, UnlockedKeyring
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks.own import make_scheme
@@ -38,7 +38,7 @@ CAPS: Final = (1, 3, 15, 1 << 10)
 _GLOBAL: Final = 1
 
 
-def weigh_all(choices: Choices) -> Mapping[str, np.ndarray]:
+def weigh_all(choices: PairCounts) -> Mapping[str, np.ndarray]:
     """Every rule on the same pairs; `residual` where a reference expected something."""
     found = {}
     if choices.expected.any():
@@ -55,7 +55,7 @@ def weigh_all(choices: Choices) -> Mapping[str, np.ndarray]:
 
 def read_choices(
     observations: Observations, index: Index, keyring: UnlockedKeyring
-) -> tuple[Choices, np.ndarray]:
+) -> tuple[PairCounts, np.ndarray]:
     """Pairs in contexts that were served under the global key, and where they stand."""
     slots = keyring.slots_of_names(observations.contexts)
     own = np.flatnonzero(slots == _GLOBAL)
@@ -64,7 +64,7 @@ def read_choices(
     np.add.at(n, matches.query, matches.responses)
     pairs = own[n > 0]
     return (
-        Choices(
+        PairCounts(
             observations.masses[pairs],
             observations.totals[pairs],
             n[n > 0],

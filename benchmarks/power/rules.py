@@ -42,7 +42,7 @@ LEAST = 1e-6
 
 
 class Known:
-    """What a rule may know, per pair; see `provenance.check.weigh.Choices`."""
+    """What a rule may know, per pair; see `provenance.check.weigh.PairCounts`."""
 
     def __init__(self, observations: Observations, responses: Real, chosen: NDArray[np.int64]):
         self.mass, self.expected = observations.masses[chosen], observations.expected[chosen]

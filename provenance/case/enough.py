@@ -11,7 +11,7 @@ from provenance.check.weigh import choose_rule, refuse_retired
 from provenance.marks import KeyringMark
 from provenance.marks.alpha import family_weights
 from provenance.stats.looks import coins_needed, effective_coins, outputs_suffice
-from provenance.storage.printable import Page
+from provenance.storage.printable import Page, Said
 
 if TYPE_CHECKING:
     from provenance.marks import Mark
@@ -34,7 +34,7 @@ class KeySufficiency:
 
 
 @dataclass(frozen=True)
-class Sufficiency:
+class Sufficiency(Said):
     """Whether the test of the key with the largest share of alpha finds the shift.
 
     Attributes: the shift, alpha and the wanted probability (power), as asked for; one row per key
@@ -76,10 +76,6 @@ class Sufficiency:
             f"alpha {self.alpha:g} over all keys",
         )
         return str(page)
-
-    def __str__(self) -> str:
-        """In words, for 80 columns."""
-        return self.say()
 
 
 def suffice(

@@ -15,6 +15,7 @@ from provenance.check.looks.words import say_look
 from provenance.check.plan import Plan
 from provenance.check.weigh import choose_rule
 from provenance.storage.files import lock_folder, write_json
+from provenance.storage.printable import Said
 
 if TYPE_CHECKING:
     from provenance.case.settings import Request
@@ -27,7 +28,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Look:
+class Look(Said):
     """What a sequential check says now.
 
     Attributes
@@ -65,10 +66,6 @@ class Look:
         """In words, for a page of this width."""
         plan = self.plan.sha256 if self.plan else None
         return say_look(self.verdict, self.state_sha256, plan, width)
-
-    def __str__(self) -> str:
-        """In words, for 80 columns."""
-        return self.say()
 
     def __repr__(self) -> str:
         """One line."""

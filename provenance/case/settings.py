@@ -11,7 +11,7 @@ from provenance.errors import ConfigurationMismatchError
 if TYPE_CHECKING:
     from provenance.check.examine import CheckSettings
     from provenance.check.plan import Plan
-    from provenance.evidence.bundle import Contents
+    from provenance.evidence.bundle import BundleParts
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Request:
     placebo_keys : None where not given; twins : whether there are any
     """
 
-    contents: Contents
+    contents: BundleParts
     alpha: float | None = None
     rule: str | None = None
     placebo_keys: int | None = None
@@ -35,9 +35,9 @@ class Request:
         Raises UsageError; StorageError, DataError, MissingExtraError for the plan;
         ConfigurationMismatchError naming what differs from it.
         """
-        from provenance.evidence.bundle import Contents, gather_plan
+        from provenance.evidence.bundle import BundleParts, gather_plan
 
-        made = cls(gather_plan(plan) if plan else Contents(), **asked)
+        made = cls(gather_plan(plan) if plan else BundleParts(), **asked)
         made.settings(None)
         return made
 

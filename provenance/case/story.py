@@ -16,7 +16,7 @@ from provenance.case.indexing import build_index
 from provenance.errors import StorageError
 from provenance.keys.keyring import MASTER_FILE
 from provenance.storage.files import as_path, read_json
-from provenance.storage.printable import Page
+from provenance.storage.printable import Page, Said
 
 if TYPE_CHECKING:
     from provenance.check.verdict import Verdict
@@ -25,7 +25,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Story:
+class Story(Said):
     """Suspects of the fixtures' catalogue, each with its verdict."""
 
     chapters: tuple[tuple[Mapping[str, Any], Verdict], ...]

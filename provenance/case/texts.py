@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from provenance.case.doors import as_open_mark, tokenizer_of
-from provenance.check.findings import EXIT_CODES, Conclusion
+from provenance.check.findings import Concluded, Conclusion
 from provenance.errors import DataError, UsageError
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks.detection import Detection, detect_mark, detect_pooled
 from provenance.storage.files import read_bytes
 from provenance.storage.lines import LineReader, read_json_lines
-from provenance.storage.printable import Page
+from provenance.storage.printable import Page, Said
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class DetectedTexts:
+class DetectedTexts(Concluded, Said):
     """What was found in several texts.
 
     Attributes
@@ -64,11 +64,6 @@ class DetectedTexts:
         untested = not all(result.tested for result in decided)
         too_short = all(result.too_short for result in decided)
         return "inconclusive" if untested or too_short else "no evidence"
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command."""
-        return EXIT_CODES[self.conclusion]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form; where texts are pooled, their counts without a test of their own."""
@@ -106,10 +101,6 @@ class DetectedTexts:
         if caveat := self.found[0].caveat:
             page.say(f"Caveat: {caveat}.")
         return str(page)
-
-    def __str__(self) -> str:
-        """In words, for 80 columns."""
-        return self.say()
 
 
 def detect(text: Any, keyring: Any, *, tokenizer: Any = None, alpha: float = 1e-4) -> Detection:

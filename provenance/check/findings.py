@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from provenance.errors import UsageError
-from provenance.keys.schedule import KeyName
+from provenance.keys.schedule import KeyName, OfKey
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import TailResult
 from provenance.storage.documents import read_fields, take_stated
@@ -23,6 +23,26 @@ Conclusion = Literal["evidence", "no evidence", "inconclusive"]
 _Test = TypeVar("_Test", bound="HypothesisResult | TwinsResult")
 EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, "inconclusive": 3}
 """Of every command that draws a conclusion; see docs/decisions/0003."""
+
+
+class Concluded:
+    """A result that draws a conclusion."""
+
+    if TYPE_CHECKING:  # a field of each class, or a property
+
+        @property
+        def conclusion(self) -> Conclusion:
+            """What follows from the numbers."""
+
+    @property
+    def found_evidence(self) -> bool:
+        """True if the conclusion is evidence, by any line."""
+        return self.conclusion == "evidence"
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command that made this result."""
+        return EXIT_CODES[self.conclusion]
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,7 @@ class Reservation:
 
 
 @dataclass(frozen=True)
-class HypothesisResult:
+class HypothesisResult(OfKey):
     """One key of the check: H0 "the suspect's choices are independent of this key's coins".
 
     Attributes
@@ -79,16 +99,6 @@ class HypothesisResult:
     log10_adjusted: float
     rejected: bool
     table: ClassTable
-
-    @property
-    def key(self) -> KeyName:
-        """Which key it is about."""
-        return KeyName(self.slot, self.value)
-
-    @property
-    def name(self) -> str:
-        """`global` or `week=2026-W17`."""
-        return str(self.key)
 
     @property
     def mean_shift(self) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.check.weigh import REFERENCE_RULE, Choices, weigh
+from provenance.check.weigh import REFERENCE_RULE, PairCounts, weigh
 from provenance.errors import UsageError
 from provenance.keys.keyring import Key
 from provenance.keys.schedule import CONTROL, KeyName
@@ -181,7 +181,7 @@ def _expand(
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if ends.size else 0
     pairs = np.arange(total) + np.repeat(starts[rows] - (ends - lengths), lengths)
-    choices = Choices(
+    choices = PairCounts(
         observations.masses[pairs],
         observations.totals[pairs],
         np.repeat(responses, lengths),

@@ -25,14 +25,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from provenance.check.correlations import Correlation, correlate_bundles
-from provenance.check.findings import EXIT_CODES, Conclusion
+from provenance.check.correlations import correlate_bundles
+from provenance.check.family import Family, SuspectResult
+from provenance.check.findings import Conclusion
 from provenance.check.looks.result import SequentialVerdict
 from provenance.check.reading import read_result
 from provenance.check.verdict import Verdict
@@ -87,74 +88,6 @@ class Suspect:
     conclusion: Conclusion
     reasons: tuple[str, ...]
     tables: Mapping[KeyName, ClassTable]
-
-
-@dataclass(frozen=True)
-class SuspectResult:
-    """What the family says of one suspect.
-
-    Attributes
-    ----------
-    name : its folder
-    usable : False if its p-values may accuse nobody, see `Suspect`; then nothing can be found
-    log10_p : smallest adjusted p over its keys; all suspects and committed keys are counted
-    accused : log10_p <= log10(alpha)
-    keys : names of its keys that are rejected: at least these
-    log10_e : e-value of the suspect, over all committed keys; None for an e-value of 0
-    log10_level : smallest false discovery rate at which e-BH names it
-    discovered : log10_level <= log10(rate)
-    """
-
-    name: str
-    usable: bool
-    log10_p: float
-    accused: bool
-    keys: tuple[str, ...]
-    log10_e: float | None
-    log10_level: float
-    discovered: bool
-
-
-@dataclass(frozen=True)
-class Family:
-    """All suspects together, see the module docstring for `conclusion`.
-
-    `reasons` says why it is inconclusive; `without_pairs`: bundles without pairs: no correlation.
-    """
-
-    keyring_id: str
-    committed_keys: int
-    alpha: float
-    false_discovery_rate: float
-    suspects: tuple[SuspectResult, ...]
-    correlations: tuple[Correlation, ...]
-    without_pairs: tuple[str, ...]
-    conclusion: Conclusion
-    reasons: tuple[str, ...]
-
-    @property
-    def found_evidence(self) -> bool:
-        """Whether anybody is accused."""
-        return self.conclusion == "evidence"
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command."""
-        return EXIT_CODES[self.conclusion]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {"schema_version": 2, "found_evidence": self.found_evidence, **asdict(self)}
-
-    def say(self, width: int = 80) -> str:
-        """In words, for a page of this width."""
-        from provenance.check.words import say_family
-
-        return say_family(self, width)
-
-    def __str__(self) -> str:
-        """In words, for 80 columns."""
-        return self.say()
 
 
 def read_suspect(folder: Path) -> Suspect:

@@ -1,4 +1,4 @@
-"""The result of a check, in one frozen object, and its JSON form. Computes nothing.
+"""The result of a check, in one frozen object: its JSON form and its words. Computes nothing.
 
 A verdict says one of three things:
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from provenance.check.findings import (
-    EXIT_CODES,
+    Concluded,
     Conclusion,
     Control,
     HypothesisResult,
@@ -33,9 +33,12 @@ from provenance.check.findings import (
     TwinsResult,
     group_rejected,
 )
-from provenance.check.power_statement import Power
+from provenance.check.inputs import say_positions
+from provenance.check.power_statement import Power, say_power
+from provenance.check.words import add_controls, say_attributed
 from provenance.errors import UsageError
 from provenance.storage.documents import read_fields, take_stated
+from provenance.storage.printable import Page, Said
 
 SCHEMA_VERSION: Final = 2
 OLD_SCHEMA_VERSION: Final = 1
@@ -62,7 +65,7 @@ class Keep(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class Verdict:
+class Verdict(Concluded, Said):
     """What `check` returns; see the module docstring for `conclusion`.
 
     `alpha` is that of all keys together; the twins, if any, have their own. `plan` is the analysis
@@ -118,13 +121,7 @@ class Verdict:
 
     def say(self, width: int = 80) -> str:
         """In words: what `provenance check` prints, for a page of this width."""
-        from provenance.check.words import say_verdict
-
-        return say_verdict(self, width)
-
-    def __str__(self) -> str:
-        """In words, for 80 columns."""
-        return self.say()
+        return _say(self, width)
 
     def __repr__(self) -> str:
         """One line."""
@@ -138,16 +135,6 @@ class Verdict:
         Whoever tries several outputs, rules or thresholds and keeps the best one finds something.
         """
         return self.plan is None
-
-    @property
-    def found_evidence(self) -> bool:
-        """True if the conclusion is evidence, by either line."""
-        return self.conclusion == "evidence"
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command that made this verdict."""
-        return EXIT_CODES[self.conclusion]
 
     @property
     def found_by(self) -> tuple[Literal["keys", "twins"], ...]:
@@ -250,3 +237,96 @@ def _word_as_version_1(
     if not verdict.controls_passed:
         return "invalid"
     return "evidence" if any(result.rejected for result in verdict.hypotheses) else "no evidence"
+
+
+def _say(verdict: Verdict, width: int) -> str:
+    page, headline = Page(width), verdict.headline
+    page.say(_conclude(verdict))
+    page.reasons(verdict.reasons)
+    for one in verdict.reservations:
+        if one.reason not in verdict.reasons:
+            page.say(f"Known of the inputs: {one}.", wrap=False)
+    page.say(_say_plan(verdict))
+    page.say(
+        f"p of the whole check <= 10^{verdict.log10_p:.2f} (family-wise, all keys); "
+        f"alpha {verdict.alpha:g}" + (f"; smallest: {headline.name}" if headline else "")
+    )
+    page.say(say_positions(verdict.inputs["outputs"]))
+    page.say()
+    _add_keys(page, verdict)
+    page.say()
+    add_controls(page, verdict.controls)
+    if verdict.shares:
+        page.say()
+        page.table(
+            ["slot", "value", "share", "95 % limits"],
+            [
+                [s.slot, s.value, f"{s.estimate:.2f}", f"{s.lower:.2f} .. {s.upper:.2f}"]
+                for s in verdict.shares
+            ],
+            "Shares of the absorbed evidence (simultaneous over all slots)",
+        )
+    if verdict.twins is not None:
+        page.say()
+        page.say(_say_twins(verdict.twins))
+    page.say()
+    if verdict.caveat:
+        page.say(f"Caveat of this mark: {verdict.caveat}.")
+    page.say(_caveat(verdict))
+    return str(page)
+
+
+def _add_keys(page: Page, verdict: Verdict) -> None:
+    page.table(
+        ["key", "coins", "effective", "z", "log10 p", "adjusted", "rejected"],
+        [
+            [
+                result.name,
+                f"{result.tail.coins:,}",
+                f"{result.tail.effective_coins:,.0f}",
+                f"{result.tail.z:+.2f}",
+                f"{result.tail.log10_p:.2f}",
+                f"{result.log10_adjusted:.2f}",
+                "yes" if result.rejected else "",
+            ]
+            for result in verdict.hypotheses
+        ],
+        "Keys",
+    )
+
+
+def _conclude(verdict: Verdict) -> str:
+    if verdict.conclusion == "evidence":
+        if verdict.found_by == ("twins",):
+            return "EVIDENCE, by the twins only, of training on the responses that were served."
+        where = say_attributed(verdict.attributed)
+        also = " The twins say so too." if "twins" in verdict.found_by else ""
+        return f"EVIDENCE: consistent with training on marked responses{where}.{also}"
+    if verdict.conclusion == "inconclusive":
+        return "INCONCLUSIVE: this check speaks neither for nor against training on the responses."
+    return "NO EVIDENCE of training on marked responses."
+
+
+def _say_plan(verdict: Verdict) -> str:
+    if verdict.plan is None:
+        return "Exploratory: no plan fixed this check before it was made."
+    stamped = f", timestamped {verdict.plan.timestamp}" if verdict.plan.timestamp else ""
+    return f"Planned: {verdict.plan.sha256}{stamped}."
+
+
+def _say_twins(twins: TwinsResult) -> str:
+    outcome = "EVIDENCE of training on them" if twins.rejected else "no evidence"
+    return (
+        f"Twins (a second line): the served response is the likelier one in "
+        f"{twins.favour_served:,} of {twins.pairs:,} pairs; log10 p <= {twins.tail.log10_p:.2f} "
+        f"at alpha {twins.alpha:g}: {outcome}. Assumes that a fair coin decided which was served."
+    )
+
+
+def _caveat(verdict: Verdict) -> str:
+    if not verdict.found_evidence and verdict.power:
+        return f"Absence of evidence is not evidence of absence. {say_power(verdict.power)}"
+    return (
+        "What this does not show: intent, or the route. Quotation and echo of marked text in "
+        "other training data leave the same trace."
+    )

@@ -42,7 +42,7 @@ PROBABILITIES: Final = _Constants(prior=0.0, clip=0.2, addend=0.003)
 
 
 @dataclass(frozen=True)
-class Choices:
+class PairCounts:
     """What a weight may know of each pair.
 
     Attributes
@@ -61,7 +61,7 @@ class Choices:
     sampled: bool = True
 
 
-def weigh_presence(choices: Choices) -> Integers:
+def weigh_presence(choices: PairCounts) -> Integers:
     """round(63 n / (n + 5)) for every pair that occurs: each pair counts once.
 
     Retired: of all rules it errs most where responses were selected after generation, and finds
@@ -71,7 +71,7 @@ def weigh_presence(choices: Choices) -> Integers:
     return _round(np.where(choices.masses > 0, _LEVELS * shares, 0))
 
 
-def weigh_log_sqrt(choices: Choices) -> Integers:
+def weigh_log_sqrt(choices: PairCounts) -> Integers:
     """round(4 ln(1 + n) sqrt(N)), n up to 1,024 and N up to 16: at most 111.
 
     The caps bound what one phrase that the suspect repeats, or one context that the log is full of,
@@ -80,7 +80,7 @@ def weigh_log_sqrt(choices: Choices) -> Integers:
     return _round(4 * _logarithm(choices) * np.sqrt(np.minimum(choices.masses, _COUNT_CAP)))
 
 
-def weigh_residual(choices: Choices) -> Integers:
+def weigh_residual(choices: PairCounts) -> Integers:
     """How much more than expected, per position, in 255 levels of the largest.
 
     w = clip((N - E) / (N(c) + t), -c, c) / sqrt(q + a) * ln(1 + n) * sqrt(N(c))
@@ -102,11 +102,11 @@ def weigh_residual(choices: Choices) -> Integers:
     return _round(real * (_RESIDUAL_LEVELS / largest) if largest > 0 else real)
 
 
-RULES: Final[Mapping[str, Callable[[Choices], Integers]]] = {
+RULES: Final[Mapping[str, Callable[[PairCounts], Integers]]] = {
     "log-sqrt": weigh_log_sqrt,
     "residual": weigh_residual,
 }
-RETIRED: Final[Mapping[str, Callable[[Choices], Integers]]] = {"presence": weigh_presence}
+RETIRED: Final[Mapping[str, Callable[[PairCounts], Integers]]] = {"presence": weigh_presence}
 """Rules of earlier checks: they are verified and a sequential check goes on, no new one begins."""
 MAXIMAL_WEIGHTS: Final[Mapping[str, int]] = {
     "presence": _LEVELS,
@@ -145,7 +145,7 @@ def refuse_retired(rule: str) -> str:
     return rule
 
 
-def weigh(choices: Choices, rule: str = DEFAULT_RULE) -> Integers:
+def weigh(choices: PairCounts, rule: str = DEFAULT_RULE) -> Integers:
     """Integer weight of each pair, int64 [n]; negative only under `residual`.
 
     Parameters: what is known of each pair; a name in RULES (or RETIRED), chosen before the outputs
@@ -158,7 +158,7 @@ def weigh(choices: Choices, rule: str = DEFAULT_RULE) -> Integers:
     return rules[rule](choices)
 
 
-def _logarithm(choices: Choices) -> Masses:
+def _logarithm(choices: PairCounts) -> Masses:
     """ln(1 + n) with n up to 1,024."""
     return np.asarray(np.log1p(np.minimum(choices.responses, _RESPONSES_CAP)))
 

@@ -80,7 +80,7 @@ _OWN_FOLDERS: Final = frozenset({PAIRS_FOLDER, DISCLOSED_FOLDER})
 
 
 @dataclass(frozen=True)
-class Contents:
+class BundleParts:
     """What goes into a bundle beside verdict and keyring.
 
     Attributes
@@ -100,7 +100,7 @@ class Contents:
     trajectory: Trajectory | None = None
 
 
-def gather_plan(path: Path) -> Contents:
+def gather_plan(path: Path) -> BundleParts:
     """A plan with the request and the response that lie beside it (PLAN.tsq, PLAN.tsr).
 
     The response must be for this plan; whether its authority is trusted is asked by `verify`.
@@ -115,11 +115,11 @@ def gather_plan(path: Path) -> Contents:
         origin = str(path.with_suffix(".tsr"))
         timestamp = read_timestamp(response, plan.content, (), origin)
         plan = replace(plan, timestamp=timestamp.time)
-    return Contents(plan=plan, request=request, response=response)
+    return BundleParts(plan=plan, request=request, response=response)
 
 
 def write_bundle(
-    folder: Path, examination: Examination, keyring: UnlockedKeyring | Mark, contents: Contents
+    folder: Path, examination: Examination, keyring: UnlockedKeyring | Mark, contents: BundleParts
 ) -> None:
     """Write a bundle into `folder`, in place of an earlier one.
 

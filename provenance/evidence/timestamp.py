@@ -52,8 +52,8 @@ def read_timestamp(
 
     Raises
     ------
-    DataError if the response is none, is for other bytes, or is not signed under the roots at the
-    time it names; MissingExtraError.
+    DataError if the answer is no time-stamp response, is for other bytes, or is not signed under
+    the roots at the time it names; MissingExtraError.
     """
     client = _client()
     try:

@@ -48,6 +48,23 @@ class KeyName(NamedTuple):
         return cls(slot, value)
 
 
+class OfKey:
+    """What is about one key: for classes that have its `slot` and `value` as fields."""
+
+    slot: str
+    value: str
+
+    @property
+    def key(self) -> KeyName:
+        """Which key it is about."""
+        return KeyName(self.slot, self.value)
+
+    @property
+    def name(self) -> str:
+        """`global` or `week=2026-W17`."""
+        return str(self.key)
+
+
 GLOBAL_KEY: Final = KeyName(GLOBAL)
 CONTROL_KEY: Final = KeyName(CONTROL)
 

@@ -22,7 +22,7 @@ from scipy.special import gammaincc, gammaln
 
 from provenance.errors import UsageError
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import KeyName
+from provenance.keys.schedule import OfKey
 from provenance.keys.tokenizer import as_token_ids
 from provenance.marks import Mark, TextCoins, as_mark
 from provenance.marks.alpha import family_weights
@@ -38,7 +38,7 @@ _LEAST: Final = 1e-250
 
 
 @dataclass(frozen=True)
-class KeyDetection:
+class KeyDetection(OfKey):
     """One key on one text.
 
     Attributes
@@ -62,16 +62,6 @@ class KeyDetection:
     end: int
     score: int = 0
     original_score: float | None = None
-
-    @property
-    def key(self) -> KeyName:
-        """Which key it is about."""
-        return KeyName(self.slot, self.value)
-
-    @property
-    def name(self) -> str:
-        """`global` or `week=2026-W17`."""
-        return str(self.key)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""

@@ -83,3 +83,15 @@ class Page:
     def __str__(self) -> str:
         """All of it, without the last line break and without spaces at the end of lines."""
         return "\n".join(line.rstrip() for line in self._text.getvalue().splitlines())
+
+
+class Said:
+    """A result that says itself in words."""
+
+    def say(self, width: int = 80) -> str:
+        """In words: what the command prints, for a page of this width."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        """In words, for 80 columns."""
+        return self.say()

@@ -9,7 +9,7 @@ import pytest
 
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.score import weigh_observations
-from provenance.check.weigh import MAXIMAL_WEIGHTS, RETIRED, RULES, Choices, weigh
+from provenance.check.weigh import MAXIMAL_WEIGHTS, RETIRED, RULES, PairCounts, weigh
 from provenance.errors import UsageError
 from provenance.keys.keyring import SchemeSpecification
 from provenance.suspect.access.outputs import observe
@@ -213,7 +213,7 @@ def test_sampled_outputs_without_a_reference_are_refused_residual_weights(world,
 
 def _choices(counts, responses):
     counts = np.asarray(counts, dtype=float)
-    return Choices(counts, counts.astype(int), responses, np.zeros(counts.shape))
+    return PairCounts(counts, counts.astype(int), responses, np.zeros(counts.shape))
 
 
 def test_weights_equal_a_slow_oracle(world, guilty):
@@ -286,5 +286,5 @@ def test_the_declared_bound_of_each_rule_holds_and_is_reached():
     assert {*RULES, *RETIRED} == set(MAXIMAL_WEIGHTS)
     for rule, bound in MAXIMAL_WEIGHTS.items():
         for sampled in (True, False):
-            choices = Choices(masses.astype(float), totals, responses, expected, sampled)
+            choices = PairCounts(masses.astype(float), totals, responses, expected, sampled)
             assert np.abs(weigh(choices, rule)).max() == bound

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from provenance.check.examine import CheckSettings, check_outputs
 from provenance.check.trajectory import merge_observations, trace_evidence
-from provenance.check.weigh import MAXIMAL_WEIGHTS, Choices, weigh
+from provenance.check.weigh import MAXIMAL_WEIGHTS, PairCounts, weigh
 from provenance.keys.keyring import Key
 from provenance.suspect.access.outputs import count_positions, observe, read_positions
 from provenance.suspect.positions import split_positions
@@ -106,7 +106,7 @@ def test_no_weight_exceeds_what_the_e_process_declares():
     masses = np.minimum(totals, rng.geometric(1e-4, n)).astype(float)
     responses = rng.integers(0, 1 << 30, n)
     for sampled in (True, False):
-        choices = Choices(masses, totals, responses, totals * rng.random(n) ** 6, sampled)
+        choices = PairCounts(masses, totals, responses, totals * rng.random(n) ** 6, sampled)
         for rule, bound in MAXIMAL_WEIGHTS.items():
             weights = np.abs(weigh(choices, rule))
             assert weights.max() <= bound

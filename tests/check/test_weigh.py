@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from provenance.check.weigh import MAXIMAL_WEIGHTS, Choices, choose_rule, refuse_retired, weigh
+from provenance.check.weigh import MAXIMAL_WEIGHTS, PairCounts, choose_rule, refuse_retired, weigh
 from provenance.errors import UsageError
 
 
 def _choices(masses, totals, responses, expected, *, sampled=True):
-    return Choices(
+    return PairCounts(
         np.array(masses, dtype=np.float64),
         np.array(totals, dtype=np.int64),
         np.array(responses, dtype=np.int64),

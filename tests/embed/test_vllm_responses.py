@@ -111,3 +111,78 @@ def test_answers_without_ids_and_malformed_labels_are_refused():
         read_responses({"vllm_xargs": {"provenance_labels": "week=a"}}, [])
     with pytest.raises(DataError):
         read_responses(request_fields(LABELS), [_completion(_choice(ids=[-1]))])
+
+
+BATCH_LINE = {
+    "id": "vllm-1",
+    "custom_id": "r-1",
+    "response": {"status_code": 200, "body": _completion(_choice(finish="length"))},
+    "error": None,
+}
+REFUSED_LINE = {"id": "vllm-2", "custom_id": "r-2", "response": None, "error": {"message": "no"}}
+
+
+def test_a_line_of_run_batch_is_read_and_a_refused_one_gives_nothing():
+    (found,) = read_responses(request_fields(LABELS), [BATCH_LINE])
+    assert (found.response_id, found.token_ids.tolist()) == ("cmpl-1/0", [5, 6])
+    assert read_responses(request_fields(LABELS), [REFUSED_LINE]) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "place"),
+    [
+        ({"id": "resp_1", "object": "response", "output": []}, "/v1/responses"),
+        ({"type": "response.output_text.delta", "delta": "a"}, "/v1/responses"),
+        ({"id": "msg_1", "type": "message", "content": []}, "/v1/messages"),
+        ({"type": "message_start", "message": {}}, "/v1/messages"),
+        ({"type": "content_block_delta", "delta": {}}, "/v1/messages"),
+        ({"id": "x", "object": "embedding"}, "not known (embedding)"),
+        ({}, "not known (no object, no type)"),
+        ({"choices": "text"}, "not known"),
+        ({"choices": None}, "not known"),
+    ],
+)
+def test_an_answer_that_is_no_error_is_never_an_empty_list(answer, place):
+    """vLLM marks these endpoints too: a log without their responses would be silently partial."""
+    with pytest.raises(DataError, match="must have choices with token ids") as caught:
+        read_responses(request_fields(LABELS), [answer])
+    assert place in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_of_every_form_give_nothing():
+    for error in ({"error": {"message": "no"}}, {"object": "error", "message": "no", "code": 400}):
+        assert read_responses(request_fields(LABELS), [error]) == []
+
+
+def test_answers_as_proxies_rewrite_them_are_read():
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    choice = {"index": 0, "message": {"content": parts}, "token_ids": [5, 6]}
+    chunk = {"id": "c", "created": 1767225600000, "choices": [choice]}
+    (found,) = read_responses(request_fields(LABELS), [chunk])
+    assert found.text == "ab"
+    assert found.time == "2026-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            {"id": "c", "created": time, "choices": []}
+            for time in ("soon", [], 1e300, float("nan"))
+        ),
+        {"id": "c", "choices": [None]},
+        {"id": "c", "choices": [{"token_ids": [1]}]},
+        {"id": "c", "choices": [{"index": "x", "token_ids": [1]}]},
+        {"id": "c", "choices": [{"index": 0, "token_ids": 7}]},
+        {"id": "c", "choices": [{"index": 0, "token_ids": [1], "message": "text"}]},
+        {"custom_id": "r", "response": {"body": []}, "error": None},
+        [],
+        "data: [DONE]",
+        None,
+    ],
+)
+def test_malformed_answers_are_one_line(answer):
+    with pytest.raises(DataError) as caught:
+        read_responses(request_fields(LABELS), [answer])
+    assert "\n" not in str(caught.value)

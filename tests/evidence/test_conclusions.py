@@ -12,7 +12,7 @@ import pytest
 from provenance.check.examine import CheckSettings, examine_outputs
 from provenance.check.findings import Reservation
 from provenance.errors import DataError
-from provenance.evidence.bundle import Contents, make_report, write_bundle
+from provenance.evidence.bundle import BundleParts, make_report, write_bundle
 from provenance.evidence.manifest import write_manifest
 from provenance.evidence.older import restate
 from provenance.suspect.access.outputs import observe
@@ -63,7 +63,7 @@ CONCLUSIONS = {
 
 
 def _write(lab, folder, examination, change=None):
-    write_bundle(folder, examination, lab.world.keyring, Contents(pairs=False))
+    write_bundle(folder, examination, lab.world.keyring, BundleParts(pairs=False))
     if change is not None:
         document = json.loads((folder / "verdict.json").read_text())
         change(document)

@@ -9,7 +9,7 @@ from provenance.check import weigh
 from provenance.check.examine import check_outputs, examine_outputs
 from provenance.check.looks import state as sequential
 from provenance.errors import UsageError
-from provenance.evidence.bundle import Contents, write_bundle
+from provenance.evidence.bundle import BundleParts, write_bundle
 from provenance.suspect.access.outputs import observe
 from tests.evidence.conftest import SETTINGS
 
@@ -61,7 +61,7 @@ def test_a_bundle_that_was_made_with_it_verifies(run, lab, observed, tmp_path, m
         _before(patch)
         made = examine_outputs(observed, lab.world.index, lab.world.keyring, OLD)
     assert made.verdict.weight_rule == "presence"
-    write_bundle(tmp_path / "bundle", made, lab.world.keyring, Contents(disclosed=["all"]))
+    write_bundle(tmp_path / "bundle", made, lab.world.keyring, BundleParts(disclosed=["all"]))
     code, out, _ = run("verify", tmp_path / "bundle", "--unsigned")
     assert code == 0, out
     assert "VERIFIED" in out

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from provenance.check.pairs import read_pairs, write_pairs
 from provenance.check.score import WeightedPairs
-from provenance.evidence.bundle import Contents, make_report, write_bundle
+from provenance.evidence.bundle import BundleParts, make_report, write_bundle
 from provenance.evidence.manifest import write_manifest
 from provenance.evidence.signature import sign_bundle
 from provenance.evidence.steps import StepFailedError
@@ -49,7 +49,7 @@ def test_everything_holds_with_the_signers_key_and_the_authoritys_root(run, lab,
 
 def test_what_is_left_out_is_said_and_not_claimed(run, lab, tmp_path):
     folder = tmp_path / "bundle"
-    contents = Contents(pairs=False)
+    contents = BundleParts(pairs=False)
     examination = replace(lab.examination, verdict=replace(lab.examination.verdict, plan=None))
     write_bundle(folder, examination, lab.world.keyring, contents)
     assert run("verify", folder)[0] == 1  # nobody signed it
@@ -66,7 +66,7 @@ def test_what_is_left_out_is_said_and_not_claimed(run, lab, tmp_path):
 def test_some_keys_may_be_disclosed_and_others_not(run, lab, tmp_path):
     folder = tmp_path / "bundle"
     write_bundle(
-        folder, lab.examination, lab.world.keyring, Contents(disclosed=["global", "selector"])
+        folder, lab.examination, lab.world.keyring, BundleParts(disclosed=["global", "selector"])
     )
     assert (
         run("verify", folder, "--unsigned")[0] == 1
@@ -81,20 +81,20 @@ def test_some_keys_may_be_disclosed_and_others_not(run, lab, tmp_path):
 
 def test_a_bundle_replaces_an_earlier_one_and_nothing_else(lab, tmp_path):
     folder = tmp_path / "bundle"
-    write_bundle(folder, lab.examination, lab.world.keyring, Contents(disclosed=["all"]))
+    write_bundle(folder, lab.examination, lab.world.keyring, BundleParts(disclosed=["all"]))
     sign_bundle(folder, lab.signing_key)
-    write_bundle(folder, lab.examination, lab.world.keyring, Contents(pairs=False))
+    write_bundle(folder, lab.examination, lab.world.keyring, BundleParts(pairs=False))
     assert not list(folder.glob("pairs/*"))
     assert not (folder / "manifest.sig").exists()
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(Exception, match=r"notes\.txt"):
-        write_bundle(folder, lab.examination, lab.world.keyring, Contents())
+        write_bundle(folder, lab.examination, lab.world.keyring, BundleParts())
     assert (folder / "manifest.json").exists()
 
 
 def test_the_same_examination_gives_the_same_bytes(lab, tmp_path):
     for name in ("one", "two"):
-        write_bundle(tmp_path / name, lab.examination, lab.world.keyring, Contents())
+        write_bundle(tmp_path / name, lab.examination, lab.world.keyring, BundleParts())
     for path in (tmp_path / "one").rglob("*"):
         if path.is_file() and path.name != "manifest.json":
             twin = tmp_path / "two" / path.relative_to(tmp_path / "one")
@@ -202,7 +202,7 @@ def test_a_signing_key_is_as_private_as_the_master_key(run, lab, bundle, tmp_pat
 def test_no_secret_but_the_disclosed_keys_reaches_a_bundle(run, lab, tmp_path):
     """Canary: raw, hex and base64 forms of master, signing key and undisclosed keys."""
     folder = tmp_path / "bundle"
-    contents = Contents(disclosed=["global"])
+    contents = BundleParts(disclosed=["global"])
     verdict = replace(lab.examination.verdict, plan=None)
     write_bundle(folder, replace(lab.examination, verdict=verdict), lab.world.keyring, contents)
     _, one, two = run("evidence", "sign", folder, "--signing-key", lab.signing_key)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from provenance.check.weigh import Choices, weigh
+from provenance.check.weigh import PairCounts, weigh
 from provenance.coins.contexts import pack, unpack
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.suspect.access.outputs import count_positions, observe, read_positions
@@ -125,7 +125,7 @@ def test_adding_expectations_merges_pairs_and_keeps_the_order(texts):
 
 
 def _choices(masses, totals, responses, expected, sampled=True):
-    return Choices(
+    return PairCounts(
         np.array(masses, dtype=float),
         np.array(totals),
         np.array(responses),

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.check.looks.revealed import UNIT_NAME_WIDTH, Sheet, Units, extend_sheet
+from provenance.check.looks.revealed import UNIT_NAME_WIDTH, TestedKeys, Units, extend_sheet
 from provenance.check.score import WeightedPairs
 from provenance.check.weigh import MAXIMAL_WEIGHTS
 from provenance.marks.foreign.mark import ForeignKey, ForeignMark
@@ -40,13 +40,13 @@ def simulate(
     """Weigh once, then reveal under `keys` random keys: coins independent of text and weights."""
     bound = MAXIMAL_WEIGHTS[RULE]
     process = start(mark.null_law, bound, UNIT_NAME_WIDTH)
-    empty = Sheet("tested", "global", (("global", ""),), (process,))
+    empty = TestedKeys("tested", "global", (("global", ""),), (process,))
     rows = [_one_key(mark.placebo(seed, number), empty, batches) for number in range(keys)]
     return Simulated(*np.array(rows).T)
 
 
 def _one_key(
-    key: ForeignKey, sheet: Sheet, batches: Sequence[WeightedPairs]
+    key: ForeignKey, sheet: TestedKeys, batches: Sequence[WeightedPairs]
 ) -> tuple[float, float, float, float]:
     process = sheet.processes[0]
     seen: NDArray[Any] = np.zeros((0, batches[0].contexts.shape[1] + 1), dtype=np.uint32)

@@ -28,7 +28,7 @@ from provenance.check.looks.revealed import (
     Revealed,
     Role,
     SequentialCheck,
-    Sheet,
+    TestedKeys,
     Units,
     extend_sheet,
 )
@@ -93,7 +93,7 @@ def start(
         width=public.context_width,
         shared=shared,
         sheets=tuple(
-            Sheet(role, slot, tuple(keys), (process,) * len(keys))
+            TestedKeys(role, slot, tuple(keys), (process,) * len(keys))
             for role, slot, keys in groups
             if keys
         ),
@@ -144,7 +144,9 @@ def add_outputs(
     return replace(grown, batches=(*check.batches, batch))
 
 
-def reveal_pairs(sheet: Sheet, pairs: WeightedPairs, mark: Mark) -> tuple[Sheet, Revealed, int]:
+def reveal_pairs(
+    sheet: TestedKeys, pairs: WeightedPairs, mark: Mark
+) -> tuple[TestedKeys, Revealed, int]:
     """`extend_sheet` under the keys of a mark: opens the coins of these pairs that are new."""
     keys = [mark.open(*key) for key in sheet.keys]
     groups = keys[0].group(pairs.contexts, pairs.tokens)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from provenance.check.findings import EXIT_CODES, Conclusion, Control, group_rejected
+from provenance.check.findings import Concluded, Conclusion, Control, group_rejected
 from provenance.check.power_statement import Power
-from provenance.keys.schedule import KeyName
+from provenance.keys.schedule import OfKey
 from provenance.stats.tables import ClassTable
 from provenance.storage.documents import read_fields, take_stated
 
@@ -44,7 +44,7 @@ class SequentialLook:
 
 
 @dataclass(frozen=True)
-class SequentialHypothesis:
+class SequentialHypothesis(OfKey):
     """One key: H0 "the suspect's choices are independent of this key's coins".
 
     Attributes
@@ -65,19 +65,9 @@ class SequentialHypothesis:
     rejected: bool
     table: ClassTable
 
-    @property
-    def key(self) -> KeyName:
-        """Which key it is about."""
-        return KeyName(self.slot, self.value)
-
-    @property
-    def name(self) -> str:
-        """`global` or `week=2026-W17`."""
-        return str(self.key)
-
 
 @dataclass(frozen=True)
-class SequentialVerdict:
+class SequentialVerdict(Concluded):
     """What a sequential check says now; see the module docstring.
 
     `reasons` says why it is inconclusive. `power` is that of the global key's e-process at this
@@ -102,16 +92,6 @@ class SequentialVerdict:
     power: Power | None = None
     caveat: str = ""
     schema_version: Literal[1, 2] = SCHEMA_VERSION
-
-    @property
-    def found_evidence(self) -> bool:
-        """True if the conclusion is evidence."""
-        return self.conclusion == "evidence"
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command that made this verdict."""
-        return EXIT_CODES[self.conclusion]
 
     @property
     def controls_passed(self) -> bool:

@@ -27,7 +27,7 @@ Role = Literal["tested", "control slot", "unserved values"]
 
 
 @dataclass(frozen=True)
-class Sheet:
+class TestedKeys:
     """Pairs that are scored under the same keys: one key if tested, else all keys of a control.
 
     `slot` is where the pairs' contexts are; one e-process per key, over the same units.
@@ -156,24 +156,24 @@ class SequentialCheck:
     settings: CheckSettings
     width: int
     shared: bool
-    sheets: tuple[Sheet, ...]
+    sheets: tuple[TestedKeys, ...]
     batches: tuple[Batch, ...] = ()
     log: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def tested(self) -> tuple[Sheet, ...]:
+    def tested(self) -> tuple[TestedKeys, ...]:
         """The sheets of the tested keys."""
         return tuple(sheet for sheet in self.sheets if sheet.role == "tested")
 
 
 def extend_sheet(
-    sheet: Sheet, pairs: WeightedPairs, reveals: Sequence[Reveal], units: Units | None = None
-) -> tuple[Sheet, Revealed, int]:
+    sheet: TestedKeys, pairs: WeightedPairs, reveals: Sequence[Reveal], units: Units | None = None
+) -> tuple[TestedKeys, Revealed, int]:
     """Add one batch to the e-processes of a sheet.
 
     Parameters
     ----------
-    sheet : Sheet
+    sheet : TestedKeys
     pairs : distinct pairs of the batch with their weights
     reveals : one per key of the sheet; called with the positions of the new coins
     units : the coins of the pairs; None if every pair has its own

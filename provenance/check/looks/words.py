@@ -12,8 +12,8 @@ from provenance.storage.printable import Page
 def say_look(verdict: SequentialVerdict, state_sha256: str, plan: str | None, width: int) -> str:
     """The readable report of one look.
 
-    Parameters: the verdict; SHA-256 of the state, "" if there is none; that of the plan, if any;
-    width of the page.
+    Parameters: the verdict; SHA-256 of the state, "" if there is none yet; that of the plan, if
+    any; width of the page.
     """
     page = Page(width)
     page.say(_conclude(verdict))

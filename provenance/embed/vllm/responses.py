@@ -13,7 +13,7 @@ and no vLLM, and holds no key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,10 +23,17 @@ from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.embed.vllm.requests import LABELS_FIELD, parse_labels
-from provenance.errors import DataError
+from provenance.errors import DataError, say_briefly
 from provenance.served.records import Finish, Labels, ServedResponse
 
 _FINISHES: Final[Mapping[str, Finish]] = {"length": "length", "abort": "abort"}
+_OTHER_ENDPOINTS: Final = {
+    "response": "/v1/responses",
+    "message": "/v1/messages",
+    "content_block": "/v1/messages",
+}
+_MILLISECONDS: Final = 1e11
+"""Seconds since 1970 pass this in the year 5138."""
 
 
 def request_fields(labels: Labels) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def read_responses(
     ----------
     request : body of the request, as sent. Its labels are taken from it, never from elsewhere
     chunks : the objects of the answer of /v1/completions or /v1/chat/completions: one, or those of
-        a stream in order (without `[DONE]`)
+        a stream in order (without `[DONE]`); or one line of the output of `vllm run-batch`
 
     Returns
     -------
@@ -63,8 +70,9 @@ def read_responses(
 
     Raises
     ------
-    DataError if an answer has choices without token ids (the request lacked `return_token_ids`);
-    UsageError if the labels are malformed.
+    DataError if an answer has choices without token ids (the request lacked `return_token_ids`), is
+    of an endpoint whose answers name no token ids (/v1/responses, /v1/messages: marked all the
+    same), or is malformed; UsageError if the labels are malformed.
 
     Notes
     -----
@@ -75,14 +83,20 @@ def read_responses(
     drawn = labels is not None and not request.get("use_beam_search")
     found: dict[int, _Choice] = {}
     identity: Mapping[str, Any] = {}
-    for chunk in chunks:
-        if "choices" not in chunk:
+    for sent in chunks:
+        chunk = _find_choices(sent)
+        if chunk is None:
             continue  # an error ends the stream
         identity = identity or chunk
-        for choice in chunk["choices"]:
-            found.setdefault(int(choice["index"]), _Choice()).add(choice, chunk)
-    created = identity.get("created")
-    time = None if created is None else datetime.fromtimestamp(created, UTC).isoformat()
+        try:
+            for choice in chunk["choices"]:
+                found.setdefault(int(choice["index"]), _Choice()).add(choice, chunk)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{chunk.get('id')}: the answer's choices must be those of vLLM; got: "
+                f"{type(error).__name__} {say_briefly(error)}. Log what the server sent."
+            ) from error
+    time = _read_time(identity.get("created"), str(identity.get("id")))
     responses = []
     for index, choice in sorted(found.items()):
         name = f"{identity.get('id')}/{index}"
@@ -104,6 +118,59 @@ def read_responses(
     return responses
 
 
+def _find_choices(sent: object) -> Mapping[str, Any] | None:
+    """The object with the choices; None for an error. DataError for what can be neither."""
+    answer: Any = sent
+    if isinstance(answer, Mapping) and "custom_id" in answer:  # a line of run-batch
+        body = (answer.get("response") or {}).get("body")
+        answer = body or ({"error": answer["error"]} if answer.get("error") else {})
+    if not isinstance(answer, Mapping):
+        raise DataError(
+            f"an answer must be a JSON object; got a {type(answer).__name__}. "
+            "Give the objects that the server sent, one by one."
+        )
+    if isinstance(answer.get("choices"), Sequence) and not isinstance(answer["choices"], str):
+        return answer
+    if "choices" not in answer and ("error" in answer or answer.get("object") == "error"):
+        return None
+    kind = str(answer.get("object") or answer.get("type") or "")
+    endpoint = next(
+        (place for start, place in _OTHER_ENDPOINTS.items() if kind.startswith(start)),
+        f"an endpoint that is not known ({kind or 'no object, no type'})",
+    )
+    raise DataError(
+        f"{answer.get('id')}: an answer must have choices with token ids; this is one of "
+        f"{endpoint}, which names none, though vLLM marks it. Serve marked requests through "
+        "/v1/completions or /v1/chat/completions."
+    )
+
+
+def _read_time(created: object, origin: str) -> str | None:
+    """RFC 3339 from seconds, or from milliseconds, as some proxies write them."""
+    if created is None:
+        return None
+    try:
+        seconds = float(created)  # type: ignore[arg-type]
+        if seconds > _MILLISECONDS:
+            seconds /= 1000
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        raise DataError(
+            f"{origin}: created must be a time in seconds; got {created!r:.40}. "
+            "Log the answer as the server sent it."
+        ) from error
+
+
+def _read_text(content: object) -> str:
+    """The text of a message: a string, parts of which some are text, or nothing."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "".join(text for text in texts if isinstance(text, str))
+    return ""
+
+
 @dataclass
 class _Choice:
     """What the chunks so far say about one choice."""
@@ -119,7 +186,7 @@ class _Choice:
         self.has_ids |= ids is not None
         self.ids += ids or []
         message = choice.get("message") or choice.get("delta") or {}
-        self.texts.append(choice.get("text") or message.get("content") or "")
+        self.texts.append(choice.get("text") or _read_text(message.get("content")))
         prompt = choice.get("prompt_token_ids") or chunk.get("prompt_token_ids")
         self.prompt = self.prompt if prompt is None else prompt
         if choice.get("finish_reason") is not None:

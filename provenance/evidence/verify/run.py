@@ -25,30 +25,29 @@ from provenance.evidence.bundle import (
 )
 from provenance.evidence.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from provenance.evidence.steps import NotPossibleError, Step, StepFailedError, Verification
-from provenance.evidence.verify import custody as origins
-from provenance.evidence.verify import recomputed as numbers
+from provenance.evidence.verify import custody, recomputed
 from provenance.evidence.verify.state import State, Trust
 from provenance.keys.keyring import KEYRING_FILE
 from provenance.storage.documents import MALFORMED
 
 _STEPS: Final[tuple[tuple[str, str, Callable[[State], str]], ...]] = (
-    ("the files are those of the manifest, unchanged", MANIFEST_FILE, origins.check_manifest),
-    ("the manifest is signed", SIGNATURE_FILE, origins.check_signature),
-    ("verdict and keyring have the known form", VERDICT_FILE, origins.check_form),
-    ("the plan is the committed one", PLAN_FILE, origins.check_plan),
-    ("an authority saw the plan before the check", RESPONSE_FILE, origins.check_timestamp),
-    ("the plan was followed", PLAN_FILE, origins.check_followed),
-    ("keyring, scheme and commitments agree", KEYRING_FILE, numbers.check_keyring),
-    ("disclosed keys open their commitments", DISCLOSED_FOLDER, numbers.check_disclosed),
-    ("pairs are distinct and sorted", PAIRS_FOLDER, numbers.check_pairs),
-    ("contexts lie in the slots of their keys", PAIRS_FOLDER, numbers.check_slots),
-    ("scores are those of the disclosed keys' coins", PAIRS_FOLDER, numbers.check_scores),
-    ("pairs add up to the class tables", PAIRS_FOLDER, numbers.check_tables),
-    ("p-values follow from the class tables", VERDICT_FILE, numbers.check_tails),
-    ("controls are complete and can be repeated", VERDICT_FILE, numbers.check_controls),
-    ("the verdict says what its numbers say", VERDICT_FILE, numbers.check_verdict),
-    ("the report is made from the verdict", REPORT_FILE, numbers.check_report),
-    ("versions are stated", VERDICT_FILE, origins.check_versions),
+    ("the files are those of the manifest, unchanged", MANIFEST_FILE, custody.check_manifest),
+    ("the manifest is signed", SIGNATURE_FILE, custody.check_signature),
+    ("verdict and keyring have the known form", VERDICT_FILE, custody.check_form),
+    ("the plan is the committed one", PLAN_FILE, custody.check_plan),
+    ("an authority saw the plan before the check", RESPONSE_FILE, custody.check_timestamp),
+    ("the plan was followed", PLAN_FILE, custody.check_followed),
+    ("keyring, scheme and commitments agree", KEYRING_FILE, recomputed.check_keyring),
+    ("disclosed keys open their commitments", DISCLOSED_FOLDER, recomputed.check_disclosed),
+    ("pairs are distinct and sorted", PAIRS_FOLDER, recomputed.check_pairs),
+    ("contexts lie in the slots of their keys", PAIRS_FOLDER, recomputed.check_slots),
+    ("scores are those of the disclosed keys' coins", PAIRS_FOLDER, recomputed.check_scores),
+    ("pairs add up to the class tables", PAIRS_FOLDER, recomputed.check_tables),
+    ("p-values follow from the class tables", VERDICT_FILE, recomputed.check_tails),
+    ("controls are complete and can be repeated", VERDICT_FILE, recomputed.check_controls),
+    ("the verdict says what its numbers say", VERDICT_FILE, recomputed.check_verdict),
+    ("the report is made from the verdict", REPORT_FILE, recomputed.check_report),
+    ("versions are stated", VERDICT_FILE, custody.check_versions),
 )
 
 

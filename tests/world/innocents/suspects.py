@@ -1,4 +1,4 @@
-"""Innocent suspects (and one guilty one) of the fast world: what they show, as `Choices` lack n(c).
+"""Innocent suspects (and one guilty one) of the fast world: `PairCounts` without n(c).
 
 A suspect's own text does not depend on the key: it is drawn once, and the library counts its
 positions and its references. What depends on the key (a model that reads the marked log, outputs

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.check.weigh import Choices, weigh
+from provenance.check.weigh import PairCounts, weigh
 from tests.world.innocents.counting import (
     count_contexts,
     count_served,
@@ -155,7 +155,9 @@ class Weighting:
         if rule.startswith(CAPPED):
             rule, n = "residual", np.minimum(n, int(rule.removeprefix(CAPPED)))
         weights[some] = weigh(
-            Choices(shown.masses[some], shown.totals[some], n[some], shown.expected[some], sampled),
+            PairCounts(
+                shown.masses[some], shown.totals[some], n[some], shown.expected[some], sampled
+            ),
             rule,
         )
         return weights
