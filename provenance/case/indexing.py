@@ -63,14 +63,14 @@ def list_warnings(manifest: IndexManifest, keyring: Any = None) -> list[str]:
         "suspect's size (--innocent)."
         for one in reserve_index(describe_log(manifest, counts_weigh=counts_weigh))
     ]
-    unlabelled = [
-        f"{slot.without_value:,} of {manifest.marked_responses:,} marked responses have no label "
-        f"{slot.name} whose value has a key: nothing of them counts under a key of that slot. "
-        "Misspelt names and values: provenance log audit."
-        for slot in manifest.slots
-        if slot.without_value
-    ]
-    return [*reserved, *unlabelled]
+    lost = [f"{s.name} {s.without_value:,}" for s in manifest.slots if s.without_value]
+    if lost:
+        reserved.append(
+            f"Of {manifest.marked_responses:,} marked responses so many have no label whose value "
+            f"has a key: {', '.join(lost)}. Nothing of them counts under a key of that slot. "
+            "Misspelt names and values: provenance log audit."
+        )
+    return reserved
 
 
 def describe_index(folder: Any) -> tuple[dict[str, Any], list[str]]:

@@ -86,8 +86,8 @@ app.command("suspects")(suspects.suspects)
 def main() -> NoReturn:
     """Run the command line and exit with a documented code (docs/formats.md).
 
-    Nothing but evidence and failed steps of `verify` exits 1: a defect exits 70, an interruption
-    130. Whether anybody reads what is printed makes no difference.
+    Nothing but evidence, failed steps of `verify` and a failed `log audit` exits 1: a defect exits
+    70, an interruption 130. Whether anybody reads what is printed makes no difference.
     """
     try:
         with guard_streams():

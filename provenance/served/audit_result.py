@@ -125,9 +125,10 @@ class LogAudit:
             own = [one for one in self.groups if one.kind == kind]
             telling = own if len(own) <= _SHOWN else [o for o in own if o.state != "marking"]
             columns = [kind, "records", "tokens", "drawn", "coins", "mean", "log10 p", "result"]
-            page.table(columns, map(_say_group, telling[:_SHOWN]))
+            if telling:
+                page.table(columns, map(_say_group, telling[:_SHOWN]))
             if hidden := len(own) - len(telling[:_SHOWN]):
-                page.say(f"{hidden:,} more with --json.")
+                page.say(f"{hidden:,} more groups ({kind}) with --json.")
         tested = sum(one.coins > 0 for one in self.groups)
         page.say(
             f"mean: score of a coin, {self.null_law.mean:.3f} where nothing is marked; alpha "
