@@ -24,6 +24,8 @@ Conclusion = Literal["passed", "failed", "inconclusive"]
 _EXIT_CODES: Final[Mapping[Conclusion, int]] = {"passed": 0, "failed": 1, "inconclusive": 3}
 _KINDS: Final = ("replica", "key", "hour")
 _FAINT: Final = 0.1
+_NOTHING: Final = 0.02
+"""Deviations a coin: 10,000 coins would give z = 2, so no suspect could be found by such a mark."""
 _SHOWN: Final = 24
 
 
@@ -42,8 +44,8 @@ class AuditedGroup:
     log10_p : of "the tokens do not depend on this keyring's coins"; exact upper bound, uncorrected
     state : `marking` if p is at most alpha over the number of groups (Bonferroni). `not marking` if
         it is not, and `shift_bound` is below a tenth of a lower bound of what the other groups of
-        its kind show together. How strong a mark is hangs on the traffic: so where nothing else
-        marks, and nothing is known of what should be there, there is `too little to say`
+        its kind show together, or below .02, a mark by which no suspect could be found. How
+        strong a mark is hangs on the traffic: between these there is `too little to say`
     """
 
     kind: str
@@ -186,7 +188,7 @@ def judge_groups(
         state: State = "too little to say"
         if log10_p <= math.log10(level):
             state = "marking"
-        elif others[0] and bound < _FAINT * _bound(*others, law, -reach):
+        elif bound < _NOTHING or (others[0] and bound < _FAINT * _bound(*others, law, -reach)):
             state = "not marking"
         return replace(one, shift_bound=bound, log10_p=log10_p, state=state)
 

@@ -12,7 +12,9 @@ from provenance.embed.watermark import Watermark
 from provenance.errors import DataError, UsageError
 from provenance.keys.keyring import create_keyring
 from provenance.keys.schedule import Schedule
+from provenance.marks.own import Gumbel
 from provenance.served.audit import audit_log
+from provenance.served.audit_result import AuditedGroup, judge_groups
 from provenance.served.build import build_index
 from provenance.served.records import ServedResponse
 from provenance.served.writer import LogWriter
@@ -226,6 +228,23 @@ def test_nothing_is_said_of_few_coins_or_of_a_fleet_with_nothing_to_compare(
     found = audit_log([bare], own)
     assert _states(found) == {"bare": "too little to say"}
     assert found.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("coins", "shift", "state"),
+    [
+        (60_000, 0.0, "not marking"),
+        (1_000, 0.0, "too little to say"),
+        (60_000, 0.1, "marking"),
+        (20_000, 0.01, "too little to say"),
+    ],
+)
+def test_a_fleet_of_one_that_does_not_mark_fails_when_there_are_coins_enough(coins, shift, state):
+    law = Gumbel().null_law
+    total = round(coins * (law.mean + shift * law.variance**0.5))
+    alone = AuditedGroup("replica", "all", 9, 9, coins, 0, coins, coins, total)
+    (found,) = judge_groups([alone], law, 1e-4)
+    assert found.state == state, found
 
 
 def test_without_the_processor_the_p_is_calibrated(tmp_path, teacher, keyrings, served):
