@@ -148,20 +148,6 @@ def test_the_readme_shows_what_the_demo_prints():
     assert len(shown) >= 6
 
 
-def test_the_python_of_the_first_screen_runs(tmp_path, monkeypatch):
-    import shutil
-
-    shutil.copytree(FIXTURES, tmp_path / "fixtures")
-    (tmp_path / "fixtures/keys/master.key").chmod(0o600)
-    monkeypatch.chdir(tmp_path)
-    block = _blocks(ROOT / "README.md", "python")[0]
-    block = block.replace("/tmp/provenance-index", str(tmp_path / "index"))
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        exec(compile(block, "README.md", "exec"), {})
-    assert float(printed.getvalue()) < -12
-
-
 def test_the_fixtures_are_small_and_hold_no_other_secret():
     size = sum(path.stat().st_size for path in FIXTURES.rglob("*") if path.is_file())
     assert size < 20_000_000

@@ -10,7 +10,7 @@ import pytest
 from provenance.check.controls import control_slot, control_unserved
 from provenance.check.findings import Control
 from provenance.check.score import WeightedPairs
-from provenance.evidence.older import accept_older_wording
+from provenance.evidence.older import means_the_same
 from provenance.stats.laws import NullLaw
 
 LAW = NullLaw((1, 1))
@@ -68,11 +68,11 @@ def test_a_control_slot_says_which_of_the_two_was_missing():
 def test_earlier_words_are_accepted_for_nothing_tested_and_for_that_alone(name, old):
     found = Control(name, True, None, "nothing tested: in the words of today")
     stated = Control(name, True, None, old)
-    assert accept_older_wording(stated, found) == stated
-    other = replace(stated, detail="nothing worth mentioning")
-    assert accept_older_wording(other, found) == found
-    tested = Control(name, False, -5.0, "2 keys, 9 coins: smallest log10 p -5.00 (global)")
-    assert accept_older_wording(stated, tested) == tested
-    assert accept_older_wording(stated, None) is None
-    swapped = Control("placebo keys (global)", True, None, "nothing scored")
-    assert accept_older_wording(replace(swapped, detail=old), swapped) == swapped
+    for is_old in (False, True):
+        assert means_the_same(stated, found, is_old=is_old)
+        other = replace(stated, detail="nothing worth mentioning")
+        assert not means_the_same(other, found, is_old=is_old)
+        tested = Control(name, False, -5.0, "2 keys, 9 coins: smallest log10 p -5.00 (global)")
+        assert not means_the_same(stated, tested, is_old=is_old)
+        swapped = Control("placebo keys (global)", True, None, "nothing scored")
+        assert not means_the_same(replace(swapped, detail=old), swapped, is_old=is_old)
