@@ -13,6 +13,7 @@ from provenance.check.looks.result import SequentialVerdict
 from provenance.check.looks.state import continue_check
 from provenance.check.looks.words import say_look
 from provenance.check.plan import Plan
+from provenance.check.reading import SEQUENTIAL_FILE
 from provenance.check.weigh import choose_rule
 from provenance.storage.files import lock_folder, write_json
 from provenance.storage.printable import Said
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from provenance.served.index import Index
     from provenance.suspect.observations import Observations
 
-REPORT_FILE: Final = "sequential.json"
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -60,7 +60,7 @@ class Look(Said):
     def save(self, folder: Path | str) -> None:
         """Write `sequential.json` into a folder. Raises StorageError, LockedError."""
         with lock_folder(Path(folder)):
-            write_json(Path(folder) / REPORT_FILE, self.to_json())
+            write_json(Path(folder) / SEQUENTIAL_FILE, self.to_json())
 
     def say(self, width: int = 80) -> str:
         """In words, for a page of this width."""
