@@ -6,9 +6,9 @@ Each has the JSON form that it has in verdict.json. Computes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from provenance.errors import UsageError
 from provenance.keys.schedule import KeyName, OfKey
@@ -209,13 +209,47 @@ def _read_test(kind: type[_Test], row: object, follows: frozenset[str]) -> _Test
     return result
 
 
-def group_rejected(rejected: Iterable[KeyName]) -> dict[str, list[str]]:
-    """Values whose own key is rejected, per attribute slot: at least these leaked."""
-    found: dict[str, list[str]] = {}
-    for slot, value in rejected:
-        if value:
-            found.setdefault(slot, []).append(value)
-    return found
+class Tested(Protocol):
+    """What a verdict of any kind says of one key."""
+
+    @property
+    def key(self) -> KeyName:
+        """Which key it is about."""
+
+    @property
+    def rejected(self) -> bool:
+        """Whether its hypothesis was rejected."""
+
+
+class Judged(Concluded):
+    """A verdict of any kind: keys that were tested, and controls."""
+
+    if TYPE_CHECKING:  # fields of each class
+
+        @property
+        def hypotheses(self) -> Sequence[Tested]:
+            """One a key."""
+
+        @property
+        def controls(self) -> Sequence[Control]:
+            """The check of the check."""
+
+    @property
+    def controls_passed(self) -> bool:
+        """True if every control passed, at every look if there are several."""
+        return all(control.passed for control in self.controls)
+
+    @property
+    def attributed(self) -> dict[str, list[str]]:
+        """Values whose own key is rejected, per attribute slot: at least these leaked.
+
+        Empty unless there is evidence.
+        """
+        found: dict[str, list[str]] = {}
+        for one in self.hypotheses:
+            if self.found_evidence and one.rejected and one.key.value:
+                found.setdefault(one.key.slot, []).append(one.key.value)
+        return found
 
 
 @dataclass(frozen=True)

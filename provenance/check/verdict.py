@@ -23,15 +23,14 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from provenance.check.findings import (
-    Concluded,
     Conclusion,
     Control,
     HypothesisResult,
+    Judged,
     PlanReference,
     Reservation,
     Share,
     TwinsResult,
-    group_rejected,
 )
 from provenance.check.inputs import say_positions
 from provenance.check.power_statement import Power, say_power
@@ -65,7 +64,7 @@ class Keep(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class Verdict(Concluded, Said):
+class Verdict(Judged, Said):
     """What `check` returns; see the module docstring for `conclusion`.
 
     `alpha` is that of all keys together; the twins, if any, have their own. `plan` is the analysis
@@ -155,16 +154,6 @@ class Verdict(Concluded, Said):
     def log10_p(self) -> float:
         """log10 of the smallest adjusted p-value: the p-value of the whole check; 0 if none."""
         return self.headline.log10_adjusted if self.headline else 0.0
-
-    @property
-    def controls_passed(self) -> bool:
-        """True if every control passed."""
-        return all(control.passed for control in self.controls)
-
-    @property
-    def attributed(self) -> dict[str, list[str]]:
-        """Values whose own key is rejected, per attribute slot; empty unless there is evidence."""
-        return group_rejected(h.key for h in self.hypotheses if h.rejected and self.found_evidence)
 
     @property
     def is_old(self) -> bool:

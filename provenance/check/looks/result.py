@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from provenance.check.findings import Concluded, Conclusion, Control, group_rejected
+from provenance.check.findings import Conclusion, Control, Judged
 from provenance.check.power_statement import Power
 from provenance.keys.schedule import OfKey
 from provenance.stats.tables import ClassTable
@@ -67,7 +67,7 @@ class SequentialHypothesis(OfKey):
 
 
 @dataclass(frozen=True)
-class SequentialVerdict(Concluded):
+class SequentialVerdict(Judged):
     """What a sequential check says now; see the module docstring.
 
     `reasons` says why it is inconclusive. `power` is that of the global key's e-process at this
@@ -92,16 +92,6 @@ class SequentialVerdict(Concluded):
     power: Power | None = None
     caveat: str = ""
     schema_version: Literal[1, 2] = SCHEMA_VERSION
-
-    @property
-    def controls_passed(self) -> bool:
-        """True if every control passed at every look."""
-        return all(control.passed for control in self.controls)
-
-    @property
-    def attributed(self) -> dict[str, list[str]]:
-        """Values whose own key is rejected, per attribute slot; at least these."""
-        return group_rejected(h.key for h in self.hypotheses if h.rejected and self.found_evidence)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form with the schema version and every class table; holds no key."""
