@@ -12,8 +12,8 @@ For every token of a response:
    no label: ordinary draw.
 
 Else the key of (slot, value of the label) decides. Everything follows from the ids of the response
-and its prompt and from the labels, so nothing is kept between tokens, and batch neighbours, padding, speculative
-decoding and re-use of one object cannot change a mark.
+and of its prompt and from the labels, so nothing is kept between tokens, and batch neighbours,
+padding, speculative decoding and re-use of one object cannot change a mark.
 
 The host has two forms, since neither is fast in place of the other: `find_keys` for the next token
 of a batch, `find_marked` for a whole response. Accelerators need copies, in `device.torch_batch`
@@ -131,7 +131,7 @@ def check_prompts(keyring: MarkingKeys, prompts: object | None, rows: int) -> No
     if keyring.reads_prompt and given != rows:
         raise UsageError(
             f"prompts must be given, one for each of {rows} rows: keyring {keyring.public.id} "
-            f"does not mark what stands there; got {given}. Pass read_prompt(ids), ids may be []."
+            f"does not mark what stands there; got {given}. Give the ids of each, or []."
         )
 
 
