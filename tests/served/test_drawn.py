@@ -187,8 +187,8 @@ def test_who_does_not_say_how_a_response_ended_does_not_claim_to_be_whole(
     tmp_path, keyring, read, tokenizer_path
 ):
     watermark = Watermark(keyring)
-    (ids,) = _responses(keyring, 1)
-    bits = watermark.marked_positions(LABELS, ids, [])
+    both = ((ids, watermark.marked_positions(LABELS, ids, [])) for ids in _responses(keyring, 50))
+    ids, bits = next((ids, bits) for ids, bits in both if bits[:-1].any())
     with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
         sink.write(LABELS, ids, prompt_token_ids=[])
         sink.write(LABELS, ids, prompt_token_ids=[], drawn=bits)
@@ -197,7 +197,7 @@ def test_who_does_not_say_how_a_response_ended_does_not_claim_to_be_whole(
         with pytest.raises(DataError, match="finish"):
             sink.write(LABELS, ids, prompt_token_ids=[], finish="content_filter")
         with pytest.raises(DataError, match="drawn"):
-            sink.write(LABELS, ids, prompt_token_ids=[], drawn=np.append(bits, True))
+            sink.write(LABELS, ids, prompt_token_ids=[], drawn=bits[:-1])
     rows, found = read(tmp_path / "a.jsonl")
     assert [row["whole"] for row in rows] == [False, True, True, True]
     assert [row["marked"] for row in rows] == [True, True, True, False]
