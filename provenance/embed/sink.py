@@ -14,10 +14,9 @@ record does not claim to be whole, and no check against it can be evidence. Know
 
 from __future__ import annotations
 
-import secrets
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +31,7 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.worker import read_public
 from provenance.served.records import Labels, ServedResponse
 from provenance.served.rotation import RotatingLog
-from provenance.served.writer import LogWriter
+from provenance.served.writer import Log, LogWriter
 
 
 class ResponseSink:
@@ -44,15 +43,13 @@ class ResponseSink:
         its public keyring is enough: the object, its folder (keyring.json), or a worker's file, of
         which no key is kept
     log : where to; a path that ends in .jsonl or .parquet becomes one file (`LogWriter`), any other
-        a folder of rotating files (`RotatingLog`), or a log that the caller opened
+        a folder of rotating files (`RotatingLog`), or one of the logs of `provenance.served` itself
 
     Raises what those and `provenance.keys.worker.read_public` raise; a worker's file may be
     expired. Safe to share among threads if the log is.
     """
 
-    def __init__(
-        self, watermark: Watermark | Keyring | Path | str, log: Path | str | LogWriter | RotatingLog
-    ) -> None:
+    def __init__(self, watermark: Watermark | Keyring | Path | str, log: Path | str | Log) -> None:
         self.watermark = watermark if isinstance(watermark, Watermark) else None
         if isinstance(watermark, Watermark):
             self.public = watermark.keyring.public
@@ -64,8 +61,6 @@ class ResponseSink:
             one_file = Path(log).suffix in (".jsonl", ".parquet")
             log = LogWriter(log) if one_file else RotatingLog(log)
         self.log = log
-        self._run = secrets.token_hex(6)
-        self._numbers = count()
 
     def __enter__(self) -> ResponseSink:
         self.log.__enter__()
@@ -130,7 +125,7 @@ class ResponseSink:
         says_whole = response.drawn is not None or response.finish is not None
         return replace(
             response,
-            response_id=response.response_id or f"{self._run}-{next(self._numbers)}",
+            response_id=response.response_id or str(uuid.uuid4()),
             marked=marked,
             time=response.time or datetime.now(UTC).isoformat(timespec="seconds"),
             keyring_id=self.public.id,
