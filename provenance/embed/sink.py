@@ -4,8 +4,9 @@
         sink.write(response)                      # a ServedResponse, from any adapter
         sink.write(labels, token_ids, finish="end", prompt_token_ids=prompt)
 
-Which tokens of a response were drawn under a key follows from its ids, the labels and the keyring,
-so an adapter need not say it: a sink that has the watermark replays the rules. A host without keys
+Which tokens of a response were drawn under a key follows from its ids, its prompt, the labels and
+the keyring, so an adapter need not say it: a sink that has the watermark replays the rules (and
+refuses a record without the prompt, if the keyring reads it). A host without keys
 makes its sink of the public folder, and writes records that say it. But the ids must be all that
 was drawn: an end token or a stop string that is left out was a choice of the coins, and an index
 that forgets it accuses innocent models. So `finish` says how the response ended; without it the
@@ -120,7 +121,7 @@ class ResponseSink:
                     "a response must say which tokens were drawn, for this sink has no keys; it "
                     "does not. Pass drawn, or make the sink with the watermark that drew it."
                 )
-            bits = self.watermark.marked_positions(response.labels, ids)
+            bits = self.watermark.marked_positions(response.labels, ids, response.prompt_token_ids)
         marked = bool(bits.any())
         says_whole = response.drawn is not None or response.finish is not None
         return replace(
