@@ -340,7 +340,7 @@ def _differs(fleet: Fleet, sent: Sent, found: Logged) -> str | None:
     if sent.ids is not None and sent.ids != found.ids.tolist():
         return f"ids: sent {len(sent.ids)}, logged {len(found.ids)}"
     text = fleet.tokenizer.decode(found.ids.tolist(), skip_special_tokens=True)
-    if sent.ids is None and sent.text.strip() != text.strip():
+    if sent.ids is None and sent.text.strip(" \n\ufffd") != text.strip(" \n\ufffd"):
         return f"text: sent {sent.text[:60]!r}, logged {text[:60]!r}"
     if sent.kind == "greedy":
         return (

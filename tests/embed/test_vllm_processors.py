@@ -261,7 +261,7 @@ def test_v1_a_value_added_while_serving_is_drawn_with_its_key(vllm, folder):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_server_that_would_show_or_lose_the_mark_does_not_start(folder, monkeypatch, number):
-    make = [_v1, _v2][number]
+    make = [make_v1, _v2][number]
     size = Watermark.load(folder).keyring.public.vocabulary_size
     make(size)
     with pytest.raises(ConfigurationMismatchError, match="logprobs"):
@@ -528,7 +528,7 @@ def test_a_worker_draws_what_the_keyring_would_and_goes_on_when_its_file_changes
         Watermark.load(folder).keyring.public.vocabulary_size,
         np.random.default_rng(8),
     )
-    processor, requests = (_v1 if name == "V1" else _v2)(size), {}
+    processor, requests = (make_v1 if name == "V1" else _v2)(size), {}
     for slot in range(40):
         if slot == 20:
             add_value(folder, "week", "c")

@@ -9,7 +9,7 @@ from provenance.embed.vllm.requests import LABELS_FIELD
 from tests.embed.conftest import ADAPTERS, LONGEST, REAL
 
 
-def makemake_config(size, mode="raw_logprobs", **more):
+def make_config(size, mode="raw_logprobs", **more):
     model = SimpleNamespace(
         get_vocab_size=lambda: size, logprobs_mode=mode, seed=0, max_model_len=LONGEST
     )
