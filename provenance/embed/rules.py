@@ -58,14 +58,17 @@ def name_keys(schedule: Schedule, labels: Labels) -> list[KeyName | None]:
 def check_labels(keys: KnownKeys, labels: Labels, *, names_may_be_unknown: bool) -> None:
     """Raise ConfigurationMismatchError if a label has no key here: it is never silently unmarked.
 
-    `names_may_be_unknown` lets names pass that are no slot, which a log keeps for groups. A door
-    that cannot tell those from misspelt ones refuses them.
+    `names_may_be_unknown` lets names pass that are no slot, which a log keeps for groups, unless
+    the name is nearly a slot's and the slot itself has no label. A door that cannot tell groups
+    from misspelt slots refuses all such names.
     """
-    attributes, held = keys.public.schedule.attributes, keys.list_held()
+    schedule, held = keys.public.schedule, keys.list_held()
     for name, value in labels.items():
         is_held = isinstance(value, str) and (name, value) in held
-        if is_held if name in attributes else names_may_be_unknown:
-            continue
+        if is_held if name in schedule.attributes else names_may_be_unknown:
+            meant = schedule.find_alike(name)
+            if meant is None or meant in labels:
+                continue
         shown = f"{name}={value}"[:128]
         raise ConfigurationMismatchError(
             f"label {shown!a} must have a key of keyring {keys.public.id} here; it has none. "

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
+from provenance.embed.rules import check_labels
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import Keyring
@@ -129,6 +130,7 @@ class ResponseSink:
                     "a response must say which tokens were drawn, for this sink has no keys; it "
                     "does not. Pass drawn, or make the sink with the watermark that drew it."
                 )
+            check_labels(self.watermark.keyring, response.labels, names_may_be_unknown=True)
             bits = self.watermark.marked_positions(response.labels, ids, response.prompt_token_ids)
         marked = bool(bits.any())
         says_whole = response.drawn is not None or response.finish is not None

@@ -196,7 +196,7 @@ def admit_request(parameters: RequestParameters) -> None:
     """
     wish = check_request(parameters)
     if wish is not None and wish.mark != "never":
-        _public_keyring(named_folder()).check_labels(wish.labels)
+        _public_keyring(named_folder()).check_labels(wish.labels, wish.groups)
 
 
 @lru_cache(maxsize=4)
@@ -265,18 +265,22 @@ class PublicKeyring:
     def _open(self) -> KnownKeys:
         return read_public(self.path)
 
-    def check_labels(self, labels: Labels) -> None:
+    def check_labels(self, labels: Labels, groups: Labels | None = None) -> None:
         """Raise ConfigurationMismatchError unless every label has a key.
 
         Stricter than `Watermark.check_labels`: a name without a slot is refused as well, since a
-        server cannot tell it from a misspelt one.
+        server cannot tell it from a misspelt one; such names are for `groups`.
         """
         try:
-            check_labels(self.known, labels, names_may_be_unknown=False)
+            self._check(labels, groups or {})
         except ConfigurationMismatchError:
             if not self._reread():
                 raise
-            check_labels(self.known, labels, names_may_be_unknown=False)
+            self._check(labels, groups or {})
+
+    def _check(self, labels: Labels, groups: Labels) -> None:
+        check_labels(self.known, labels, names_may_be_unknown=False)
+        check_labels(self.known, {**groups, **labels}, names_may_be_unknown=True)
 
     def _read_stamp(self) -> tuple[int, int, int] | None:
         try:
