@@ -27,6 +27,7 @@ def make_keyring(
     values: Mapping[str, Sequence[str]] | None = None,
     vocabulary_size: int | None = None,
     context_width: int = 2,
+    reads_prompt: bool = True,
 ) -> UnlockedKeyring:
     """Make a keyring: keyring.json (public), tokenizer.json and master.key (mode 0600).
 
@@ -39,6 +40,8 @@ def make_keyring(
     values : values per attribute slot that get a key; more can be added later
     vocabulary_size : rows of the model's output layer; None: of the tokenizer
     context_width : 1, 2 or 3 tokens
+    reads_prompt : contexts that stand in the prompt are not marked, so that turns and retries of a
+        conversation do not repeat each other; False: as keyrings of before
 
     Raises UsageError, DataError, StorageError, LockedError.
     """
@@ -54,6 +57,7 @@ def make_keyring(
         SchemeSpecification(made.name, dict(made.parameters)),
         Schedule.from_shares(shares, values or {}),
         context_width,
+        reads_prompt,
     )
 
 

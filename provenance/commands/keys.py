@@ -34,6 +34,9 @@ def new(
     value: Annotated[
         list[str] | None, typer.Option(help="SLOT=VALUE that gets a key; repeatable.")
     ] = None,
+    prompt_contexts: Annotated[
+        str, typer.Option(help="Contexts that stand in the prompt: unmarked or (before) marked.")
+    ] = "unmarked",
 ) -> None:
     """Make a keyring: keyring.json (public), tokenizer.json and master.key (mode 0600)."""
     shares = dict(pv.DEFAULT_SHARES)
@@ -43,6 +46,8 @@ def new(
     for label in value or []:
         for name, text in parse_labels([label]).items():
             values.setdefault(name, []).append(text)
+    if prompt_contexts not in ("unmarked", "marked"):
+        raise UsageError(f"--prompt-contexts must be unmarked or marked; got {prompt_contexts}.")
     keyring = pv.make_keyring(
         folder,
         tokenizer,
@@ -52,6 +57,7 @@ def new(
         values=values,
         vocabulary_size=vocabulary_size,
         context_width=width,
+        reads_prompt=prompt_contexts == "unmarked",
     )
     tell(f"Keyring {keyring.public.id} in {folder}. Back up its master key.")
 
@@ -70,6 +76,7 @@ def show(
     parameters = json.dumps(dict(keyring.scheme.parameters))
     page.say(f"scheme {keyring.scheme.name} {parameters}", wrap=False)
     page.say(f"context width {keyring.context_width}, {keyring.vocabulary_size} tokens")
+    page.say(f"contexts of the prompt {'unmarked' if keyring.reads_prompt else 'marked'}")
     page.say(f"tokenizer sha256 {keyring.tokenizer_sha256}", wrap=False)
     page.table(
         ["slot", "share", "values"],

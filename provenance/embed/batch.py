@@ -66,12 +66,13 @@ def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
 
 @kernel(nogil=True)
 def draw_among_few(  # type: ignore[no-untyped-def]
-    scores, ids, width, selector, ends, numbers, table, kind, first, second, uniforms, limit
-):
+    scores, ids, width, selector, ends, numbers, windows, bounds, table, kind, first, second,
+    uniforms, limit
+):  # fmt: skip
     """Token of each row, where a row has at most `limit` candidates; else MANY or NOTHING.
 
     scores float32 [rows, V], unnormalised log-probabilities, minus infinity for what is no
-    candidate; ids uint32 [rows, n]; width, selector, ends, numbers
+    candidate; ids uint32 [rows, n]; width, selector, ends, numbers, windows, bounds
     as for `find_keys`; table uint32 [keys, 8], the keys; kind, first, second, the scheme's `Code`;
     uniforms float64 [rows].
 
@@ -83,7 +84,7 @@ def draw_among_few(  # type: ignore[no-untyped-def]
     rows = scores.shape[0]
     lengths = np.full(rows, ids.shape[1], np.int64)
     bits = scores.view(np.int32)
-    keys = find_keys(ids, lengths, width, selector, ends, numbers)
+    keys = find_keys(ids, lengths, width, selector, ends, numbers, windows, bounds)
     tokens = np.empty(rows, np.int64)
     candidates = np.empty(limit, np.uint32)
     kept = np.empty(limit, np.float32)

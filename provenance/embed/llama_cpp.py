@@ -154,7 +154,7 @@ class LlamaCppWatermark:
         if not prompt:
             raise UsageError("prompt must hold at least one id; it is empty. Start with BOS.")
         self.watermark.check_labels(labels)
-        processor = _Processor(self.watermark, labels, len(prompt), sampling)
+        processor = _Processor(self.watermark, labels, prompt, sampling)
         ends = _end_tokens(llama, end_tokens)
         return _generate(llama, list(prompt), processor, sampling.max_tokens, ends)
 
@@ -179,11 +179,12 @@ class _Processor:
     """Draws the token and leaves only that token possible."""
 
     def __init__(
-        self, watermark: Watermark, labels: Labels, width: int, sampling: Sampling
+        self, watermark: Watermark, labels: Labels, prompt: Sequence[int], sampling: Sampling
     ) -> None:
         self._watermark = watermark
         self._numbers = watermark.key_numbers([labels])
-        self._width = width
+        self._width = len(prompt)
+        self._prompts = watermark.read_prompts([prompt])
         self._sampling = sampling
 
     def __call__(
@@ -192,7 +193,9 @@ class _Processor:
         """input_ids [width + n], logits float32 [vocabulary] -> the same shape."""
         response = np.asarray(input_ids)[np.newaxis, self._width :].astype(np.uint32)
         scores = self._sampling.apply(np.ascontiguousarray(logits, dtype=np.float32))
-        (token,) = self._watermark.draw_scores(self._numbers, response, scores[np.newaxis])
+        (token,) = self._watermark.draw_scores(
+            self._numbers, response, scores[np.newaxis], self._prompts
+        )
         only = np.full(scores.shape, -np.inf, dtype=np.float32)
         only[token] = 0.0
         return only

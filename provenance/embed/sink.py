@@ -4,8 +4,9 @@
         sink.write(response)                      # a ServedResponse, from any adapter
         sink.write(labels, token_ids, finish="end", prompt_token_ids=prompt)
 
-Which tokens of a response were drawn under a key follows from its ids, the labels and the keyring,
-so an adapter need not say it: a sink that has the watermark replays the rules. A host without keys
+Which tokens of a response were drawn under a key follows from its ids, its prompt, the labels and
+the keyring, so an adapter need not say it: a sink that has the watermark replays the rules (and
+refuses a record without the prompt, if the keyring reads it). A host without keys
 makes its sink of the public folder, and writes records that say it. But the ids must be all that
 was drawn: an end token or a stop string that is left out was a choice of the coins, and an index
 that forgets it accuses innocent models. So `finish` says how the response ended; without it the
@@ -14,10 +15,9 @@ record does not claim to be whole, and no check against it can be evidence. Know
 
 from __future__ import annotations
 
-import secrets
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +32,7 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.worker import read_public
 from provenance.served.records import Labels, ServedResponse
 from provenance.served.rotation import RotatingLog
-from provenance.served.writer import LogWriter
+from provenance.served.writer import Log, LogWriter
 
 
 class ResponseSink:
@@ -44,15 +44,13 @@ class ResponseSink:
         its public keyring is enough: the object, its folder (keyring.json), or a worker's file, of
         which no key is kept
     log : where to; a path that ends in .jsonl or .parquet becomes one file (`LogWriter`), any other
-        a folder of rotating files (`RotatingLog`), or a log that the caller opened
+        a folder of rotating files (`RotatingLog`), or one of the logs of `provenance.served` itself
 
     Raises what those and `provenance.keys.worker.read_public` raise; a worker's file may be
     expired. Safe to share among threads if the log is.
     """
 
-    def __init__(
-        self, watermark: Watermark | Keyring | Path | str, log: Path | str | LogWriter | RotatingLog
-    ) -> None:
+    def __init__(self, watermark: Watermark | Keyring | Path | str, log: Path | str | Log) -> None:
         self.watermark = watermark if isinstance(watermark, Watermark) else None
         if isinstance(watermark, Watermark):
             self.public = watermark.keyring.public
@@ -64,8 +62,6 @@ class ResponseSink:
             one_file = Path(log).suffix in (".jsonl", ".parquet")
             log = LogWriter(log) if one_file else RotatingLog(log)
         self.log = log
-        self._run = secrets.token_hex(6)
-        self._numbers = count()
 
     def __enter__(self) -> ResponseSink:
         self.log.__enter__()
@@ -125,12 +121,12 @@ class ResponseSink:
                     "a response must say which tokens were drawn, for this sink has no keys; it "
                     "does not. Pass drawn, or make the sink with the watermark that drew it."
                 )
-            bits = self.watermark.marked_positions(response.labels, ids)
+            bits = self.watermark.marked_positions(response.labels, ids, response.prompt_token_ids)
         marked = bool(bits.any())
         says_whole = response.drawn is not None or response.finish is not None
         return replace(
             response,
-            response_id=response.response_id or f"{self._run}-{next(self._numbers)}",
+            response_id=response.response_id or str(uuid.uuid4()),
             marked=marked,
             time=response.time or datetime.now(UTC).isoformat(timespec="seconds"),
             keyring_id=self.public.id,

@@ -119,17 +119,17 @@ class Marked:
         output = getattr(output, "sequences", output)[:, ids.shape[1] :].cpu().numpy()
         repeats = len(output) // len(ids)
         responses = []
+        prompts = _list_prompts(ids, mask)
         for i, row in enumerate(output):
-            prompt = ids[i // repeats]
-            prompt = prompt if mask is None else prompt[mask[i // repeats].bool()]
+            prompt = prompts[i // repeats]
             own, finish = _cut_after_end(row, ends)
-            drawn = self.watermark.marked_positions(labels[i // repeats], own)
+            drawn = self.watermark.marked_positions(labels[i // repeats], own, prompt)
             responses.append(
                 ServedResponse(
                     marked=bool(drawn.any()),
                     labels=labels[i // repeats],
                     token_ids=own,
-                    prompt_token_ids=prompt.cpu().numpy().astype(np.uint32),
+                    prompt_token_ids=prompt.astype(np.uint32),
                     drawn=drawn,
                     finish=finish,
                 )
@@ -146,7 +146,8 @@ class Marked:
 
         Parameters
         ----------
-        inputs : what the tokenizer returned; `input_ids` [rows, width], padded on the left
+        inputs : what the tokenizer returned; `input_ids` [rows, width], padded on the left, and
+            the `attention_mask` that tells the padding from the prompt
         labels : attribute values, one mapping per row (`num_return_sequences` repeats them)
         options : arguments of `generate`, for example temperature or max_new_tokens; they are
             checked here and returned with the others
@@ -155,13 +156,14 @@ class Marked:
         option asks for a way of decoding that cannot be marked; ConfigurationMismatchError if a
         label has no key.
         """
-        ids, _ = _read_inputs(inputs)
+        ids, mask = _read_inputs(inputs)
         for mapping in _match(labels, len(ids)):
             self.watermark.check_labels(mapping)
         options = dict(options or {})
         for source in (options.get("generation_config"), options):
             check_options(source)
-        config = make_config(self.watermark, labels, ids.shape[1], self._tables)
+        prompts = _list_prompts(ids, mask)
+        config = make_config(self.watermark, labels, prompts, ids.shape[1], self._tables)
         fixed = {"watermarking_config": config, "do_sample": True, "num_beams": 1}
         return {**options, **fixed}
 
@@ -221,6 +223,14 @@ def _read_inputs(inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor 
             "Set tokenizer.padding_side = 'left'."
         )
     return ids.long(), mask
+
+
+def _list_prompts(ids: torch.Tensor, mask: torch.Tensor | None) -> list[NDArray[np.int64]]:
+    """The prompt of each row, int64 [n], without padding."""
+    rows: NDArray[np.int64] = ids.cpu().numpy()
+    if mask is None:
+        return list(rows)
+    return [row[kept] for row, kept in zip(rows, mask.bool().cpu().numpy(), strict=True)]
 
 
 def _match(labels: Any, rows: int) -> Sequence[Labels]:

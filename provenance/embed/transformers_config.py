@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.embed.device.torch_batch import DeviceWatermark, keep_only
+from provenance.embed.device.torch_batch import DevicePrompts, DeviceWatermark, keep_only
 from provenance.embed.device.torch_coins import has_kernels, pack_keys
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, MissingExtraError, UsageError
@@ -35,8 +35,11 @@ _NO_CONTINUOUS_BATCHING: Final = (
 )
 _NO_ENSEMBLE: Final = "It accepts tokens that the watermark did not draw; leave it out."
 
-_DeviceRows = tuple[DeviceWatermark, torch.Tensor, torch.Tensor]
-"""Of the rows of one call: the keys, int64 [rows, slots] which of them, int32 [rows, 8] seeds."""
+_DeviceRows = tuple[DeviceWatermark, torch.Tensor, torch.Tensor, DevicePrompts | None]
+"""Of the rows of one call: the keys, int64 [rows, slots] which of them, int32 [rows, 8] seeds, and
+the prompts if the keyring reads them."""
+Prompts = Sequence[NDArray[np.int64]]
+"""Ids of each prompt, without padding."""
 Tables = dict[torch.device, DeviceWatermark]
 """The keys on each device that scores were on: copied once, whatever the number of calls."""
 
@@ -67,10 +70,10 @@ def check_options(options: Any) -> None:
 
 
 def make_config(
-    watermark: Watermark, labels: Sequence[Labels], width: int, tables: Tables
+    watermark: Watermark, labels: Sequence[Labels], prompts: Prompts, width: int, tables: Tables
 ) -> BaseWatermarkingConfig:
     """What `model.generate` takes as `watermarking_config`, for prompts of `width` columns."""
-    return _WatermarkConfig(watermark, tuple(labels), width, tables)
+    return _WatermarkConfig(watermark, tuple(labels), prompts, width, tables)
 
 
 class _WatermarkConfig(BaseWatermarkingConfig):  # type: ignore[misc]
@@ -100,11 +103,18 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
     """Draws the token of each row and leaves only that token possible."""
 
     def __init__(
-        self, watermark: Watermark, labels: tuple[Labels, ...], width: int, tables: Tables
+        self,
+        watermark: Watermark,
+        labels: tuple[Labels, ...],
+        prompts: Prompts,
+        width: int,
+        tables: Tables,
     ) -> None:
         self._watermark = watermark
         self._labels = labels
         self._numbers = watermark.key_numbers(labels)
+        self._prompts = prompts
+        self._contexts = watermark.read_prompts(prompts)
         self._width = width
         self._tables = tables
         self._rows: dict[tuple[torch.device, int], _DeviceRows] = {}
@@ -131,10 +141,12 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
             )
         if has_kernels(scores.device):
             return self._draw_on_device(input_ids[:, self._width :], scores, repeats)
-        numbers = self._numbers if repeats == 1 else np.repeat(self._numbers, repeats, axis=0)
+        numbers, contexts = self._numbers, self._contexts
+        if repeats > 1:
+            numbers, contexts = np.repeat(numbers, repeats, axis=0), contexts.repeat(repeats)
         responses = _to_numpy(input_ids)[:, self._width :]
         final = scores if scores.dtype == torch.float32 else scores.float()
-        tokens = self._watermark.draw_scores(numbers, responses, _to_numpy(final))
+        tokens = self._watermark.draw_scores(numbers, responses, _to_numpy(final), contexts)
         only = torch.full_like(scores, float("-inf"))
         if final is scores and scores.is_cpu:
             places = only.numpy()
@@ -154,13 +166,13 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
                 f"the model must have at most the keyring's {size} tokens; it has "
                 f"{scores.shape[1]} logits. Make the keyring with keys new --vocabulary-size."
             )
-        watermark, numbers, seeds = self._rows_on(scores.device, repeats)
+        watermark, numbers, seeds, prompts = self._rows_on(scores.device, repeats)
         responses = responses.to(scores.device)
         length, width = responses.shape[1], self._watermark.keyring.context_width
         if length <= width:  # padding: a draw wants more columns than a context
             responses = torch.nn.functional.pad(responses, (0, width + 1))
         lengths = torch.full(scores.shape[:1], length, device=scores.device)
-        draw = watermark.draw(scores, responses, lengths, numbers, seeds)
+        draw = watermark.draw(scores, responses, lengths, numbers, seeds, prompts=prompts)
         return keep_only(scores, draw.tokens)
 
     def _rows_on(self, device: torch.device, repeats: int) -> _DeviceRows:
@@ -173,8 +185,20 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
             numbers = np.repeat(numbers, repeats, axis=0)
             seeds = self._watermark.make_seeds(numbers.shape[0])
             on_device = torch.from_numpy(numbers).to(device)
-            self._rows[device, repeats] = table, on_device, pack_keys(seeds, device)
+            prompts = self._prompts_on(device, repeats)
+            self._rows[device, repeats] = table, on_device, pack_keys(seeds, device), prompts
         return self._rows[device, repeats]
+
+    def _prompts_on(self, device: torch.device, repeats: int) -> DevicePrompts | None:
+        if not self._watermark.keyring.reads_prompt:
+            return None
+        lengths = np.array([ids.shape[0] for ids in self._prompts])
+        padded = np.zeros((lengths.shape[0], lengths.max()), dtype=np.int64)
+        padded[np.arange(padded.shape[1]) < lengths[:, np.newaxis]] = np.concatenate(self._prompts)
+        rows = np.repeat(np.arange(lengths.shape[0]), repeats)
+        return DevicePrompts(
+            *(torch.from_numpy(part).to(device) for part in (padded, rows, lengths[rows]))
+        )
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:

@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from provenance.coins.words import KEY_BYTES, read_key
 from provenance.embed.batch import MANY, NOTHING, draw_among_few
-from provenance.embed.rules import check_labels, find_keys, find_marked, name_keys
+from provenance.embed.rules import (
+    NO_WINDOWS,
+    PromptContexts,
+    check_labels,
+    check_prompts,
+    find_keys,
+    find_marked,
+    name_keys,
+)
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import Key
 from provenance.keys.marking import MarkingKeys
@@ -30,6 +38,9 @@ from provenance.served.records import Labels
 _SCATTERED = 64
 """Up to this fraction of the vocabulary, scattered coins are cheaper than a whole row of them."""
 _FEW = 512
+Prompts = Sequence[PromptContexts] | PromptContexts
+"""One a row: each from `read_prompt`, or all from `read_prompts`."""
+_UNREAD = PromptContexts(NO_WINDOWS, np.empty((0, 2), dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ class Watermark:
         response: NDArray[np.uint32],
         candidates: NDArray[np.uint32],
         probabilities: NDArray[np.float64],
+        prompt: PromptContexts | None = None,
     ) -> Draw:
         """Draw the next token of one response.
 
@@ -90,10 +102,11 @@ class Watermark:
         response : uint32 [n], ids generated so far, without prompt and padding
         candidates : uint32 [m], ids that survive top-k / top-p
         probabilities : float64 [m], their *final* probabilities; need not be normalised
+        prompt : from `read_prompt`; a keyring that reads the prompt must be given it, UsageError
 
         Cost: one coin a candidate where the context is marked; else one uniform.
         """
-        (key,) = self.next_keys([labels], [response])
+        (key,) = self.next_keys([labels], [response], None if prompt is None else [prompt])
         return self._draw(key, response, candidates, probabilities, self._generator.random())
 
     def draw_batch(
@@ -101,12 +114,13 @@ class Watermark:
         labels: Sequence[Labels],
         responses: Sequence[NDArray[np.uint32]],
         probabilities: NDArray[np.float64],
+        prompts: Prompts | None = None,
     ) -> list[Draw]:
         """Draw the next token of each row of a batch; rows are independent of each other.
 
         Parameters
         ----------
-        labels, responses : one entry per row, as for `draw`
+        labels, responses, prompts : one entry per row, as for `draw`
         probabilities : float64 [rows, vocabulary], final; tokens with probability 0 are no
             candidates
         """
@@ -116,7 +130,7 @@ class Watermark:
                 f"{len(labels)}, {len(responses)} and {probabilities.shape[0]}."
             )
         draws = []
-        for row, key in enumerate(self.next_keys(labels, responses)):
+        for row, key in enumerate(self.next_keys(labels, responses, prompts)):
             candidates = np.flatnonzero(probabilities[row]).astype(np.uint32)
             p, uniform = probabilities[row, candidates], float(self._generator.random())
             draws.append(self._draw(key, responses[row], candidates, p, uniform))
@@ -131,25 +145,51 @@ class Watermark:
         rows = [self._numbers_of(mapping) for mapping in labels]
         return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._ends))
 
+    def read_prompt(self, ids: ArrayLike) -> PromptContexts:
+        """The contexts of a prompt, integers [n], worked out once per request."""
+        return self.read_prompts([ids])
+
+    def read_prompts(self, prompts: Sequence[ArrayLike]) -> PromptContexts:
+        """For `draw_scores`: those of the prompt of each row."""
+        reads = self.keyring.reads_prompt
+        return PromptContexts.read(
+            prompts if reads else [()] * len(prompts), self.keyring.context_width
+        )
+
     def next_keys(
-        self, labels: Sequence[Labels], responses: Sequence[NDArray[np.uint32]]
+        self,
+        labels: Sequence[Labels],
+        responses: Sequence[NDArray[np.uint32]],
+        prompts: Prompts | None = None,
     ) -> list[Key | None]:
         """The key that decides the next token of each row; None: an ordinary draw.
 
-        Parameters: one mapping and one uint32 [n] a row, as for `draw`. A server can leave the rows
-        without a key to its own sampler. Cost: one comparison a token and one coin a row.
+        Parameters: one mapping, one uint32 [n] and one prompt a row, as for `draw`. A server can
+        leave the rows without a key to its own sampler. Cost: one comparison a token, one coin a
+        row, and a search in the prompt of a row with a key.
         """
+        check_prompts(self.keyring, prompts, len(responses))
         lengths = np.array([ids.shape[0] for ids in responses], dtype=np.int64)
         padded = np.zeros((len(responses), int(lengths.max(initial=0))), dtype=np.uint32)
         for row, ids in enumerate(responses):
             padded[row, : ids.shape[0]] = ids
         numbers = self.key_numbers(labels)
         width = self.keyring.context_width
-        found = find_keys(padded, lengths, width, self._selector, self._ends, numbers)
+        found = find_keys(
+            padded, lengths, width, self._selector, self._ends, numbers, NO_WINDOWS, _UNREAD.bounds
+        )
+        if self.keyring.reads_prompt and prompts is not None:  # not joined: they may be long
+            for row in np.flatnonzero(found >= 0).tolist():
+                if prompts[row].hold(responses[row][-width:]):
+                    found[row] = -1
         return [None if number < 0 else self._known[number] for number in found]
 
     def draw_scores(
-        self, numbers: NDArray[np.int64], responses: NDArray[np.uint32], scores: NDArray[np.float32]
+        self,
+        numbers: NDArray[np.int64],
+        responses: NDArray[np.uint32],
+        scores: NDArray[np.float32],
+        prompts: PromptContexts | None = None,
     ) -> NDArray[np.int64]:
         """Draw the next token of each row of a batch from logits: the fast path of the adapters.
 
@@ -159,6 +199,7 @@ class Watermark:
         responses : uint32 [rows, n], ids generated so far, without prompt and padding
         scores : float32 [rows, vocabulary], *final* logits (after temperature, top-k, top-p), minus
             infinity for what is no candidate; need not be normalised
+        prompts : from `read_prompts`, one a row; a keyring that reads the prompt needs them
 
         Returns
         -------
@@ -170,6 +211,9 @@ class Watermark:
         rounding: draws among many candidates compute in float32, as the scores are. Cost: one pass
         over the scores where few candidates are left; else a few, and a row of coins if marked.
         """
+        check_prompts(self.keyring, prompts, responses.shape[0])
+        if prompts is None or not self.keyring.reads_prompt:
+            prompts = _UNREAD
         responses = responses.astype(np.uint32, order="C", copy=False)
         if not scores.flags.c_contiguous:
             scores = np.ascontiguousarray(scores)
@@ -181,6 +225,8 @@ class Watermark:
             self._selector,
             self._ends,
             numbers,
+            prompts.windows,
+            prompts.bounds,
             self._table,
             *self._code,
             uniforms,
@@ -210,9 +256,11 @@ class Watermark:
         """32 fresh secret bytes a row, for draws elsewhere: see `torch_batch.DeviceWatermark`."""
         return [self._generator.bytes(KEY_BYTES) for _ in range(rows)]
 
-    def marked_positions(self, labels: Labels, response: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    def marked_positions(
+        self, labels: Labels, response: NDArray[np.uint32], prompt: ArrayLike | None = None
+    ) -> NDArray[np.bool_]:
         """Which tokens of a finished response were drawn under a key: see `find_marked`."""
-        return find_marked(self.keyring, labels, response)
+        return find_marked(self.keyring, labels, response, prompt)
 
     def _numbers_of(self, labels: Labels) -> NDArray[np.int64]:
         """Numbers of the keys in the table, by slot; new keys enter the table."""

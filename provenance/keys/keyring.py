@@ -7,8 +7,10 @@ derives one 256-bit key per (slot, value):
     key(slot, value) = HKDF-SHA256(master, salt = "provenance-v1", info)         (RFC 5869)
     info = (id, scheme, k, slot, value) in UTF-8, each after its length as 4 bytes, big-endian
 
-where scheme is the canonical JSON of its name and parameters. Revealing one derived key reveals no
-other. Knows no tokens beyond their ids, and not how a scheme uses a coin.
+where scheme is the canonical JSON of its name and parameters. A keyring of version 2, under which
+contexts that stand in the prompt are not marked, adds the text "prompt_contexts=unmarked" to info,
+so that no file of version 1 opens its keys. Revealing one derived key reveals no other. Knows no
+tokens beyond their ids, and not how a scheme uses a coin.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -48,7 +50,9 @@ KEYRING_FILE = "keyring.json"
 MASTER_FILE = "master.key"
 TOKENIZER_FILE = "tokenizer.json"
 _FORMAT = "provenance-keyring"
-_VERSION = 1
+_PROMPTS: Final = {1: None, 2: "unmarked"}
+"""What each version says of contexts in the prompt. Readers of version 1 pass unknown fields over,
+and would mark such contexts: so the version tells them to refuse."""
 _HKDF_SALT = b"provenance-v1"
 
 
@@ -101,6 +105,7 @@ class Key:
 class Keyring:
     """The public half. `commitments` maps (slot, value) and (SELECTOR, "") to commitments;
     `tokenizer_copy` is where the keyring's own copy of tokenizer.json should be, if known.
+    `reads_prompt`: contexts that stand in the prompt are not marked, rule 2 of `embed.rules`.
     """
 
     id: str
@@ -110,6 +115,7 @@ class Keyring:
     tokenizer_sha256: str
     schedule: Schedule
     commitments: Mapping[KeyName, Commitment]
+    reads_prompt: bool = False
     tokenizer_copy: Path | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -122,7 +128,7 @@ class Keyring:
             )
         path = Path(folder) / KEYRING_FILE
         document = read_json(path)
-        claim = f"{path}: must be a keyring of version {_VERSION}"
+        claim = f"{path}: must be a keyring of version {' or '.join(map(str, _PROMPTS))}"
         with refuse_malformed(claim, "Make one with: provenance keys new DIR"):
             public = cls.from_json(document)
         return replace(public, tokenizer_copy=path.parent / TOKENIZER_FILE)
@@ -133,8 +139,9 @@ class Keyring:
 
         Raises whatever `provenance.storage.documents.MALFORMED` lists.
         """
-        if document["format"] != _FORMAT or document["version"] != _VERSION:
-            raise ValueError("another format or version")
+        prompts = document.get("prompt_contexts")
+        if document["format"] != _FORMAT or _PROMPTS[document["version"]] != prompts:
+            raise ValueError("another format or version, or contexts of the prompt of another")
         commitments: dict[KeyName, Commitment] = {}
         if document["selector"] is not None:
             commitments[SELECTOR_KEY] = Commitment.from_json(document["selector"])
@@ -159,6 +166,7 @@ class Keyring:
             tokenizer_sha256=str(document["tokenizer_sha256"]),
             schedule=Schedule(tuple(slots)),
             commitments=commitments,
+            reads_prompt=prompts is not None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -168,10 +176,11 @@ class Keyring:
         selector = self.commitments.get(SELECTOR_KEY)
         return {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": 2 if self.reads_prompt else 1,
             "id": self.id,
             "scheme": self.scheme.to_json(),
             "context_width": self.context_width,
+            **({"prompt_contexts": _PROMPTS[2]} if self.reads_prompt else {}),
             "vocabulary_size": self.vocabulary_size,
             "tokenizer_sha256": self.tokenizer_sha256,
             "selector": vars(selector) if selector else None,
@@ -275,8 +284,11 @@ def create_keyring(
     scheme: SchemeSpecification,
     schedule: Schedule,
     context_width: int = 2,
+    reads_prompt: bool = True,
 ) -> UnlockedKeyring:
     """Make a new keyring in `folder`: keyring.json, a copy of tokenizer.json, master.key (0600).
+
+    `reads_prompt`: contexts that stand in the prompt are not marked; False: as before.
 
     The master secret is written only if the environment names none. An existing keyring is never
     overwritten. keyring.json is written last: without it the folder holds no keyring.
@@ -310,6 +322,7 @@ def create_keyring(
             tokenizer_sha256=fingerprint,
             schedule=schedule,
             commitments={},
+            reads_prompt=reads_prompt,
             tokenizer_copy=folder / TOKENIZER_FILE,
         )
         named = [SELECTOR_KEY]
@@ -367,6 +380,7 @@ def _derive(master: bytes, public: Keyring, slot: str, value: str) -> bytes:
         str(public.context_width),
         slot,
         value,
+        *([f"prompt_contexts={_PROMPTS[2]}"] if public.reads_prompt else []),
     )
     encoded = [text.encode("utf-8") for text in fields]
     info = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)

@@ -64,6 +64,11 @@ class MarkingKeys(ABC):
         """k, the number of tokens of a context."""
         return self.public.context_width
 
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether contexts that stand in the prompt are left unmarked."""
+        return self.public.reads_prompt
+
     def slots_of(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """Slot number of each context: word 0 of the selector's keystream, cut by the shares.
 

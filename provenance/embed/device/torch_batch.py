@@ -31,7 +31,7 @@ from provenance.embed.device.torch_coins import (
     words,
 )
 from provenance.embed.rules import name_keys
-from provenance.errors import MissingExtraError
+from provenance.errors import MissingExtraError, UsageError
 from provenance.keys.marking import MarkingKeys
 from provenance.keys.schedule import CONTROL, SELECTOR_KEY, KeyName
 from provenance.marks.own import make_scheme
@@ -59,6 +59,19 @@ class DeviceDraw:
 
     tokens: Tensor
     marked: Tensor
+
+
+@dataclass(frozen=True)
+class DevicePrompts:
+    """The prompts that rule 2 looks into, where they are; several rows may have one prompt.
+
+    Attributes: ids integer [prompts, m], padded at the end with anything; rows int64 [rows], the
+    number of each row's prompt; lengths int64 [rows], how many ids it has.
+    """
+
+    ids: Tensor
+    rows: Tensor
+    lengths: Tensor
 
 
 class DeviceWatermark:
@@ -100,6 +113,7 @@ class DeviceWatermark:
         key_numbers: Tensor,
         seeds: Tensor,
         survivors: int | None = None,
+        prompts: DevicePrompts | None = None,
     ) -> DeviceDraw:
         """Draw the next token of each row.
 
@@ -116,15 +130,26 @@ class DeviceWatermark:
             again draws as if nothing had happened
         survivors : at most so many candidates a row are looked at; None: the whole vocabulary.
             Kernels (`has_kernels`) look at the whole vocabulary in any case
+        prompts : of the rows; UsageError if they are missing and the keyring reads the prompt
 
         Notes
         -----
-        Cost: n * k comparisons and a coin a row for the slot, and a coin a survivor. With kernels,
+        Cost: n * k comparisons (and m * k with the prompt; with kernels only for rows that have a
+        key) and a coin a row for the slot, and a coin a survivor. With kernels,
         gumbel is three launches, and a coin only in stretches that hold a candidate. Memory:
         without kernels a few times 64 bytes a survivor, or 16 a token of the vocabulary.
         """
         fused = has_kernels(logits.device)
-        marked, keys, nonces = self._find_keys(responses, lengths, key_numbers, seeds, fused)
+        if not self.keyring.reads_prompt:
+            prompts = None
+        elif prompts is None:
+            raise UsageError(
+                f"prompts must be given: keyring {self.keyring.public.id} does not mark what "
+                "stands there; got none. Pass DevicePrompts."
+            )
+        marked, keys, nonces = self._find_keys(
+            responses, lengths, key_numbers, seeds, prompts, fused
+        )
         if fused and self._code.kind == GUMBEL:
             tokens = kernels.race(keys, nonces, logits)
             return DeviceDraw(tokens, marked & (tokens >= 0))
@@ -144,15 +169,32 @@ class DeviceWatermark:
         return DeviceDraw(torch.where(usable, drawn, NO_TOKEN), marked & usable)
 
     def _find_keys(
-        self, responses: Tensor, lengths: Tensor, numbers: Tensor, seeds: Tensor, fused: bool
+        self,
+        responses: Tensor,
+        lengths: Tensor,
+        numbers: Tensor,
+        seeds: Tensor,
+        prompts: DevicePrompts | None,
+        fused: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Whether a key decides each row; the key and nonce of its coins: rules 1 to 3."""
         width = self.keyring.context_width
         if fused:
+            where = None if prompts is None else (prompts.ids, prompts.rows, prompts.lengths)
             return kernels.find_keys(
-                responses, lengths, width, self._selector, self._ends, numbers, self._keys, seeds
+                responses,
+                lengths,
+                width,
+                self._selector,
+                self._ends,
+                numbers,
+                self._keys,
+                seeds,
+                where,
             )
         contexts, fresh = last_contexts(responses, lengths, width)
+        if prompts is not None:
+            fresh = fresh & ~stand_in(prompts, contexts)
         packed = pack_contexts(contexts)
         slot = slots(self._selector, packed, self._ends)
         number = numbers.gather(1, slot.unsqueeze(1)).squeeze(1)
@@ -198,6 +240,16 @@ def last_contexts(responses: Tensor, lengths: Tensor, width: int) -> tuple[Tenso
     for j in range(width):
         alike = alike & (responses[:, j : j + earlier] == contexts[:, j : j + 1])
     return contexts, (lengths >= width) & ~alike.any(dim=1)
+
+
+def stand_in(prompts: DevicePrompts, contexts: Tensor) -> Tensor:
+    """Which contexts, integer [rows, k], stand in the prompt of their row: bool [rows]."""
+    ids, width = prompts.ids[prompts.rows], contexts.shape[1]
+    starts = torch.arange(max(ids.shape[1] - width + 1, 0), device=ids.device)
+    alike = starts <= (prompts.lengths - width).unsqueeze(1)
+    for j in range(width):
+        alike = alike & (ids[:, j : j + starts.shape[0]] == contexts[:, j : j + 1])
+    return alike.any(dim=1)
 
 
 def keep_only(scores: Tensor, tokens: Tensor) -> Tensor:

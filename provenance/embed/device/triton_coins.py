@@ -32,6 +32,8 @@ _LANES: Final = 64
 _WARPS: Final = 2
 _EARLIER: Final = 256
 """Earlier contexts that are compared at a time."""
+_PROMPTED: Final = 2048
+"""The same of a prompt, which may be long."""
 
 
 def serves(device: torch.device) -> bool:
@@ -70,12 +72,14 @@ def find_keys(
     numbers: Tensor,
     table: Tensor,
     seeds: Tensor,
+    prompts: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which key and nonce make the coins of each row's next token, by rules 1 to 3.
 
     Parameters: responses integer [rows, n], n > width; lengths int64 [rows]; width k; selector
     int32 [1, 8]; ends int64 [slots]; numbers int64 [rows, slots], -1 for no key; table int32
-    [keys, 8]; seeds int32 [rows, 8].
+    [keys, 8]; seeds int32 [rows, 8]; prompts as in `torch_batch.DevicePrompts`, None for a keyring
+    that does not read them.
 
     Returns bool [rows], whether a key decides; int32 [rows, 8], that key or the row's seed; int32
     [rows, 3], the context or the row's length. Cost: one launch.
@@ -86,11 +90,14 @@ def find_keys(
     nonces = torch.empty((rows, MAXIMUM_CONTEXT_WIDTH), dtype=torch.int32, device=responses.device)
     if rows:
         lengths, numbers, seeds = lengths.contiguous(), numbers.contiguous(), seeds.contiguous()
+        asked, owners, sizes = prompts or (responses, lengths, lengths)  # else these are not read
         # fmt: off
         _launch(
             _keys_kernel, (rows,), responses, *responses.stride(), responses.shape[1], lengths,
-            selector, ends, numbers, slots, table, seeds, marked, keys, nonces, width=width,
-            slots_rounded=triton.next_power_of_2(slots), earlier=_EARLIER,
+            selector, ends, numbers, slots, table, seeds, asked, *asked.stride(),
+            owners.contiguous(), sizes.contiguous(), marked, keys, nonces, width=width,
+            slots_rounded=triton.next_power_of_2(slots), earlier=_EARLIER, prompted=_PROMPTED,
+            reads_prompt=prompts is not None,
         )
         # fmt: on
     return marked, keys, nonces
@@ -298,7 +305,7 @@ def _only_kernel(only, tokens, size, lanes: tl.constexpr):  # type: ignore[no-un
     tl.store(only + r * size + places, score.to(only.dtype.element_ty), mask=places < size)
 
 
-@triton.jit(do_not_specialize=["stride", "apart", "longest"])
+@triton.jit(do_not_specialize=["stride", "apart", "longest", "prompt_stride", "prompt_apart"])
 def _keys_kernel(  # type: ignore[no-untyped-def]
     responses,
     stride,
@@ -311,12 +318,19 @@ def _keys_kernel(  # type: ignore[no-untyped-def]
     slots,
     table,
     seeds,
+    prompts,
+    prompt_stride,
+    prompt_apart,
+    owners,
+    prompt_lengths,
     marked,
     keys,
     nonces,
     width: tl.constexpr,
     slots_rounded: tl.constexpr,
     earlier: tl.constexpr,
+    prompted: tl.constexpr,
+    reads_prompt: tl.constexpr,
 ):  # fmt: skip
     """Rules 1 to 3 for one row, whose ids stand `apart` from each other."""
     r = tl.program_id(0).to(tl.int64)
@@ -350,6 +364,20 @@ def _keys_kernel(  # type: ignore[no-untyped-def]
     bounds = tl.load(ends + slot, mask=slot < slots, other=4294967296)
     number = tl.load(numbers + r * slots + tl.sum((coin >= bounds).to(tl.int32), 0))
     own = (length >= width) & (seen == 0) & (number >= 0)
+
+    # 2 again, last since it is read only where all else says yes: the prompt, which may be long
+    if reads_prompt:
+        prompt = prompts + tl.load(owners + r) * prompt_stride
+        stop = tl.where(own, tl.load(prompt_lengths + r) - width + 1, 0)
+        stood = tl.zeros([], tl.int32)
+        for start in range(0, stop, prompted):
+            places = start + tl.arange(0, prompted)
+            alike = places < stop
+            for j in tl.static_range(width):
+                there = tl.load(prompt + (places + j) * prompt_apart, mask=alike, other=0)
+                alike = alike & (there == tl.load(last + j * apart))
+            stood = tl.maximum(stood, tl.max(alike.to(tl.int32), 0))
+        own = own & (stood == 0)
     tl.store(marked + r, own)
     word = tl.arange(0, 8)
     key = tl.load(table + tl.maximum(number, 0) * 8 + word)

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.embed.rules import PromptContexts
 from provenance.embed.vllm.requests import (
     ServedWatermark,
     admit_request,
@@ -68,6 +69,7 @@ class _Row:
     """One request of the batch: what it asked for, and its output ids as an array."""
 
     labels: Labels
+    prompt: PromptContexts
     top_k: int
     top_p: float
     seed: int | None
@@ -134,7 +136,8 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         found = {index: row.response() for index, row in self._rows.items()}
         ready = {index: ids for index, ids in found.items() if ids is not None}
         labels = [self._rows[index].labels for index in ready]
-        keys = watermark.next_keys(labels, list(ready.values()))
+        prompts = [self._rows[index].prompt for index in ready]
+        keys = watermark.next_keys(labels, list(ready.values()), prompts)
         marked = [index for index, key in zip(ready, keys, strict=True) if key is not None]
         if not marked:
             return logits
@@ -150,12 +153,12 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     def _make_row(
         self, parameters: SamplingParams, prompt: list[int] | None, output: list[int]
     ) -> _Row | None:
-        del prompt
         labels = check_request(parameters)
         if labels is None:
             return None
         self._served.follow(labels)
-        return _Row(labels, parameters.top_k, parameters.top_p, parameters.seed, output)
+        contexts = self._served.watermark.read_prompt(prompt or ())  # embeddings have no ids
+        return _Row(labels, contexts, parameters.top_k, parameters.top_p, parameters.seed, output)
 
     def _apply_top_k_top_p(self, logits: torch.Tensor, marked: list[int]) -> torch.Tensor:
         """What vLLM's sampler does next, by its own function; may change `logits`."""
@@ -186,4 +189,4 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         if not candidates.size or not np.isfinite(kept).all():
             return None
         probabilities = np.exp(kept - kept.max())
-        return watermark.draw(row.labels, response, candidates, probabilities).token
+        return watermark.draw(row.labels, response, candidates, probabilities, row.prompt).token

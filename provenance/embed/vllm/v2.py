@@ -43,7 +43,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.embed.device.torch_batch import DeviceWatermark, keep_only, scale_logits
+from provenance.embed.device.torch_batch import (
+    DevicePrompts,
+    DeviceWatermark,
+    keep_only,
+    scale_logits,
+)
 from provenance.embed.device.torch_coins import pack_keys
 from provenance.embed.vllm.requests import (
     ServedWatermark,
@@ -194,6 +199,12 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         top_k = self._tables["top_k"][owner] if int(self._top_k[slots].min()) < size else None
         top_p = self._tables["top_p"][owner] if float(self._top_p[slots].min()) < 1 else None
         responses, lengths = self._responses(ctx, rows, owner, longest)
+        longest_prompt = int(self._states.prompt_len.np[slots].max())
+        prompts = DevicePrompts(
+            self._states.all_token_ids.gpu[:, :longest_prompt],
+            owner,
+            self._states.prompt_len.gpu[owner].long(),
+        )
         draw = self._device.draw(
             apply_top_k_top_p(scaled, top_k, top_p),
             responses,
@@ -201,6 +212,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             self._tables["keys"][owner],
             self._tables["seeds"][owner],
             survivors=_TIES * most if 16 * _TIES * most <= size else None,
+            prompts=prompts,
         )
         marked = draw.marked & (ctx.expanded_idx_mapping[rows] >= 0)
         only = keep_only(scaled, draw.tokens)
