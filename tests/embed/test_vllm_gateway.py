@@ -15,7 +15,7 @@ from provenance.embed.vllm import admission as admission_module
 from provenance.embed.vllm import gateway as gateway_module
 from provenance.embed.vllm.admission import LABELLED, MESSAGES, UNLABELLED, Admission
 from provenance.embed.vllm.gateway import REQUESTS, Gateway
-from provenance.embed.vllm.requests import LABELS_FIELD
+from provenance.embed.vllm.requests import LABELS_FIELD, parse_wish
 from provenance.keys.keyring import add_value
 from tests.conftest import make_keyring
 
@@ -82,7 +82,7 @@ def _send(app, path=PATHS[0], body=BODY, *, key=KEY, headers=(), parts=1, method
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     sent = [(b"content-length", str(len(content)).encode()), (b"content-type", b"application/json")]
     sent += [] if key is None else [(b"authorization", f"Bearer {key}".encode())]
-    sent += [(name.encode(), value.encode()) for name, value in headers]
+    sent += [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers]
     step = -(-len(content) // parts) or 1
     pieces = [content[start : start + step] for start in range(0, len(content), step)] or [b""]
     queue = [
@@ -143,6 +143,9 @@ def _check_labels_are_the_policys(path, body=HOSTILE, headers=()):
         "provenance_mark": "always",
         "provenance_request_id": "constant",
     }
+    wish = parse_wish(sent["vllm_xargs"])  # the engine's reading
+    assert (wish.labels, wish.groups) == ({"cohort": "a"}, {"payment": "card-7"})
+    assert (wish.mark, wish.request_id) == ("always", "constant")
     assert "request_id" not in sent
     assert "use_beam_search" not in sent
     names = [name for name, _ in vllm.scopes[0]["headers"]]
@@ -286,6 +289,18 @@ def test_accounts_come_from_trusted_headers_only(keys, monkeypatch):
     sent, _ = _served(headers=[("x-account", "unlisted")])
     assert sent["vllm_xargs"]["provenance_labels"] == ["cohort=a"]
     assert "account=unlisted" in sent["vllm_xargs"]["provenance_groups"]
+
+
+def test_keys_and_accounts_are_the_bytes_of_the_header(keys, monkeypatch):
+    keys.write_text(f"api_key_sha256,account,cohort\n{hash_api_key('clé')},,a\n,café,b\n")
+    monkeypatch.setenv("PROVENANCE_HEADERS", "account=x-account")
+    sent, _ = _served(key="clé")
+    assert sent["vllm_xargs"]["provenance_labels"] == ["cohort=a"]
+    sent, _ = _served(key=None, headers=[("x-account", "café")])
+    assert sent["vllm_xargs"]["provenance_labels"] == ["cohort=b"]
+    monkeypatch.setenv("PROVENANCE_DEFAULT_LABELS", "")
+    sent, _ = _served(key=None, headers=[("x-account", "a\udcff")])
+    "".join(sent["vllm_xargs"]["provenance_groups"]).encode("utf-8")
 
 
 def test_a_label_without_a_key_is_never_silently_unmarked(tmp_path, keys, tokenizer_path,

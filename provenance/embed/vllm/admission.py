@@ -29,15 +29,18 @@ from typing import Any, Final
 
 from provenance.embed.callers import CALLER_COLUMNS, KEY_COLUMN
 from provenance.embed.policy import Decision, LabelPolicy, hash_api_key
-from provenance.embed.vllm.requests import LABELS_FIELD, PublicKeyring, check_request
-from provenance.errors import ProvenanceError, UsageError, clean
+from provenance.embed.vllm.requests import (
+    CONVERSATION_FIELD,
+    GROUPS_FIELD,
+    LABELS_FIELD,
+    MARK_FIELD,
+    REQUEST_FIELD,
+    PublicKeyring,
+    why_unmarkable,
+)
+from provenance.errors import ProvenanceError, clean
 
 _log = logging.getLogger(__name__)
-
-GROUPS_FIELD: Final = "provenance_groups"
-REQUEST_FIELD: Final = "provenance_request_id"
-CONVERSATION_FIELD: Final = "provenance_conversation"
-MARK_FIELD: Final = "provenance_mark"
 
 BATCH: Final = "/v1/chat/completions/batch"
 MESSAGES: Final = "/v1/messages"
@@ -102,12 +105,13 @@ class Admission:
         The key is the bearer's of Authorization or X-Api-Key; raises RefusedError for two keys.
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else ""
-        key = key or headers.get("x-api-key", "")
-        named = {
-            name: headers[header] for name, header in self.trusted.items() if header in headers
-        }
-        return {KEY_COLUMN: hash_api_key(key), **named} if key else named
+        bearer = token.strip() if scheme.lower() == "bearer" else ""
+        key = headers.get("x-api-key", "") or bearer
+        if bearer and key != bearer:
+            raise RefusedError(403, "caller", "a request must have one API key; it has two.")
+        named = {name: clean(headers.get(header, "")) for name, header in self.trusted.items()}
+        known = {name: value for name, value in named.items() if value}
+        return {KEY_COLUMN: hash_api_key(key), **known} if key else known
 
     def decide(self, caller: Mapping[str, str]) -> Decision:
         """What the policy says of the caller. Raises RefusedError for one that it does not know."""
@@ -214,11 +218,7 @@ def _is_greedy(temperature: Any) -> bool:
         number = float(temperature)
     except (TypeError, ValueError, OverflowError):
         return False
-    try:
-        check_request(SimpleNamespace(temperature=number, extra_args={LABELS_FIELD: []}))
-    except UsageError:
-        return True
-    return False
+    return why_unmarkable(SimpleNamespace(temperature=number, extra_args=None)) is not None
 
 
 def _read_request_id(body: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:

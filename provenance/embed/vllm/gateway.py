@@ -46,7 +46,7 @@ from provenance.embed.vllm.admission import (
     RefusedError,
     describe_refusal,
 )
-from provenance.embed.vllm.requests import PublicKeyring, named_folder
+from provenance.embed.vllm.requests import MARK_VARIABLE, PublicKeyring, named_folder
 from provenance.errors import ProvenanceError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Settings:
             default=None if default is None else _split_pairs(default, "PROVENANCE_DEFAULT_LABELS"),
             constants=_split_pairs(environment.get("PROVENANCE_LABELS", ""), "PROVENANCE_LABELS"),
             week=environment.get("PROVENANCE_WEEK_LABEL") or None,
-            mark=environment.get("PROVENANCE_MARK") or "always",  # type: ignore[arg-type]
+            mark=environment.get(MARK_VARIABLE) or "always",  # type: ignore[arg-type]
         )
         headers = _split_pairs(environment.get("PROVENANCE_HEADERS", ""), "PROVENANCE_HEADERS")
         if not headers.keys() <= set(CALLER_COLUMNS) - {KEY_COLUMN}:
@@ -152,7 +152,7 @@ class Gateway:
         if admission.policy.has_changed():
             asyncio.get_running_loop().run_in_executor(None, _reload, admission.policy)
         headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
+            name.decode("latin-1").lower(): value.decode("utf-8", "surrogateescape")
             for name, value in reversed(scope["headers"])  # the first of a name stands
         }
         caller = admission.identify(headers)
