@@ -11,9 +11,11 @@ For every token of a response:
 3. The selector gives the context's slot. `control`, or an attribute for which the request carries
    no label: ordinary draw.
 
-Else the key of (slot, value of the label) decides. Everything follows from the ids of the response
-and its prompt and from the labels, so nothing is kept between tokens, and batch neighbours, padding, speculative
-decoding and re-use of one object cannot change a mark.
+Else the key of (slot, value of the label) decides, if it has a choice: where a single candidate is
+left, no coin draws anything (`leaves_choice`), and a log does not call that token drawn. Everything
+follows from the ids of the response and its prompt and from the labels, so nothing is kept between
+tokens, and batch neighbours, padding, speculative decoding and re-use of one object cannot change a
+mark.
 
 The host has two forms, since neither is fast in place of the other: `find_keys` for the next token
 of a batch, `find_marked` for a whole response. Accelerators need copies, in `device.torch_batch`
@@ -149,6 +151,30 @@ def _stands_in(windows, start, stop, context):  # type: ignore[no-untyped-def]
         else:
             last = middle
     return first < stop and windows[first] == name
+
+
+HOPELESS: Final = 27.0
+"""Nats below the likeliest candidate at which no coin of gumbel's can prefer another candidate.
+
+A coin is a 32-bit word, read as the middle of its interval: the shortest time of the race is
+-ln(1 - 2**-33), the longest 33 ln 2, and 26.01 nats lie between. Under the other schemes a coin
+decides such a draw less than once in 10**11 times.
+"""
+
+
+@kernel(nogil=True)
+def leaves_choice(scores):  # type: ignore[no-untyped-def]
+    """Whether a coin can decide among candidates: log-probabilities, float [m], -inf for none.
+
+    Asks what was known before the draw only, so a log may say it. Cost: two passes.
+    """
+    top = -np.inf
+    for i in range(scores.shape[0]):
+        top = max(top, scores[i])
+    near = 0
+    for i in range(scores.shape[0]):
+        near += 1 if scores[i] > top - HOPELESS else 0
+    return near > 1
 
 
 @kernel(nogil=True)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
 from provenance.embed.watermark import Watermark
-from provenance.errors import UsageError
+from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.worker import read_public
 from provenance.served.records import Labels, ServedResponse
@@ -74,6 +74,14 @@ class ResponseSink:
         trace: TracebackType | None,
     ) -> None:
         self.log.__exit__(kind, error, trace)
+
+    def check_keyring(self, public: Keyring) -> None:
+        """Raise ConfigurationMismatchError unless the sink is of this keyring."""
+        if self.public.id != public.id:
+            raise ConfigurationMismatchError(
+                f"the sink must be of keyring {public.id}; it is of {self.public.id}. Make it with "
+                "this object's watermark."
+            )
 
     def write(
         self,

@@ -15,7 +15,7 @@ import logging
 import queue
 import threading
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.util import Finalize
 from typing import Any, Final
@@ -55,6 +55,7 @@ class BackgroundLog:
         self._patience = patience
         self._queue: queue.Queue[ServedResponse] = queue.Queue(capacity)
         self._ticks: list[Callable[[], None]] = []
+        self._ends: list[Callable[[], None]] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
         self._lock = threading.Lock()
@@ -80,11 +81,18 @@ class BackgroundLog:
         return self
 
     def on_tick(self, call: Callable[[], None]) -> None:
-        """Have something called in the thread four times a second, and once at the end."""
+        """Have something called in the thread four times a second."""
         self._ticks.append(call)
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Have something called in the thread once, before it ends; it may append."""
+        self._ends.append(call)
 
     def append(self, record: ServedResponse) -> None:
         """Hand a record over. Never raises; see the class for a queue that stays full."""
+        if threading.current_thread() is self._thread:
+            self._write(record)  # from a tick: nobody else would make room
+            return
         with suppress(queue.Full):
             self._queue.put_nowait(record)
             return
@@ -105,7 +113,7 @@ class BackgroundLog:
     def _run(self) -> None:
         while not self._closing.is_set():
             self._write_next(_TICK_SECONDS)
-        self._tick()
+        _call_all([*self._ticks, *self._ends])
         while self.depth:
             self._write_next(0)
         try:
@@ -121,15 +129,8 @@ class BackgroundLog:
         if record is not None:
             self._write(record)
         if clock.monotonic() - self._ticked > _TICK_SECONDS:
-            self._tick()
-
-    def _tick(self) -> None:
-        self._ticked = clock.monotonic()
-        for call in self._ticks:
-            try:
-                call()
-            except Exception:  # noqa: BLE001  whatever it is, the records behind it must be written
-                _log.exception("a part of the engine's log failed")
+            self._ticked = clock.monotonic()
+            _call_all(self._ticks)
 
     def _write(self, record: ServedResponse) -> None:
         """Append to the log; ask a disk that refuses again, for ever while the engine runs."""
@@ -157,3 +158,11 @@ class BackgroundLog:
         with self._lock:
             self.lost += 1
         _log.error("response %s is not in the served log: %s", record.response_id, why)
+
+
+def _call_all(calls: Iterable[Callable[[], None]]) -> None:
+    for call in calls:
+        try:
+            call()
+        except Exception:  # noqa: BLE001  whatever it is, the records behind it must be written
+            _log.exception("a part of the engine's log failed")

@@ -33,6 +33,7 @@ REAL = find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not REAL, reason="vLLM is not installed: docs/serving.md says how")
 WEEKS = ["a", "b"]
 SHARES = {"global": 0.3, "week": 0.5}
+LONGEST = 4096
 ADAPTERS = ("provenance.embed.vllm.v1", "provenance.embed.vllm.v2")
 
 
@@ -64,24 +65,24 @@ def folder(tmp_path, tokenizer_path, monkeypatch):
 
 
 def _config(size, mode="raw_logprobs", **more):
-    model = SimpleNamespace(get_vocab_size=lambda: size, logprobs_mode=mode, seed=0)
-    parallel = SimpleNamespace(tensor_parallel_size=1)
+    model = SimpleNamespace(
+        get_vocab_size=lambda: size, logprobs_mode=mode, seed=0, max_model_len=LONGEST
+    )
+    parallel = SimpleNamespace(tensor_parallel_size=1, rank=0)
     values = {"num_speculative_tokens": 0, "watermark_config": None, **more}
     return SimpleNamespace(model_config=model, parallel_config=parallel, **values)
 
 
-def _parameters(labels=("week=a",), *, seed=None, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-    extra = None if labels is None else {LABELS_FIELD: list(labels)}
+def _parameters(labels=("week=a",), *, fields=None, ends=(), **options):
+    extra = {} if labels is None else {LABELS_FIELD: list(labels)}
+    extra = {**extra, **(fields or {})} or None
+    given = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": None, **options}
     if REAL:
         from vllm import SamplingParams
 
-        return SamplingParams(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed,
-            extra_args=extra,
-        )  # fmt: skip
-    return SimpleNamespace(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, extra_args=extra
-    )
+        return SamplingParams(extra_args=extra, stop_token_ids=list(ends), **given)
+    more = {"stop": [], "max_tokens": None, "all_stop_token_ids": set(ends)}
+    return SimpleNamespace(extra_args=extra, **{**more, **given})
 
 
 def _logits(rows, size, seed=0):

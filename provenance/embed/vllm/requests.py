@@ -327,10 +327,15 @@ class ServedWatermark(PublicKeyring):
         return f"ServedWatermark(id={self.keyring.id!r})"
 
     def follow(self, labels: Labels) -> None:
-        """See to it that `watermark` has the keys of these labels; `check_labels` for errors."""
-        self.check_labels(labels)
-        if self.watermark.keyring is not self.known:
-            self.watermark = Watermark(self.known, self._generator)
+        """See to it that `watermark` has the keys of these labels, or else all that are there.
+
+        Raises what `check_labels` raises.
+        """
+        try:
+            self.check_labels(labels)
+        finally:
+            if self.watermark.keyring is not self.known:
+                self.watermark = Watermark(self.known, self._generator)
 
     def _open(self) -> MarkingKeys:
         return open_keys(self.path)
