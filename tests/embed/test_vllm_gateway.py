@@ -631,3 +631,21 @@ def test_a_new_table_is_in_use_without_a_restart(keys, monkeypatch, caplog):
     assert labels() == labels() == ["cohort=b"]
     assert sum(record.levelno == logging.WARNING and "stay in use" in record.getMessage()
                for record in caplog.records) == 1  # fmt: skip
+
+
+def test_our_lines_go_where_vllms_go_unless_somebody_said_where(keys, monkeypatch):
+    ours, theirs = logging.getLogger("provenance"), logging.getLogger("vllm")
+    handler, other = logging.StreamHandler(), logging.StreamHandler()
+    for logger, handlers in ((theirs, [handler]), (ours, [logging.NullHandler()])):
+        monkeypatch.setattr(logger, "handlers", handlers)
+        monkeypatch.setattr(logger, "level", logging.NOTSET)
+    monkeypatch.setattr(theirs, "level", logging.INFO)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [other])
+    Gateway(None)
+    assert handler not in ours.handlers
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    for _ in range(2):
+        Gateway(None)
+    assert [found for found in ours.handlers if found is handler] == [handler]
+    assert ours.level == logging.INFO
+    ours.setLevel(logging.NOTSET)  # forgets what loggers below have cached

@@ -1,7 +1,7 @@
 """The gateway in vLLM's own server: what reaches the engine through each endpoint.
 
-Starts two servers (a minute each); needs vLLM. A probe in the place of the watermark writes down
-the `extra_args` that vLLM made of each request.
+Starts three servers (a minute each); needs vLLM. A probe in the place of the watermark writes down
+the `extra_args` that vLLM made of each request; the last server marks and logs.
 """
 
 import http.client
@@ -68,16 +68,20 @@ def _post(server, path, body, *, key="sk-one", headers=()):
     """Status and text of the answer, and what the engine was asked since."""
     seen = server.folder / "probe.jsonl"
     before = len(seen.read_text().splitlines()) if seen.exists() else 0
+    status, text = _request(server, path, body, key=key, headers=headers)
+    lines = seen.read_text().splitlines()[before:] if seen.exists() else []
+    return status, text, [json.loads(line)["extra_args"] for line in lines]
+
+
+def _request(server, path, body, *, key="sk-one", headers=()):
     sent = {"Content-Type": "application/json", "Authorization": f"Bearer {key}", **dict(headers)}
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     try:
         connection.request("POST", path, json.dumps({"model": MODEL_NAME, **body}), sent)
         response = connection.getresponse()
-        text = response.read().decode()
+        return response.status, response.read().decode()
     finally:
         connection.close()
-    lines = seen.read_text().splitlines()[before:] if seen.exists() else []
-    return response.status, text, [json.loads(line)["extra_args"] for line in lines]
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -165,6 +169,42 @@ def test_a_new_table_is_followed(server):
             break
         time.sleep(0.2)
     assert extra["provenance_labels"] == ["cohort=b"]
+    lines = server.log.read_text(errors="replace").splitlines()
+    assert sum("label policy: 3 callers" in line for line in lines) == 2
+
+
+def test_the_engines_log_says_what_the_gateway_wrote(folder, tmp_path, monkeypatch):
+    """With the watermark in the place of the probe, through all endpoints, streams and not."""
+    (tmp_path / "callers.csv").write_text(TABLE)
+    monkeypatch.setenv("PROVENANCE_POLICY", str(tmp_path / "callers.csv"))
+    monkeypatch.setenv("PROVENANCE_LOG", str(tmp_path / "served"))
+    more_tokens = {"max_tokens": 60, "max_output_tokens": 60, "ignore_eos": True}
+    long = {**more_tokens, "metadata": {"conversation_id": "c"}, **HOSTILE}
+    sent = {}
+    options = [*GATEWAY, "--max-num-batched-tokens", "64"]
+    with run_server(folder / "model", folder / "keys", tmp_path / "log", options=options) as server:
+        for key, more in (("sk-one", {}), ("sk-if", {"temperature": 0}), ("sk-never", {})):
+            for path, body in BODIES.items():
+                for stream in (False, True):
+                    name = f"{key}{path}{stream}"
+                    asked = {**body, **long, **more, "request_id": name, "stream": stream}
+                    status, text = _request(server, path, asked, key=key)
+                    assert status == 200, text
+                    sent[name] = key
+        # V1 tells a processor who left at the next step
+        assert _request(server, path, {**body, **long, "request_id": "last"})[0] == 200
+    parts = [part.read_text().splitlines() for part in (tmp_path / "served").iterdir()]
+    records = [json.loads(line) for lines in parts for line in lines]
+    names = sorted(record["request_id"] for record in records if record["request_id"] != "last")
+    assert names == sorted(sent)
+    records = {record["request_id"]: record for record in records}
+    for name, key in sent.items():
+        record = records[name]
+        labels = {"cohort": "a", "payment": "card-7"} if key == "sk-one" else {"cohort": "b"}
+        assert record["labels"].items() >= labels.items()
+        assert record["conversation_id"].endswith("/c")
+        assert name not in record["response_id"]
+        assert record["marked"] == (key == "sk-one") or len(record["token_ids"]) < 20
 
 
 def test_a_server_with_a_damaged_table_does_not_start(folder, tmp_path, monkeypatch):

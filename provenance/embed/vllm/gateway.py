@@ -46,6 +46,7 @@ from provenance.embed.vllm.admission import (
     RefusedError,
     describe_refusal,
 )
+from provenance.embed.vllm.log_lines import join_log_lines
 from provenance.embed.vllm.requests import MARK_VARIABLE, PublicKeyring, named_folder
 from provenance.errors import ProvenanceError, UsageError
 
@@ -114,6 +115,7 @@ class Gateway:
     def __init__(self, app: Application) -> None:
         self._app = app
         self._settings: Settings | None = None
+        join_log_lines()
         try:
             self._settings = Settings.read(os.environ)
         except ProvenanceError as error:  # raised here it would be swallowed: see _fail_start
