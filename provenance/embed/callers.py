@@ -18,7 +18,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +27,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from provenance.embed.rules import MarkWish
 from provenance.errors import DataError, StorageError, say_briefly
 
-Mark = Literal["always", "if-possible", "never"]
-"""`always`: what cannot be marked is refused; `if-possible`: it is served unmarked, and logged so;
-`never`: nothing is marked."""
-MARKS: Final = get_args(Mark)
+MARKS: Final = get_args(MarkWish)
 
 KEY_COLUMN: Final = "api_key_sha256"
 MARK_COLUMN: Final = "mark"

@@ -26,9 +26,9 @@ from provenance.embed.callers import (
     MARK_COLUMN,
     MARKS,
     CallerTable,
-    Mark,
     read_stamp,
 )
+from provenance.embed.rules import MarkWish
 from provenance.errors import DataError, ProvenanceError, UsageError
 from provenance.served.records import Labels
 from provenance.storage.files import as_path
@@ -48,7 +48,7 @@ class Decision:
 
     labels: Labels
     groups: Labels
-    mark: Mark
+    mark: MarkWish
     reason: str
 
 
@@ -76,7 +76,7 @@ class LabelPolicy:
         default: Labels | None,
         constants: Labels,
         week: str | None,
-        mark: Mark,
+        mark: MarkWish,
     ) -> None:
         if mark not in MARKS:
             raise UsageError(f"mark must be one of {', '.join(MARKS)}; got {mark!a}.")
@@ -100,7 +100,7 @@ class LabelPolicy:
         default: Labels | None = None,
         constants: Labels | None = None,
         week: str | None = None,
-        mark: Mark = "always",
+        mark: MarkWish = "always",
     ) -> LabelPolicy:
         """The policy of a table of callers.
 
@@ -136,7 +136,7 @@ class LabelPolicy:
         known = {name: caller[name] for name in CALLER_COLUMNS if caller.get(name)}
         labels = {**self._constants, **self._tell_week(), **known, **row}
         labels.pop(KEY_COLUMN, None)
-        mark = cast(Mark, labels.pop(MARK_COLUMN, self._mark))
+        mark = cast(MarkWish, labels.pop(MARK_COLUMN, self._mark))
         chosen = {name: value for name, value in labels.items() if name in self._slots}
         groups = {name: value for name, value in labels.items() if name not in self._slots}
         return Decision(chosen, groups, mark, reason)

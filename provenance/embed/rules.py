@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,6 +44,10 @@ from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.marking import KnownKeys, MarkingKeys
 from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, KeyName, Schedule
 from provenance.served.records import Labels
+
+
+MarkWish = Literal["always", "if-possible", "never"]
+"""What cannot be marked is refused; it is served unmarked, and logged so; nothing is marked."""
 
 
 def name_keys(schedule: Schedule, labels: Labels) -> list[KeyName | None]:

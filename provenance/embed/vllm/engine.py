@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from provenance.embed.metrics import counter, gauge
 from provenance.embed.sink import ResponseSink
 from provenance.embed.switch import Switch
+from provenance.embed.vllm.log_lines import join_log_lines
 from provenance.embed.vllm.requests import (
     RequestParameters,
     ServedWatermark,
@@ -85,11 +86,11 @@ class Task:
     most: int
     has_stops: bool
 
-    def how_ended(self, ids: NDArray[np.uint32]) -> Finish | None:
-        """By the ids: with an end token, at its length; None if they do not tell."""
-        if ids.shape[0] and int(ids[-1]) in self.ends:
+    def how_ended(self, ids: Sequence[int] | NDArray[np.uint32]) -> Finish | None:
+        """By the ids of the response: with an end token, at its length; None: they do not tell."""
+        if len(ids) and int(ids[-1]) in self.ends:
             return "end"
-        return "length" if ids.shape[0] >= self.most else None
+        return "length" if len(ids) >= self.most else None
 
 
 class Engine:
@@ -101,6 +102,7 @@ class Engine:
     """
 
     def __init__(self, vllm_config: Any, vocabulary_size: int) -> None:
+        join_log_lines()
         self._generator = make_generator(vllm_config)
         self.served = ServedWatermark(named_folder(), self._generator)
         model = vllm_config.model_config

@@ -30,11 +30,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Protocol, get_args
 
 import numpy as np
 
-from provenance.embed.rules import check_labels
+from provenance.embed.rules import MarkWish, check_labels
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import KEYRING_FILE, Keyring
@@ -56,9 +56,6 @@ KEYRING_VARIABLE: Final = "PROVENANCE_KEYRING"
 """Environment variable: path of the keyring's folder or of a worker's file; holds no secret."""
 MARK_VARIABLE: Final = "PROVENANCE_MARK"
 """Environment variable: `MARK_FIELD` of requests that have none; by default `always`."""
-
-MarkWish = Literal["always", "if-possible", "never"]
-"""Refuse what cannot be marked; serve it unmarked; mark nothing."""
 
 _OWN_PREFIX: Final = "provenance"
 _GREEDY_BELOW: Final = 1e-5

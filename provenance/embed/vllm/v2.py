@@ -47,7 +47,7 @@ import hashlib
 import threading
 import time as clock
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +165,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         earlier = self._find_again(parameters) if resumed else None
         kept = None if earlier is None else self._read(earlier)
         if earlier != slot and slot in self._slots:
-            self._log(slot)  # its ids stand there until the runner flushes the new ones
+            self._write(self._take_out(slot))  # its ids stand there until the runner's flush
         if earlier is not None:
             self._slots[slot] = self._slots.pop(earlier)
         else:
@@ -304,16 +304,24 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             return ids, np.zeros(ids.shape, dtype=np.bool_)
         return ids, self._drawn[slot, : ids.shape[0]].cpu().numpy()
 
-    def _log(self, slot: int) -> None:
-        """Log what a slot's request drew, and forget the request."""
+    def _take_out(self, slot: int) -> tuple[Any, ...] | None:
+        """Forget a slot's request; what `Engine.write` wants of it."""
+        held = self._slots[slot]
+        found = None
         if self._drawn is not None:
-            ids, drawn = self._read(slot)
-            prompt = self._states.all_token_ids.gpu[slot, : self._slots[slot].prompt_length]
-            self._engine.write(self._slots[slot].task, prompt.cpu().tolist(), ids, drawn)
+            prompt = self._states.all_token_ids.gpu[slot, : held.prompt_length].cpu().tolist()
+            found = (held.task, prompt, *self._read(slot))
         del self._slots[slot]
+        return found
+
+    def _write(self, *found: tuple[Any, ...] | None) -> None:
+        for one in found:
+            if one is not None:
+                self._engine.write(*one)
 
     def _log_those_that_ended(self) -> None:
         """Called four times a second: requests that rest, and whose ids say that they ended."""
+        found = []
         with self._lock:
             now = clock.monotonic()
             for slot, held in list(self._slots.items()):
@@ -321,13 +329,14 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
                 if rests > _MAXIMUM_WAIT or (
                     rests > _RESTS and held.task.how_ended(self._read(slot)[0]) is not None
                 ):
-                    self._log(slot)
+                    found.append(self._take_out(slot))
+        self._write(*found)  # not under the lock: a slow disk must not hold the engine up
 
     def _log_all(self) -> None:
         """The engine ends: whatever was drawn may have been sent."""
         with self._lock:
-            for slot in list(self._slots):
-                self._log(slot)
+            found = [self._take_out(slot) for slot in list(self._slots)]
+        self._write(*found)
 
     def _renumber(self) -> None:
         """The keyring grew while serving: a new table of keys, and new numbers into it."""
