@@ -80,10 +80,11 @@ def make_keyring(
     width: int = 2,
     shares: dict[str, float] = SHARES,
     values: dict[str, list[str]] = VALUES,
+    reads_prompt: bool = True,
 ) -> UnlockedKeyring:
     size = Tokenizer.from_file(str(tokenizer_path)).get_vocab_size()
     schedule = Schedule.from_shares(shares, values)
-    return create_keyring(folder, tokenizer_path, size, scheme, schedule, width)
+    return create_keyring(folder, tokenizer_path, size, scheme, schedule, width, reads_prompt)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@
 
 An adapter's test says how to serve requests and what the model's final probabilities are
 (`Adapter`); the check makes a keyring, serves requests through the whole stack, and compares what
-came back with what the coins, the model and the rules demand. The keyring has width 1, so that
+came back with what the coins, the model and the rules demand. The keyrings have width 1, so that
 contexts repeat, and many values of one attribute, so that one engine draws under many keys. Knows
 no serving stack.
 """
@@ -78,27 +78,36 @@ def check(adapter: Adapter, folder: Path) -> ConformanceReport:
     Parameters: the adapter; an empty folder, where the keyring is made and stays. A wrong adapter
     raises nothing; what the adapter itself raises goes through.
 
-    Serves 72 requests in one batch and 66 in smaller ones, and replays 96 responses. Statistical
-    lines have level 1e-6; a line that had too little to judge by fails and says so.
+    Serves 72 requests in one batch and 90 in smaller ones, then the 72 once more under a keyring
+    that does not read the prompt (only there a context of one token that reaches into the prompt is
+    seen), and replays 192 responses. Statistical lines have level 1e-6; a line that had too little
+    to judge by fails and says so.
     """
     served = Served(adapter, folder)
     draws = served.draws
     ordinary = [draw for draw in draws if not draw.marked]
-    return ConformanceReport(
-        (
-            _check_determinism(served),
-            _check_neighbours(served),
-            _check_distribution("marked draws follow the model over keys", distinct_draws(draws)),
-            _check_distribution("ordinary draws follow the model", ordinary),
-            _check_replay(draws),
-            _check_luck("repeated contexts are drawn unmarked", [d for d in draws if d.repeated]),
-            _check_luck("contexts do not reach into the prompt", [d for d in draws if d.first]),
-            _check_end(served),
-            *_check_detection(served),
-            _check_equal_rows(served),
-            _check_globals(served),
-        )
-    )
+    lines = [
+        _check_determinism(served),
+        _check_neighbours(served),
+        _check_distribution("marked draws follow the model over keys", distinct_draws(draws)),
+        _check_distribution("ordinary draws follow the model", ordinary),
+        _check_replay("marked draws are those of the coins", draws),
+        _check_luck("repeated contexts are drawn unmarked", [d for d in draws if d.repeated]),
+        _check_luck(
+            "contexts of the prompt are drawn unmarked",
+            [d for d in (*draws, *served.later_draws) if d.prompted],
+        ),
+        _check_end(served),
+        *_check_detection(served),
+        _check_equal_rows(served),
+        _check_globals(served),
+    ]
+    before = served.serve_before()
+    lines += [
+        _check_replay("so are those of a keyring of before", before),
+        _check_luck("contexts do not reach into the prompt", [d for d in before if d.first]),
+    ]
+    return ConformanceReport(tuple(lines))
 
 
 def _check_determinism(served: Served) -> CheckLine:
@@ -152,11 +161,11 @@ def _check_distribution(name: str, draws: Sequence[ReplayedDraw]) -> CheckLine:
     )
 
 
-def _check_replay(draws: Sequence[ReplayedDraw]) -> CheckLine:
+def _check_replay(name: str, draws: Sequence[ReplayedDraw]) -> CheckLine:
     marked = [draw for draw in draws if draw.marked]
     agreed = sum(draw.token == draw.coin for draw in marked)
     return CheckLine(
-        "marked draws are those of the coins",
+        name,
         len(marked) >= 100 and agreed >= _AGREEMENT * len(marked),
         f"{agreed} of {len(marked)} draws (100 needed)",
     )

@@ -65,7 +65,8 @@ class Adapter(Protocol):
 
         `seed` fixes all fresh randomness of the watermark. Returns for each request what the sink
         is given, or only its ids: without prompt and padding, up to and with the end token, of
-        `new_tokens` ids if it did not end. The folder is the same at every call.
+        `new_tokens` ids if it did not end. The folder is the same at every call but the last, which
+        has one of before the prompt was read: a stack that keeps its keyring must start anew.
         """
         ...
 
@@ -83,7 +84,8 @@ class Served:
     """72 requests served once: 24 labels once each, one label 24 times, no label 24 times.
 
     Attributes: adapter, keyring, requests, responses (their ids), finishes (how they ended, if the
-    adapter says it) and draws (all of them, replayed).
+    adapter says it) and draws (all of them, replayed); later_draws, those of 24 requests that go
+    on from a prompt and its response.
     """
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
@@ -95,38 +97,53 @@ class Served:
             Request(prompts[i % len(prompts)], {SLOT: trial} if trial else {})
             for i, trial in enumerate(labels)
         ]
-        self.keys, self.keyring = self._make_keys(folder)
-        self._watermark = Watermark(self.keyring)
+        self.keys = folder / "keys"
+        self.keyring = self._make_keyring(self.keys, reads_prompt=True)
+        self._keys_before, self._keyring_before = self._make_keys_of_before(folder)
         served = self._serve(self.requests, 1)
         self.responses, self.finishes = list(map(_ids, served)), [one.finish for one in served]
-        self.draws = [
-            draw
-            for request, response in zip(self.requests, self.responses, strict=True)
-            for draw in self.replay(request, response)
+        self.draws = self._replay_all(self.requests, self.responses, self.keyring)
+        turns = [
+            Request((*request.prompt, *response[:-1].tolist()), request.labels)
+            for request, response in zip(self.requests[: len(TRIALS)], self.responses, strict=False)
         ]
+        self.later_draws = self._replay_all(turns, self.generate(turns, 8), self.keyring)
 
-    def _make_keys(self, folder: Path) -> tuple[Path, UnlockedKeyring]:
+    def serve_before(self) -> list[ReplayedDraw]:
+        """The draws of the 72 requests under a keyring of before, which does not read the prompt.
+
+        To be asked for last, and once: a stack may have to start anew for another keyring.
+        """
+        served = self.adapter.generate(self._keys_before, self.requests, 9)
+        responses = [_ids(_as_response(one)) for one in served]
+        return self._replay_all(self.requests, responses, self._keyring_before)
+
+    def _make_keyring(self, keys: Path, reads_prompt: bool) -> UnlockedKeyring:
+        return create_keyring(
+            keys,
+            self.adapter.tokenizer,
+            self.adapter.vocabulary_size,
+            SchemeSpecification("gumbel"),
+            Schedule.from_shares(_SHARES, {SLOT: TRIALS}),
+            1,
+            reads_prompt,
+        )
+
+    def _make_keys_of_before(self, folder: Path) -> tuple[Path, UnlockedKeyring]:
         """A keyring under which the ends of enough prompts would be marked, if they counted.
 
         Only the selector decides that, so the coins stay as random as ever.
         """
         for attempt in range(_ATTEMPTS):
-            keys = folder / f"keys-{attempt}"
-            self.keyring = create_keyring(
-                keys,
-                self.adapter.tokenizer,
-                self.adapter.vocabulary_size,
-                SchemeSpecification("gumbel"),
-                Schedule.from_shares(_SHARES, {SLOT: TRIALS}),
-                1,
-            )
+            keys = folder / f"before-{attempt}"
+            keyring = self._make_keyring(keys, reads_prompt=False)
             ends = [np.array(request.prompt[-1:], dtype=np.uint32) for request in self.requests]
             keyed = [
-                self._key_after(end, request.labels)
+                _key_after(keyring, end, request.labels)
                 for end, request in zip(ends, self.requests, strict=True)
             ]
             if sum(key is not None for key in keyed) >= _FIRST_DRAWS:
-                return keys, self.keyring
+                return keys, keyring
         raise UsageError(
             "the adapter's prompts must not be empty, and end in a few different tokens; "
             f"{_ATTEMPTS} keyrings marked hardly one of their ends. Give other prompts."
@@ -137,33 +154,45 @@ class Served:
         return list(map(_ids, self._serve(requests, seed)))
 
     def _serve(self, requests: Sequence[Request], seed: int) -> list[ServedResponse]:
-        found = self.adapter.generate(self.keys, requests, seed)
-        return [
-            one if isinstance(one, ServedResponse) else ServedResponse(token_ids=one)
-            for one in found
-        ]
+        return list(map(_as_response, self.adapter.generate(self.keys, requests, seed)))
 
-    def replay(self, request: Request, response: NDArray[np.uint32]) -> Iterator[ReplayedDraw]:
+    def _replay_all(
+        self,
+        requests: Sequence[Request],
+        responses: Sequence[NDArray[np.uint32]],
+        keyring: UnlockedKeyring,
+    ) -> list[ReplayedDraw]:
+        pairs = zip(requests, responses, strict=True)
+        return [draw for request, ids in pairs for draw in self.replay(request, ids, keyring)]
+
+    def replay(
+        self,
+        request: Request,
+        response: NDArray[np.uint32],
+        keyring: UnlockedKeyring | None = None,
+    ) -> Iterator[ReplayedDraw]:
         """What each token of one response should have been; its end token is one of them."""
-        adapter = self.adapter
+        adapter, keyring = self.adapter, keyring or self.keyring
+        watermark = Watermark(keyring)
         p = adapter.probabilities(request.prompt, response)
         tokens = response.astype(np.int64)
         prompt = np.array(request.prompt, dtype=np.uint32)
-        marked = self._watermark.marked_positions(request.labels, response)
+        marked = watermark.marked_positions(request.labels, response, prompt)
         for i, token in enumerate(tokens):
             row = p[i] / p[i].sum()
             before = response[:i] if i else prompt
-            key = self._key_after(before[-1:], request.labels)
+            key = _key_after(keyring, before[-1:], request.labels)
             coin = None
             if key is not None:
                 words = key.row(before[-1:], row.shape[0])
-                coin = self._watermark.scheme.draw(row, words, 0.0)
+                coin = watermark.scheme.draw(row, words, 0.0)
             place = row[row > row[token]].sum()
             place += self._generator.random() * row[row == row[token]].sum()
             yield ReplayedDraw(
                 token=int(token),
                 coin=coin,
                 first=i == 0,
+                repeated=i > 0 and bool((response[: i - 1] == before[-1]).any()),
                 marked=bool(marked[i]),
                 key=None if key is None else (key.fingerprint, int(before[-1])),
                 possible=bool(row[token] > 0),
@@ -172,11 +201,18 @@ class Served:
                 end=float(row[adapter.end_token]),
             )
 
-    def _key_after(self, context: NDArray[np.uint32], labels: Mapping[str, str]) -> Key | None:
-        """The key of a context, were it the first of its kind in a response: rule 3 alone."""
-        (slot,) = self.keyring.slots_of(context[np.newaxis])
-        name = name_keys(self.keyring.schedule, labels)[int(slot)]
-        return None if name is None else self.keyring.key(*name)
+
+def _key_after(
+    keyring: UnlockedKeyring, context: NDArray[np.uint32], labels: Mapping[str, str]
+) -> Key | None:
+    """The key of a context, were it the first of its kind in a response: rule 3 alone."""
+    (slot,) = keyring.slots_of(context[np.newaxis])
+    name = name_keys(keyring.schedule, labels)[int(slot)]
+    return None if name is None else keyring.key(*name)
+
+
+def _as_response(one: ServedResponse | NDArray[np.uint32]) -> ServedResponse:
+    return one if isinstance(one, ServedResponse) else ServedResponse(token_ids=one)
 
 
 def _ids(response: ServedResponse) -> NDArray[np.uint32]:
@@ -192,6 +228,7 @@ class ReplayedDraw:
     token : what was drawn
     coin : what the coins of its context's key draw; None without a key
     first : the context is the end of the prompt, so it must not count
+    repeated : the context already stood before a token of the response
     marked : the rules demand the draw of the coins
     key : fingerprint of the key, and the context: equal ones are equal coins
     possible : the model gives the token a probability above 0
@@ -204,6 +241,7 @@ class ReplayedDraw:
     token: int
     coin: int | None
     first: bool
+    repeated: bool
     marked: bool
     key: tuple[str, int] | None
     possible: bool
@@ -212,9 +250,9 @@ class ReplayedDraw:
     end: float
 
     @property
-    def repeated(self) -> bool:
-        """True if there is a key, but the context already stood in the response."""
-        return self.coin is not None and not self.marked and not self.first
+    def prompted(self) -> bool:
+        """True if there is a key, but the context stands in the prompt and nowhere else yet."""
+        return not (self.coin is None or self.marked or self.first or self.repeated)
 
 
 def distinct_draws(draws: Sequence[ReplayedDraw]) -> list[ReplayedDraw]:

@@ -45,7 +45,6 @@ from provenance.keys.marking import KnownKeys, MarkingKeys
 from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, KeyName, Schedule
 from provenance.served.records import Labels
 
-
 MarkWish = Literal["always", "if-possible", "never"]
 """What cannot be marked is refused; it is served unmarked, and logged so; nothing is marked."""
 
@@ -140,7 +139,7 @@ def check_prompts(keyring: MarkingKeys, prompts: object | None, rows: int) -> No
     if keyring.reads_prompt and given != rows:
         raise UsageError(
             f"prompts must be given, one for each of {rows} rows: keyring {keyring.public.id} "
-            f"does not mark what stands there; got {given}. Pass read_prompt(ids), ids may be []."
+            f"does not mark what stands there; got {given}. Give the ids of each, or []."
         )
 
 

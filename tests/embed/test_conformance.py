@@ -18,8 +18,10 @@ NEIGHBOURS = "rows do not depend on neighbours or padding"
 OVER_KEYS = "marked draws follow the model over keys"
 ORDINARY = "ordinary draws follow the model"
 REPLAY = "marked draws are those of the coins"
+BEFORE = "so are those of a keyring of before"
 REPEATS = "repeated contexts are drawn unmarked"
 PROMPT = "contexts do not reach into the prompt"
+PROMPTED = "contexts of the prompt are drawn unmarked"
 END = "the end token ends a response"
 FOUND = "marks are found by detect"
 OTHERS = "no key of another label is found"
@@ -29,14 +31,14 @@ GLOBALS = "no global generator is used or seeded"
 
 class Unmarked(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
-        return watermark.draw_scores(np.full_like(numbers, -1), responses, scores)
+        return watermark.draw_scores(np.full_like(numbers, -1), responses, scores, self.read)
 
 
 class RemarksRepeats(ToyAdapter):
     """Shows the watermark the last token only: it cannot see that a context was there before."""
 
     def draw(self, watermark, numbers, responses, scores, requests, ids):
-        return watermark.draw_scores(numbers, responses[:, -1:], scores)
+        return watermark.draw_scores(numbers, responses[:, -1:], scores, self.read)
 
 
 class WrongPadding(ToyAdapter):
@@ -45,7 +47,10 @@ class WrongPadding(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
         rows = [
             watermark.draw_scores(
-                numbers[i : i + 1], ids[i : i + 1, len(request.prompt) :], scores[i : i + 1]
+                numbers[i : i + 1],
+                ids[i : i + 1, len(request.prompt) :],
+                scores[i : i + 1],
+                self.read[i],
             )[0]
             for i, request in enumerate(requests)
         ]
@@ -55,14 +60,28 @@ class WrongPadding(ToyAdapter):
 class ReachesIntoThePrompt(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
         start = ids.shape[1] - responses.shape[1]
-        return watermark.draw_scores(numbers, ids[:, start - 1 :], scores)
+        return watermark.draw_scores(numbers, ids[:, start - 1 :], scores, self.read)
+
+
+class ForgetsThePrompt(ToyAdapter):
+    """As under the keyrings of before: marks contexts that stand in the prompt."""
+
+    def draw(self, watermark, numbers, responses, scores, requests, ids):
+        empty = watermark.read_prompts([()] * len(requests))
+        return watermark.draw_scores(numbers, responses, scores, empty)
+
+
+class PromptOfTheNeighbour(ToyAdapter):
+    def draw(self, watermark, numbers, responses, scores, requests, ids):
+        others = watermark.read_prompts([request.prompt for request in requests[1:] + requests[:1]])
+        return watermark.draw_scores(numbers, responses, scores, others)
 
 
 class HotMarkedDraws(ToyAdapter):
     """Draws before the temperature is applied."""
 
     def draw(self, watermark, numbers, responses, scores, requests, ids):
-        return watermark.draw_scores(numbers, responses, scores * np.float32(0.6))
+        return watermark.draw_scores(numbers, responses, scores * np.float32(0.6), self.read)
 
 
 class IgnoresTopK(ToyAdapter):
@@ -75,18 +94,20 @@ class IgnoresTopK(ToyAdapter):
 
 class LabelsOfTheNeighbour(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
-        return watermark.draw_scores(np.roll(numbers, 1, axis=0), responses, scores)
+        return watermark.draw_scores(np.roll(numbers, 1, axis=0), responses, scores, self.read)
 
 
 class LabelsOfTheFirstRow(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
-        return watermark.draw_scores(np.tile(numbers[:1], (len(numbers), 1)), responses, scores)
+        return watermark.draw_scores(
+            np.tile(numbers[:1], (len(numbers), 1)), responses, scores, self.read
+        )
 
 
 class OneLabelForAll(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
         wrong = watermark.key_numbers([{"trial": "trial-01"}] * len(numbers))
-        return watermark.draw_scores(wrong, responses, scores)
+        return watermark.draw_scores(wrong, responses, scores, self.read)
 
 
 class GoesOnAfterTheEnd(ToyAdapter):
@@ -112,7 +133,7 @@ class SaysThatAllWereCut(ToyAdapter):
 class NeverEnds(ToyAdapter):
     def draw(self, watermark, numbers, responses, scores, requests, ids):
         scores[:, self.end_token] = -np.inf
-        return watermark.draw_scores(numbers, responses, scores)
+        return watermark.draw_scores(numbers, responses, scores, self.read)
 
 
 class KeepsItsGenerator(ToyAdapter):
@@ -124,6 +145,16 @@ class KeepsItsGenerator(ToyAdapter):
         if self.kept is None:
             self.kept = Watermark.load(keys, np.random.default_rng(seed))
         return self.kept
+
+
+class KeepsItsKeyring(ToyAdapter):
+    """An engine that goes on under the keyring that it started with."""
+
+    kept = None
+
+    def load(self, keys, seed):
+        self.kept = self.kept or keys
+        return super().load(self.kept, seed)
 
 
 class OneUniformForAllRows(ToyAdapter):
@@ -163,8 +194,8 @@ def test_a_right_adapter_passes_and_the_report_has_a_line_for_each_rule(
     report = _check(ToyAdapter, tokenizer_path, keyring, tmp_path)
     assert report.passed, str(report)
     assert [line.name for line in report.lines] == [
-        *(SAME, NEIGHBOURS, OVER_KEYS, ORDINARY, REPLAY, REPEATS),
-        *(PROMPT, END, FOUND, OTHERS, OWN, GLOBALS),
+        *(SAME, NEIGHBOURS, OVER_KEYS, ORDINARY, REPLAY, REPEATS, PROMPTED),
+        *(END, FOUND, OTHERS, OWN, GLOBALS, BEFORE, PROMPT),
     ]
     assert str(report).count("\npass") == len(report.lines) - 1
 
@@ -176,6 +207,8 @@ def test_a_right_adapter_passes_and_the_report_has_a_line_for_each_rule(
         (RemarksRepeats, {REPEATS}),
         (WrongPadding, {PROMPT}),
         (ReachesIntoThePrompt, {PROMPT}),
+        (ForgetsThePrompt, {PROMPTED}),
+        (PromptOfTheNeighbour, {PROMPTED}),
         (HotMarkedDraws, {OVER_KEYS, ORDINARY}),
         (IgnoresTopK, {OVER_KEYS, ORDINARY}),
         (LabelsOfTheNeighbour, {REPLAY, NEIGHBOURS}),
@@ -186,6 +219,7 @@ def test_a_right_adapter_passes_and_the_report_has_a_line_for_each_rule(
         (SaysThatAllWereCut, {END}),
         (NeverEnds, {END}),
         (KeepsItsGenerator, {SAME}),
+        (KeepsItsKeyring, {BEFORE}),
         (OneUniformForAllRows, {OWN}),
         (UsesNumpysGlobalGenerator, {GLOBALS}),
         (UsesPythonsGlobalGenerator, {GLOBALS}),

@@ -18,6 +18,7 @@ from provenance.served.log import read_log
 from provenance.served.records import ServedResponse
 from provenance.served.rotation import RotatingLog
 from provenance.served.writer import LogWriter
+from tests.conftest import make_keyring
 
 LABELS = {"week": "2026-W17", "cohort": "a"}
 
@@ -36,7 +37,9 @@ def test_marked_is_replayed_and_the_record_says_how_it_was_made(keyring, waterma
     (long,) = _responses(keyring, 1)
     with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
         assert sink.write(LABELS, long, prompt_token_ids=long[:4], text="x", conversation_id="c")
-        assert not sink.write(LABELS, long[:2])  # shorter than a context: nothing was marked
+        assert not sink.write(
+            LABELS, long[:2], prompt_token_ids=[]
+        )  # shorter than a context: nothing was marked
         assert not sink.write(LABELS, long, drawn=False, response_id="greedy", time="then")
     first, second, third = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
     assert first["token_ids"] == long.tolist()
@@ -48,14 +51,34 @@ def test_marked_is_replayed_and_the_record_says_how_it_was_made(keyring, waterma
     assert first["time"].endswith("+00:00")
 
 
+def test_contexts_of_the_prompt_are_replayed_as_unmarked_and_a_missing_prompt_is_refused(
+    keyring, watermark, tokenizer_path, tmp_path
+):
+    (ids,) = _responses(keyring, 1)
+    with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
+        assert not sink.write(LABELS, ids, prompt_token_ids=ids, finish="length")
+        with pytest.raises(UsageError, match="prompts must be given"):
+            sink.write(LABELS, ids, finish="length")
+        drawn = watermark.marked_positions(LABELS, ids, [])
+        assert sink.write(LABELS, ids, drawn=drawn)
+        assert not sink.write(LABELS, ids, drawn=False)
+    old = make_keyring(tmp_path / "old", tokenizer_path, reads_prompt=False)
+    with ResponseSink(Watermark(old), tmp_path / "b.jsonl") as sink:
+        assert sink.write(LABELS, ids, prompt_token_ids=ids)
+        assert sink.write(LABELS, ids)
+
+
 def test_every_form_of_write_gives_the_same_record(keyring, watermark, tmp_path):
     """A response of an adapter, its fields by name, or labels and ids."""
     (ids,) = _responses(keyring, 1)
-    response = ServedResponse("r", labels=LABELS, token_ids=ids, finish="length", time="then")
+    response = ServedResponse(
+        "r", labels=LABELS, token_ids=ids, finish="length", time="then", prompt_token_ids=[1, 2]
+    )
     with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
         assert sink.write(response)
         assert sink.write(**vars(response))
-        assert sink.write(LABELS, ids, finish="length", response_id="r", time="then")
+        more = {"finish": "length", "response_id": "r", "time": "then"}
+        assert sink.write(LABELS, ids, prompt_token_ids=[1, 2], **more)
         assert sink.write(replace(response, token_ids=ids.tolist()))
         assert sink.write(response, labels={**LABELS, "account": "7"}, text="x")
         assert not sink.write(replace(response, marked=False))
@@ -85,8 +108,10 @@ def test_a_sink_needs_no_secret_where_records_say_what_was_drawn(keyring, tmp_pa
             Watermark.load(tmp_path / "worker.key")
     given = {"object": keyring.public, "folder": str(tmp_path / "keys")}
     (ids,), watermark = _responses(keyring, 1), Watermark(keyring)
-    response = ServedResponse("r", labels=LABELS, token_ids=ids, finish="length", time="then")
-    drawn = watermark.marked_positions(LABELS, ids)
+    response = ServedResponse(
+        "r", labels=LABELS, token_ids=ids, finish="length", time="then", prompt_token_ids=[1, 2]
+    )
+    drawn = watermark.marked_positions(LABELS, ids, [1, 2])
     with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
         assert sink.write(response)
     with ResponseSink(given.get(kind, tmp_path / "worker.key"), tmp_path / "b.jsonl") as sink:
@@ -104,7 +129,9 @@ def test_a_sink_with_a_workers_keys_replays_the_labels_that_it_has(keyring, tmp_
     file, (ids,) = tmp_path / "worker.key", _responses(keyring, 1)
     expires = datetime.now(UTC) + timedelta(days=1)
     export_worker(keyring, ["week=2026-W17", "cohort=a"], expires=expires, file=file)
-    response = ServedResponse("r", labels=LABELS, token_ids=ids, finish="length", time="then")
+    response = ServedResponse(
+        "r", labels=LABELS, token_ids=ids, finish="length", time="then", prompt_token_ids=[1, 2]
+    )
     for name, made in (("a", Watermark(keyring)), ("b", Watermark.load(file))):
         with ResponseSink(made, tmp_path / f"{name}.jsonl") as sink:
             assert sink.write(response)
@@ -129,8 +156,8 @@ def test_the_index_of_a_rotated_folder_is_that_of_one_file(
     log = RotatingLog(folder, form=form, maximum_rows=3)
     with ResponseSink(watermark, log) as sink, ResponseSink(watermark, tmp_path / "a.jsonl") as one:
         for ids in _responses(keyring, 10):
-            sink.write(LABELS, ids)
-            one.write(LABELS, ids)
+            sink.write(LABELS, ids, prompt_token_ids=[])
+            one.write(LABELS, ids, prompt_token_ids=[])
     assert len(list(folder.iterdir())) == 4
     built = [
         build_index([path], tmp_path / name, keyring, tokenizer_path)

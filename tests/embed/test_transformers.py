@@ -85,12 +85,12 @@ def _generate(model, watermark, inputs, labels, **options):
     return output[:, inputs["input_ids"].shape[1] :].numpy().astype(np.uint32)
 
 
-def _z(watermark, labels, responses):
+def _z(watermark, labels, prompts, responses):
     """z of the key that each marked position should carry."""
     keyring, scores = watermark.keyring, []
-    for mapping, ids in zip(labels, responses, strict=True):
+    for mapping, prompt, ids in zip(labels, prompts, responses, strict=True):
         contexts, tokens = response_contexts(ids, keyring.context_width)
-        marked = watermark.marked_positions(mapping, ids)[keyring.context_width :]
+        marked = watermark.marked_positions(mapping, ids, prompt)[keyring.context_width :]
         for i in np.flatnonzero(marked):
             slot = keyring.schedule.names[keyring.slots_of(contexts[i : i + 1])[0]]
             key = keyring.key(slot, mapping.get(slot, ""))
@@ -106,12 +106,12 @@ def test_each_row_carries_the_mark_of_its_own_labels(keyring, model):
     prompts = [[5, 6, 7], [9], [3, 4, 5, 6, 7, 8], [20, 21]] * 3
     labels = [{"week": WEEKS[i % 2], "cohort": "ab"[i % 2]} for i in range(12)]
     responses = _generate(model, watermark, _inputs(*prompts), labels, eos_token_id=None)
-    right, scored = _z(watermark, labels, responses)
+    right, scored = _z(watermark, labels, prompts, responses)
     swapped = [{"week": WEEKS[1 - i % 2], "cohort": "ba"[i % 2]} for i in range(12)]
     assert scored > 100
     assert right > 10
     # under the other row's labels only the global key still scores
-    wrong, _ = _z(watermark, swapped, responses)
+    wrong, _ = _z(watermark, swapped, prompts, responses)
     assert wrong < right - 3
 
 
@@ -189,7 +189,8 @@ def test_number_of_return_sequences_and_reuse_of_one_object(keyring, model):
         model, watermark, inputs, labels, num_return_sequences=3, eos_token_id=None
     )
     assert responses.shape[0] == 6
-    z, _ = _z(watermark, [labels[0]] * 3 + [labels[1]] * 3, responses)
+    prompts = [[5, 6, 7]] * 3 + [[9, 8]] * 3
+    z, _ = _z(watermark, [labels[0]] * 3 + [labels[1]] * 3, prompts, responses)
     assert z > 5
     adapter = TransformersWatermark(watermark)
     for prompts in ([[5, 6, 7]], [[9], [8, 7]]):
@@ -236,7 +237,7 @@ def test_greedy_and_beams_of_the_models_own_defaults_or_beside_the_arguments_are
         responses = _generate(model, watermark, inputs, [{}], eos_token_id=None)
     finally:
         model.generation_config = defaults
-    assert _z(watermark, [{}], responses)[0] > 3
+    assert _z(watermark, [{}], [[5, 6, 7]], responses)[0] > 3
     arguments = TransformersWatermark(watermark).generate_arguments(inputs, [{}])
     for twice in ({"num_beams": 3}, {"do_sample": False}):
         with pytest.raises(TypeError):
@@ -301,11 +302,12 @@ def test_every_warper_acts_before_the_draw(keyring, sharp_model, options):
         narrowed += int(torch.isinf(scores).sum())
         possible = scores.gather(1, torch.from_numpy(ids.astype(np.int64))[:, None])
         assert torch.isfinite(possible).all()
-        for i in np.flatnonzero(watermark.marked_positions(labels[row], ids)):
+        for i in np.flatnonzero(watermark.marked_positions(labels[row], ids, prompt)):
             drawn = watermark.draw_scores(
                 watermark.key_numbers(labels[:1]),
                 ids[np.newaxis, :i],
                 scores[i : i + 1].detach().numpy(),
+                watermark.read_prompts([prompt]),
             )
             assert drawn[0] == ids[i]
             checked += 1
@@ -441,11 +443,14 @@ def test_the_device_draws_the_marks_that_the_host_draws(keyring, model):
         processor = arguments["watermarking_config"].construct_processor(0, DEVICE)
         drawn = processor(ids.to(DEVICE), scores.float().to(DEVICE)).cpu()
         assert (drawn.isfinite().sum(dim=1) == 1).all()
-        keys = watermark.next_keys(labels, [row.numpy().astype(np.uint32) for row in ids[:, 1:]])
+        prompts = watermark.read_prompts(ids[:, :1].numpy())
+        rows = [row.numpy().astype(np.uint32) for row in ids[:, 1:]]
+        keys = watermark.next_keys(labels, rows, prompts)
         host = watermark.draw_scores(
             watermark.key_numbers(labels),
             ids[:, 1:].numpy().astype(np.uint32),
             scores.float().numpy(),
+            prompts,
         )
         for row, key in enumerate(keys):
             if key is not None:
@@ -612,7 +617,7 @@ def test_generate_responses_stops_at_the_end_token_and_says_what_is_marked(
         assert END not in response.token_ids[:-1]
         own = fast_tokenizer(prompt)["input_ids"]
         assert response.prompt_token_ids.tolist() == own
-        drawn = watermark.marked_positions(mapping, response.token_ids)
+        drawn = watermark.marked_positions(mapping, response.token_ids, own)
         assert response.drawn.tolist() == drawn.tolist()
         assert response.marked == bool(drawn.any())
     assert {response.finish for response in found} <= {"end", "length"}
@@ -640,7 +645,7 @@ def test_the_front_door_marks_logs_and_returns_what_was_served(keyring, model, t
         assert record["labels"] == labels
         assert (record["marked"], record["finish"]) == (response.marked, response.finish)
         assert response.token_ids.dtype == response.prompt_token_ids.dtype == np.uint32
-        bits = marked.watermark.marked_positions(labels, response.token_ids)
+        bits = marked.watermark.marked_positions(labels, response.token_ids, prompt)
         assert response.drawn.tolist() == bits.tolist()
         assert response.finish == ("end" if response.token_ids[-1] == END else "length")
         assert END not in response.token_ids[:-1]

@@ -128,12 +128,14 @@ def test_marked_tokens_are_those_that_the_watermark_draws_from_the_models_probab
         torch.full((rows,), SAMPLING["top_p"]),
     )
     probabilities = final.double().softmax(dim=1).numpy()
-    marked = np.flatnonzero(watermark.marked_positions(labels, ids))
+    marked = np.flatnonzero(watermark.marked_positions(labels, ids, prompt))
+    contexts = watermark.read_prompt(prompt)
     assert len(marked) > 50
     equal = 0
     for i in marked:
         candidates = np.flatnonzero(probabilities[i]).astype(np.uint32)
-        drawn = watermark.draw(labels, ids[:i], candidates, probabilities[i, candidates])
+        p = probabilities[i, candidates]
+        drawn = watermark.draw(labels, ids[:i], candidates, p, contexts)
         assert drawn.key is not None
         equal += drawn.token == ids[i]
     assert equal >= len(marked) - 2
@@ -199,7 +201,8 @@ def test_limits_of_the_request_hold_and_logprobs_do_not_show_the_mark(server, wa
     shown = np.array(chunks[0]["choices"][0]["logprobs"]["token_logprobs"])
     assert (shown < 0).all()
     assert shown.min() > -50
-    marked = watermark.marked_positions({"week": WEEKS[0]}, response.token_ids)
+    labels, prompt = {"week": WEEKS[0]}, response.prompt_token_ids
+    marked = watermark.marked_positions(labels, response.token_ids, prompt)
     assert marked.any()
     grammar = {"structured_outputs": {"regex": "[ab]{30}"}, "ignore_eos": False}
     _, (worded,), _ = _complete(server, {"week": WEEKS[0]}, **grammar)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's own
 
 
 class VllmAdapter:
-    """One engine for all calls; `seed` becomes the seed of each request."""
+    """One engine for all calls with a keyring; `seed` becomes the seed of each request."""
 
     prompts = ([5, 6, 7], [9], [20, 21, 22, 23, 24, 25], [30, 31], [40, 41, 42, 43])
     new_tokens = 32
@@ -35,7 +35,7 @@ class VllmAdapter:
         self._folder = model
         self._model = AutoModelForCausalLM.from_pretrained(model).eval()
         self._monkeypatch = monkeypatch
-        self._engine = None
+        self._engine = self._keys = None
 
     def _start(self, keys):
         from vllm import LLM
@@ -65,7 +65,9 @@ class VllmAdapter:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        self._engine = self._engine or self._start(keys)
+        if keys != self._keys:
+            self.stop()
+            self._keys, self._engine = keys, self._start(keys)
         parameters = [
             SamplingParams(
                 max_tokens=self.new_tokens,

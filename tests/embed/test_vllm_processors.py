@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from provenance.embed.rules import PromptContexts  # noqa: E402
 from provenance.embed.vllm.requests import KEYRING_VARIABLE, LABELS_FIELD  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
 from provenance.errors import ConfigurationMismatchError, UsageError  # noqa: E402
@@ -49,14 +50,18 @@ def _labels(parameters):
 
 
 def _check_step(watermark, before, after, requests, size):
-    """Each row is untouched, or holds just the token that `Watermark.draw` gives. Marked rows."""
+    """Each row is untouched, or holds just the token that `Watermark.draw` gives. Marked rows.
+
+    A request is its parameters, the ids of its response, and those of its prompt unless none.
+    """
     marked = []
-    for row, (parameters, response) in enumerate(requests):
+    for row, (parameters, response, *asked) in enumerate(requests):
         labels = _labels(parameters)
         ids = np.array(response, dtype=np.uint32)
         draw = None
         if labels is not None:
-            draw = watermark.draw(labels, ids, *_final(before[row], parameters, size))
+            prompt = watermark.read_prompt(asked[0] if asked else [])
+            draw = watermark.draw(labels, ids, *_final(before[row], parameters, size), prompt)
         if draw is None or draw.key is None:
             assert torch.equal(after[row], before[row])
         else:
@@ -104,22 +109,36 @@ def test_the_fake_is_like_vllm(vllm):
 
 
 def _add(vllm, processor, requests, removed=(), moved=()):
-    added = [(i, p, None, output) for i, (p, output) in requests.items()]
+    added = [
+        (i, p, prompt[0] if prompt else None, output)
+        for i, (p, output, *prompt) in requests.items()
+    ]
     update = vllm[fake.V1].BatchUpdate(len(added), list(removed), added, list(moved))
     processor.update_state(update)
 
 
 def _requests(generator, length=9):
-    """Labelled rows with all sorts of limits, unlabelled ones between them."""
+    """Labelled rows with all sorts of limits, unlabelled ones between them.
+
+    The context of every third row stands in its prompt.
+    """
+    outputs = generator.integers(0, 400, (40, length)).tolist()
     limits = [{}, {"top_k": 5}, {"top_p": 0.7}, {"top_k": 40, "top_p": 0.9}, {"top_k": 10**6}]
     labels = [("week=a",), None, ("week=b",), ()]
     return {
         i: (
             make_parameters(labels[i % 4], **limits[i % 5]),
-            generator.integers(0, 400, length).tolist(),
+            output,
+            _make_prompt(generator, i, output),
         )
-        for i in range(40)
+        for i, output in enumerate(outputs)
     }
+
+
+def _make_prompt(generator, i, output):
+    """An image, then ids; every third holds the next context of its response, at its very end."""
+    ids = [-1, *generator.integers(0, 400, 40 + i).tolist()]
+    return ids if i % 3 else [*ids, *output[-2:]]
 
 
 def test_v1_draws_the_marked_rows_and_leaves_the_others(vllm, folder):
@@ -134,7 +153,7 @@ def test_v1_draws_the_marked_rows_and_leaves_the_others(vllm, folder):
         after = processor.apply(before.clone())
         marked = _check_step(watermark, before, after, list(requests.values()), size)
         assert 3 < len(marked) < 30
-        for row, (_, output) in requests.items():
+        for row, (_, output, _) in requests.items():
             output.append(int(after[row].argmax()))
         processor.update_state(None)
 
@@ -168,7 +187,11 @@ def test_v1_preemption_changes_nothing(vllm, folder):
     _add(vllm, returned, requests)
     _add(vllm, returned, {}, removed=list(range(40)))
     assert torch.equal(returned.apply(before.clone()), before)
-    _add(vllm, returned, {i: (p, list(output)) for i, (p, output) in requests.items()})
+    _add(
+        vllm,
+        returned,
+        {i: (p, list(output), prompt) for i, (p, output, prompt) in requests.items()},
+    )
     assert torch.equal(returned.apply(before.clone()), stayed.apply(before.clone()))
 
 
@@ -225,7 +248,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_v1_ids_of_a_row_are_those_of_vllms_list_whatever_happens_to_it(events):
     module = importlib.import_module(ADAPTERS[0])
-    row = module._Row({}, 0, 1.0, None, [])
+    row = module._Row({}, PromptContexts.read([[]], 2), 0, 1.0, None, [])
     for event in events:
         if isinstance(event, int):
             if row.output and row.output[-1] == -1:
@@ -373,11 +396,12 @@ def _final_v2(row, parameters, size):
 
 def _check_v2(watermark, before, after, requests, size):
     marked = []
-    for row, (parameters, response) in enumerate(requests):
+    for row, (parameters, response, *asked) in enumerate(requests):
         labels, draw = _labels(parameters), None
         if labels is not None and response is not None:
             ids = np.array(response, dtype=np.uint32)
-            draw = watermark.draw(labels, ids, *_final_v2(before[row], parameters, size))
+            prompt = watermark.read_prompt(asked[0] if asked else [])
+            draw = watermark.draw(labels, ids, *_final_v2(before[row], parameters, size), prompt)
         if draw is None or draw.key is None:
             assert torch.equal(after[row], before[row])
         else:
@@ -406,9 +430,10 @@ def test_v2_draws_the_marked_rows_and_leaves_the_others(folder, limits):
     requests = []
     for i, slot in enumerate(slots):
         parameters = make_parameters(labels[i % 4], **limits[i % len(limits)])
-        prompt, output = generator.integers(0, 400, 7), generator.integers(0, 400, 2 + i // 2)
-        _enter(processor, slot, parameters, prompt.tolist(), output.tolist())
-        requests.append((parameters, output.tolist()))
+        output = generator.integers(0, 400, 2 + i // 2).tolist()
+        prompt = _make_prompt(generator, i, output)
+        _enter(processor, slot, parameters, prompt, output)
+        requests.append((parameters, output, prompt))
     before = make_logits(40, size)
     after = _apply(processor, before, _context(processor, slots))
     assert 3 < len(_check_v2(watermark, before, after, requests, size)) < 30
@@ -448,7 +473,9 @@ def test_v2_drafts_belong_to_the_context(folder):
         output = generator.integers(0, 400, slot % 7 + 1).tolist()
         _enter(processor, slot, parameters, prompt, output)
         drafts.append(generator.integers(0, 400, slot % 4).tolist())
-        requests += [(parameters, [*output, *drafts[-1][:j]]) for j in range(len(drafts[-1]) + 1)]
+        requests += [
+            (parameters, [*output, *drafts[-1][:j]], prompt) for j in range(len(drafts[-1]) + 1)
+        ]
     before = make_logits(len(requests), size)
     after = _apply(processor, before, _context(processor, slots, drafts))
     assert len(_check_v2(watermark, before, after, requests, size)) > 3

@@ -182,10 +182,11 @@ def test_next_keys_are_those_of_the_draw(keyring_folder):
     generator = np.random.default_rng(2)
     labels = {"week": "2026-W17", "capability": "code", "cohort": "a"}
     responses = [generator.integers(0, 90, n).astype(np.uint32) for n in range(40)]
-    keys = served.watermark.next_keys([labels] * 40, responses)
+    prompt = served.watermark.read_prompt([1, 2, 3])
+    keys = served.watermark.next_keys([labels] * 40, responses, [prompt] * 40)
     candidates = np.arange(50, dtype=np.uint32)
     for key, response in zip(keys, responses, strict=True):
-        draw = served.watermark.draw(labels, response, candidates, np.ones(50))
+        draw = served.watermark.draw(labels, response, candidates, np.ones(50), prompt)
         assert draw.key is key
     assert 0 < sum(key is not None for key in keys) < 40
 

@@ -168,7 +168,10 @@ def test_a_marked_row_beside_greedy_and_unlabelled_rows(tmp_path, tokenizer_path
         assert tokens[row] == int(logits[row].argmax())
         ids = np.array(outputs[row + 1], dtype=np.uint32)
         p = logits[row + 1].double().softmax(0).numpy()
-        assert tokens[row + 1] == watermark.draw({}, ids, everything, p).token
+        assert (
+            tokens[row + 1]
+            == watermark.draw({}, ids, everything, p, watermark.read_prompt([])).token
+        )
 
 
 @pytest.mark.parametrize("limits", ["temperature", "top-k", "top-p", "min-p", "everything"])

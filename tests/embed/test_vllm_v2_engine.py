@@ -93,8 +93,9 @@ def test_marked_tokens_are_those_that_the_watermark_draws(served):
             logits = model(torch.tensor([[*prompt, *ids.tolist()]])).logits[0]
         final = (logits[len(prompt) - 1 : -1] / TEMPERATURE).double().softmax(dim=1).numpy()
         candidates = np.arange(final.shape[1], dtype=np.uint32)
-        for place in np.flatnonzero(watermark.marked_positions(labels, ids)):
-            draw = watermark.draw(labels, ids[:place], candidates, final[place])
+        for place in np.flatnonzero(watermark.marked_positions(labels, ids, prompt)):
+            p, contexts = final[place], watermark.read_prompt(prompt)
+            draw = watermark.draw(labels, ids[:place], candidates, p, contexts)
             marked += 1
             equal += draw.token == ids[place]
     assert marked > 80

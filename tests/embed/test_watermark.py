@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from provenance.coins.contexts import pack, response_contexts
+from provenance.embed.rules import PromptContexts
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import SchemeSpecification, create_keyring
@@ -12,6 +13,7 @@ from provenance.keys.schedule import Schedule
 from tests.conftest import make_keyring
 
 LABELS = {"week": "2026-W17", "capability": "code", "cohort": "a", "request": "ignored"}
+NO_PROMPT = PromptContexts.read([()], 2)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +26,8 @@ def _generate(watermark, labels, rng, tokens=120, size=40):
     ids, keys = [], []
     candidates = np.arange(size, dtype=np.uint32)
     for _ in range(tokens):
-        draw = watermark.draw(
-            labels, np.array(ids, dtype=np.uint32), candidates, rng.dirichlet(np.ones(size))
-        )
+        before, p = np.array(ids, dtype=np.uint32), rng.dirichlet(np.ones(size))
+        draw = watermark.draw(labels, before, candidates, p, NO_PROMPT)
         ids.append(draw.token)
         keys.append(draw.key)
     return np.array(ids, dtype=np.uint32), keys
@@ -56,14 +57,14 @@ def test_a_draw_is_keyed_exactly_where_the_rules_say(keyring, watermark):
         else:
             assert (keys[i].slot, keys[i].value) == (slot, LABELS.get(slot, ""))
         seen.add(context)
-    assert watermark.marked_positions(LABELS, ids).tolist() == [key is not None for key in keys]
+    assert watermark.marked_positions(LABELS, ids, []).tolist() == [key is not None for key in keys]
     assert len({key.slot for key in keys if key}) == 4
 
 
 def test_a_request_without_a_label_leaves_that_slot_unmarked(watermark):
     ids, keys = _generate(watermark, {}, np.random.default_rng(2))
     assert {key.slot for key in keys if key} == {"global"}
-    assert watermark.marked_positions({}, ids).tolist() == [key is not None for key in keys]
+    assert watermark.marked_positions({}, ids, []).tolist() == [key is not None for key in keys]
 
 
 def test_marked_draws_equal_the_scheme_on_the_keys_coins(keyring, watermark):
@@ -88,7 +89,7 @@ def test_a_label_without_a_key_is_an_error_never_silently_unmarked(watermark):
     candidates = np.arange(40, dtype=np.uint32)
     ids = _context_of(watermark.keyring, "week")
     with pytest.raises(ConfigurationMismatchError):
-        watermark.draw({"week": "1999-W01"}, ids, candidates, np.full(40, 0.025))
+        watermark.draw({"week": "1999-W01"}, ids, candidates, np.full(40, 0.025), NO_PROMPT)
 
 
 def test_batch_rows_equal_single_rows_under_the_same_uniforms(keyring):
@@ -99,12 +100,13 @@ def test_batch_rows_equal_single_rows_under_the_same_uniforms(keyring):
     probabilities = rng.dirichlet(np.full(size, 0.05), rows)
     probabilities[:, ::3] = 0
     batch = Watermark(keyring, np.random.default_rng(5)).draw_batch(
-        labels, responses, probabilities
+        labels, responses, probabilities, [NO_PROMPT] * rows
     )
     single = Watermark(keyring, np.random.default_rng(5))
     for i in range(rows):
         candidates = np.flatnonzero(probabilities[i]).astype(np.uint32)
-        alone = single.draw(labels[i], responses[i], candidates, probabilities[i, candidates])
+        p = probabilities[i, candidates]
+        alone = single.draw(labels[i], responses[i], candidates, p, NO_PROMPT)
         assert alone == batch[i]
 
 
@@ -119,8 +121,8 @@ def test_row_and_scattered_coins_give_the_same_draw(keyring, watermark):
         wide = np.arange(size, dtype=np.uint32)
         probabilities = np.zeros(size)
         probabilities[few] = rng.dirichlet(np.ones(20))
-        one = watermark.draw(LABELS, ids, few, probabilities[few])
-        two = watermark.draw(LABELS, ids, wide, probabilities)
+        one = watermark.draw(LABELS, ids, few, probabilities[few], NO_PROMPT)
+        two = watermark.draw(LABELS, ids, wide, probabilities, NO_PROMPT)
         if one.key is not None:
             assert one == two
             agreed += 1
@@ -137,7 +139,7 @@ def test_responses_of_one_labelled_request_are_undistorted_over_keys(tmp_path, t
         mark = Watermark(ring, np.random.default_rng(i))
         for c in range(10):
             ids = np.array([c, 7], dtype=np.uint32)
-            counts[mark.draw({}, ids, candidates, probabilities).token] += 1
+            counts[mark.draw({}, ids, candidates, probabilities, NO_PROMPT).token] += 1
     assert stats.chisquare(counts, 3000 * probabilities).pvalue > 1e-6
 
 
@@ -153,7 +155,7 @@ def test_candidates_beyond_the_vocabulary_and_uneven_batches_are_refused(keyring
     candidates = np.array([0, size], dtype=np.uint32)
     ids = _context_of(keyring, "global")
     with pytest.raises(ConfigurationMismatchError):
-        watermark.draw(LABELS, ids, candidates, np.array([0.5, 0.5]))
+        watermark.draw(LABELS, ids, candidates, np.array([0.5, 0.5]), NO_PROMPT)
     with pytest.raises(UsageError):
         watermark.draw_batch([LABELS], [], np.ones((1, size)))
 
@@ -208,8 +210,9 @@ def test_drawing_from_scores_equals_drawing_from_their_softmax(
         for row in scores:
             row[rng.choice(3000, size, replace=False)] = rng.normal(0, 2, size)
         p = np.exp(scores.astype(np.float64))
-        draws = one.draw_batch(labels, list(responses), p)
-        tokens = two.draw_scores(two.key_numbers(labels), responses, scores)
+        prompts = two.read_prompts(list(rng.integers(0, 12, (24, 9))))
+        draws = one.draw_batch(labels, list(responses), p, prompts)
+        tokens = two.draw_scores(two.key_numbers(labels), responses, scores, prompts)
         differences += sum(draw.token != token for draw, token in zip(draws, tokens, strict=True))
         marked += sum(draw.key is not None for draw in draws)
         total += len(draws)
@@ -224,7 +227,7 @@ def test_scores_without_a_candidate_or_a_number_are_refused(keyring, watermark):
         scores = np.full((1, size), -np.inf, dtype=np.float32)
         scores[0, : wrong.shape[0]] = wrong
         with pytest.raises(UsageError):
-            watermark.draw_scores(numbers, ids, scores)
+            watermark.draw_scores(numbers, ids, scores, NO_PROMPT)
 
 
 def test_many_candidates_without_a_number_are_refused(tmp_path, tokenizer_path):
@@ -238,8 +241,8 @@ def test_many_candidates_without_a_number_are_refused(tmp_path, tokenizer_path):
         scores[0, 7] = np.nan
         ids = np.array([[5, 6]], dtype=np.uint32)
         with pytest.raises(UsageError):
-            mark.draw_scores(mark.key_numbers([{}]), ids, scores)
+            mark.draw_scores(mark.key_numbers([{}]), ids, scores, NO_PROMPT)
 
 
 def test_an_empty_batch_draws_nothing(watermark, keyring):
-    assert watermark.draw_batch([], [], np.ones((0, keyring.public.vocabulary_size))) == []
+    assert watermark.draw_batch([], [], np.ones((0, keyring.public.vocabulary_size)), []) == []

@@ -46,6 +46,7 @@ class ToyAdapter:
             ids[row, width - len(request.prompt) :] = request.prompt
         labels = [request.labels for request in requests]
         numbers = watermark.key_numbers(labels)
+        self.read = watermark.read_prompts([request.prompt for request in requests])
         for _ in range(self.new_tokens):
             p = self.served(ids[:, -1])
             with np.errstate(divide="ignore"):
@@ -61,7 +62,7 @@ class ToyAdapter:
         return self.table[last]
 
     def draw(self, watermark, numbers, responses, scores, requests, ids):
-        return watermark.draw_scores(numbers, responses, scores)
+        return watermark.draw_scores(numbers, responses, scores, self.read)
 
     def cut(self, ids: NDArray[np.uint32]) -> NDArray[np.uint32]:
         ends = np.flatnonzero(ids == self.end_token)

@@ -38,12 +38,31 @@ def _hkdf(master: bytes, fields: list[str]) -> bytes:
     return hmac.digest(extracted, info + b"\x01", "sha256")
 
 
-def test_keys_equal_an_independent_derivation(keyring_folder, keyring):
-    master = (keyring_folder / "master.key").read_bytes()
+@pytest.mark.parametrize("rule", [[], ["prompt_contexts=unmarked"]], ids=["old", "new"])
+def test_keys_equal_an_independent_derivation(tmp_path, tokenizer_path, rule):
+    keyring = make_keyring(tmp_path, tokenizer_path, reads_prompt=bool(rule))
+    master = (tmp_path / "master.key").read_bytes()
     scheme = json.dumps({"name": "gumbel", "parameters": {}}, separators=(",", ":"))
     for slot, value in [("global", ""), ("week", "2026-W17"), ("selector", "")]:
-        expected = _hkdf(master, [keyring.public.id, scheme, "2", slot, value])
+        expected = _hkdf(master, [keyring.public.id, scheme, "2", slot, value, *rule])
         assert keyring.key(slot, value).reveal() == expected
+
+
+def test_the_version_says_whether_contexts_of_the_prompt_are_marked(tmp_path, tokenizer_path):
+    """A reader of version 1 passes fields over that it does not know, so it must see version 2."""
+    old = make_keyring(tmp_path / "old", tokenizer_path, reads_prompt=False).public
+    new = make_keyring(tmp_path / "new", tokenizer_path).public
+    assert new.to_json().keys() - old.to_json().keys() == {"prompt_contexts"}
+    assert (old.to_json()["version"], new.to_json()["version"]) == (1, 2)
+    for public, reads in ((old, False), (new, True)):
+        assert Keyring.from_json(public.to_json()) == public
+        assert public.reads_prompt is reads
+    assert add_value(tmp_path / "new", "week", "2026-W30").reads_prompt
+    document = {**new.to_json(), "version": 1}
+    del document["prompt_contexts"]
+    (tmp_path / "new/keyring.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigurationMismatchError, match="does not open"):
+        Keyring.load(tmp_path / "new").unlock(tmp_path / "new")
 
 
 def test_rfc_5869_vector_1_of_the_reference_used_here():
@@ -287,7 +306,11 @@ def _set(document, path, value):
     ("path", "value"),
     [
         (["format"], "other"),
-        (["version"], 2),
+        (["version"], 1),  # it would be marked by another rule
+        (["version"], 3),
+        (["version"], []),
+        (["prompt_contexts"], None),
+        (["prompt_contexts"], "marked"),
         (["id"], None),
         (["context_width"], 9),
         (["vocabulary_size"], -1),

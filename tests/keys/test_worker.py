@@ -372,7 +372,8 @@ for week in sys.argv[2:]:
         print("refused", str(error).count(week), "export-worker" in str(error))
         continue
     for _ in range(120):
-        draw = watermark.draw(labels, ids, np.arange(90, dtype=np.uint32), np.ones(90))
+        candidates, p = np.arange(90, dtype=np.uint32), np.ones(90)
+        draw = watermark.draw(labels, ids, candidates, p, watermark.read_prompt([]))
         marked += draw.key is not None and draw.key.value == week
         ids = np.append(ids, np.uint32(draw.token))
     print(marked, *ids.tolist())

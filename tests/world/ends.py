@@ -167,6 +167,7 @@ def make_world(folder: Path, seed: int, responses: int) -> EndingWorld:
             WORDS + 1,
             SchemeSpecification("gumbel"),
             Schedule.from_shares({"global": 0.4}, {}),
+            reads_prompt=False,
         )
     teacher = make_teacher(7)
     watermark = Watermark(keyring, np.random.default_rng(seed))

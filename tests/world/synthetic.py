@@ -148,6 +148,7 @@ def make_world(
             Schedule.from_shares(
                 shares, {name: [*values, "unserved"] for name, values in LABELS.items()}
             ),
+            reads_prompt=False,  # nothing here has a prompt, and the seeds keep their keys
         )
     watermark = Watermark(keyring, np.random.default_rng(seed + 1))
     served, labels = serve(teacher, watermark, rng, responses, tokens)

@@ -305,27 +305,24 @@ def _only_kernel(only, tokens, size, lanes: tl.constexpr):  # type: ignore[no-un
     tl.store(only + r * size + places, score.to(only.dtype.element_ty), mask=places < size)
 
 
+@triton.jit
+def _stands_in(ids, apart, count, last, last_apart, width: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    """1 if the context at `last` is among the first `count` windows of the ids, else 0."""
+    found = tl.zeros([], tl.int32)
+    for start in range(0, count, block):
+        places = start + tl.arange(0, block)
+        alike = places < count
+        for j in tl.static_range(width):
+            there = tl.load(ids + (places + j) * apart, mask=alike, other=0)
+            alike = alike & (there == tl.load(last + j * last_apart))
+        found = tl.maximum(found, tl.max(alike.to(tl.int32), 0))
+    return found
+
+
 @triton.jit(do_not_specialize=["stride", "apart", "longest", "prompt_stride", "prompt_apart"])
 def _keys_kernel(  # type: ignore[no-untyped-def]
-    responses,
-    stride,
-    apart,
-    longest,
-    lengths,
-    selector,
-    ends,
-    numbers,
-    slots,
-    table,
-    seeds,
-    prompts,
-    prompt_stride,
-    prompt_apart,
-    owners,
-    prompt_lengths,
-    marked,
-    keys,
-    nonces,
+    responses, stride, apart, longest, lengths, selector, ends, numbers, slots, table, seeds,
+    prompts, prompt_stride, prompt_apart, owners, prompt_lengths, marked, keys, nonces,
     width: tl.constexpr,
     slots_rounded: tl.constexpr,
     earlier: tl.constexpr,
@@ -348,14 +345,8 @@ def _keys_kernel(  # type: ignore[no-untyped-def]
     third = tl.load(last + (width - 1) * apart).to(tl.int32)
 
     # 2. where it already stood
-    seen = tl.zeros([], tl.int32)
-    for start in range(0, end - width, earlier):
-        places = start + tl.arange(0, earlier)
-        alike = places < end - width
-        for j in tl.static_range(width):
-            there = tl.load(responses + r * stride + (places + j) * apart, mask=alike, other=0)
-            alike = alike & (there == tl.load(last + j * apart))
-        seen = tl.maximum(seen, tl.max(alike.to(tl.int32), 0))
+    row = responses + r * stride
+    seen = _stands_in(row, apart, end - width, last, apart, width, earlier)
 
     # 3. its slot, and the row's key there
     slot = tl.arange(0, slots_rounded)
@@ -367,16 +358,9 @@ def _keys_kernel(  # type: ignore[no-untyped-def]
 
     # 2 again, last since it is read only where all else says yes: the prompt, which may be long
     if reads_prompt:
-        prompt = prompts + tl.load(owners + r) * prompt_stride
+        prompt = prompts + tl.load(owners + r).to(tl.int64) * prompt_stride
         stop = tl.where(own, tl.load(prompt_lengths + r) - width + 1, 0)
-        stood = tl.zeros([], tl.int32)
-        for start in range(0, stop, prompted):
-            places = start + tl.arange(0, prompted)
-            alike = places < stop
-            for j in tl.static_range(width):
-                there = tl.load(prompt + (places + j) * prompt_apart, mask=alike, other=0)
-                alike = alike & (there == tl.load(last + j * apart))
-            stood = tl.maximum(stood, tl.max(alike.to(tl.int32), 0))
+        stood = _stands_in(prompt, prompt_apart, stop, last, apart, width, prompted)
         own = own & (stood == 0)
     tl.store(marked + r, own)
     word = tl.arange(0, 8)

@@ -6,8 +6,8 @@
         sink.write(response)                      # provenance.embed.sink.ResponseSink
 
 For whoever keeps a log where the answers pass. The engine's own (`embed.vllm.engine`) is better: it
-holds what was drawn, of all endpoints, under ids that no client chose. Knows the OpenAI dialect; imports no client
-and no vLLM, and holds no key.
+holds what was drawn, of all endpoints, under ids that no client chose. Knows the OpenAI dialect;
+imports no client and no vLLM, and holds no key.
 """
 
 from __future__ import annotations

@@ -13,12 +13,14 @@ from hypothesis import strategies as st  # noqa: E402
 
 from provenance.coins.words import words  # noqa: E402
 from provenance.embed.device.torch_batch import (  # noqa: E402
+    DevicePrompts,
     DeviceWatermark,
     last_contexts,
     scale_logits,
 )
 from provenance.embed.device.torch_coins import has_kernels, pack_keys  # noqa: E402
 from provenance.embed.watermark import Watermark  # noqa: E402
+from provenance.errors import UsageError  # noqa: E402
 from provenance.keys.keyring import SchemeSpecification  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed.device import DEVICE  # noqa: E402
@@ -60,7 +62,26 @@ def _batch(seed, longest=30):
     return labels, responses, lengths, logits
 
 
-def _draw(device, labels, responses, lengths, logits, seeds, survivors=None):
+def _make_prompts(responses, lengths):
+    """One a row: every third the row's own ids so far, else ids of its neighbour, or none."""
+    sizes = np.where(np.arange(ROWS) % 3, lengths // 2, lengths)
+    ids = np.where(np.arange(ROWS)[:, np.newaxis] % 3, np.roll(responses, 1, axis=0), responses)
+    return [row[:size] for row, size in zip(ids, sizes, strict=True)]
+
+
+def _on_device(prompts):
+    padded = np.zeros((len(prompts), max(map(len, prompts))), dtype=np.int32)
+    for row, ids in enumerate(prompts):
+        padded[row, : len(ids)] = ids
+    return DevicePrompts(
+        torch.from_numpy(padded).to(DEVICE),
+        torch.arange(len(prompts), device=DEVICE),
+        torch.tensor([len(ids) for ids in prompts], device=DEVICE),
+    )
+
+
+def _draw(device, labels, responses, lengths, logits, seeds, survivors=None, prompts=None):
+    prompts = [np.zeros(1)] * len(labels) if prompts is None else prompts
     numbers = np.stack([device.key_numbers(mapping) for mapping in labels])
     draw = device.draw(
         logits.to(DEVICE),
@@ -69,6 +90,7 @@ def _draw(device, labels, responses, lengths, logits, seeds, survivors=None):
         torch.from_numpy(numbers).to(DEVICE),
         pack_keys(seeds, DEVICE),
         survivors,
+        _on_device(prompts),
     )
     return draw.tokens.cpu().numpy(), draw.marked.cpu().numpy()
 
@@ -102,7 +124,10 @@ def test_tokens_and_marks_equal_those_of_the_watermark(
     for seed in range(4):
         labels, responses, lengths, logits = _batch(seed)
         seeds = [bytes([row]) * 32 for row in range(ROWS)]
-        tokens, marked = _draw(device, labels, responses, lengths, logits, seeds, survivors)
+        prompts = _make_prompts(responses, lengths)
+        tokens, marked = _draw(
+            device, labels, responses, lengths, logits, seeds, survivors, prompts
+        )
         for row in range(ROWS):
             response = responses[row, : lengths[row]]
             fixed = _Fixed(_uniform(seeds[row], int(lengths[row])))
@@ -111,7 +136,8 @@ def test_tokens_and_marks_equal_those_of_the_watermark(
                 candidates = logits[row].topk(len(candidates)).indices.numpy().astype(np.uint32)
             kept = logits[row].numpy()[candidates].astype(np.float64)
             watermark = Watermark(ring, fixed)
-            draw = watermark.draw(labels[row], response, candidates, np.exp(kept - kept.max()))
+            prompt, p = watermark.read_prompt(prompts[row]), np.exp(kept - kept.max())
+            draw = watermark.draw(labels[row], response, candidates, p, prompt)
             assert marked[row] == (draw.key is not None)
             if marked[row]:
                 assert tokens[row] == draw.token
@@ -137,6 +163,21 @@ def test_contexts_and_repeats_against_plain_python(width, rows):
         earlier = [row[j : j + width] for j in range(len(row) - width)]
         assert contexts[i].tolist() == context
         assert bool(fresh[i]) == (context not in earlier)
+
+
+def test_without_the_prompts_nothing_is_drawn(dense, tmp_path, tokenizer_path):
+    old = make_keyring(tmp_path, tokenizer_path, reads_prompt=False)
+    _, responses, lengths, logits = _batch(0)
+    tensors = [torch.from_numpy(part.astype(np.int64)) for part in (responses, lengths)]
+    for ring in (dense, old):
+        device = DeviceWatermark(ring, "cpu")
+        numbers = np.stack([device.key_numbers({})] * ROWS)
+        arguments = logits, *tensors, torch.from_numpy(numbers), pack_keys([bytes(32)] * ROWS)
+        if ring is old:
+            device.draw(*arguments)
+        else:
+            with pytest.raises(UsageError, match="prompts must be given"):
+                device.draw(*arguments)
 
 
 def test_rows_with_more_candidates_than_looked_at_are_left_alone(dense):
@@ -208,6 +249,11 @@ def test_no_step_waits_for_the_device(keyring):
             torch.empty(4, slots, dtype=torch.int64, device="meta"),
             torch.empty(4, 8, dtype=torch.int32, device="meta"),
             survivors,
+            DevicePrompts(
+                torch.empty(9, 50, dtype=torch.int32, device="meta"),
+                torch.empty(4, dtype=torch.int64, device="meta"),
+                torch.empty(4, dtype=torch.int64, device="meta"),
+            ),
         )
         assert draw.tokens.shape == draw.marked.shape == (4,)
 

@@ -119,10 +119,23 @@ def test_keys_are_those_of_torchs_operations(tmp_path, tokenizer_path, width, dt
     labels = [None, {}, {"week": "2026-W17"}, {"week": "2026-W18", "cohort": "a"}]
     numbers = np.stack([device.key_numbers(labels[i % 4]) for i in range(rows)])
     wide = torch.from_numpy(np.concatenate([ids, ids], axis=1)).to(dtype).to(DEVICE)
+    # a table of slots, as vLLM keeps it; longer than what is compared at a time, and a view of it
+    table = np.zeros((rows + 3, 5100), dtype=np.int64)
+    table[:, 2100 : 2100 + longest] = ids[np.arange(rows + 3) % rows]  # hold every context
+    slots = rng.permutation(rows + 3)[:rows]
+    slots[::3] = np.arange(rows)[::3]
+    sizes = rng.integers(0, 5000, rows)
+    sizes[:5] = 0, width - 1, width, 5000, 5000
+    prompts = torch_batch.DevicePrompts(
+        torch.from_numpy(table).to(dtype).to(DEVICE)[:, :5000],
+        torch.from_numpy(slots).to(DEVICE),
+        torch.from_numpy(sizes).to(DEVICE),
+    )
     arguments = (
         torch.from_numpy(lengths).to(DEVICE),
         torch.from_numpy(numbers).to(DEVICE),
         torch_coins.pack_keys([rng.bytes(32) for _ in range(rows)], DEVICE),
+        prompts,
     )
     expected = device._find_keys(wide[:, :longest], *arguments, False)
     for responses in (wide[:, longest:], wide[:, :longest].contiguous(), wide.t().contiguous().t()):
@@ -130,6 +143,9 @@ def test_keys_are_those_of_torchs_operations(tmp_path, tokenizer_path, width, dt
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one, other)
     assert 5 < int(expected[0].sum()) < rows - 5
+    without = device._find_keys(wide[:, :longest], *arguments[:3], None, True)
+    assert (without[0] & ~expected[0]).any()
+    assert not (expected[0] & ~without[0]).any()
 
 
 def test_draws_of_marked_rows_are_those_of_the_host(tmp_path, tokenizer_path):
@@ -144,11 +160,18 @@ def test_draws_of_marked_rows_are_those_of_the_host(tmp_path, tokenizer_path):
         torch.full((rows,), 20, device=DEVICE),
         torch.from_numpy(np.stack([device.key_numbers({})] * rows)).to(DEVICE),
         torch_coins.pack_keys([bytes(32)] * rows, DEVICE),
+        prompts=torch_batch.DevicePrompts(
+            torch.from_numpy(ids[:, 9:]).to(DEVICE),
+            torch.arange(rows, device=DEVICE),
+            torch.arange(rows, device=DEVICE) % 12,
+        ),
     )
     assert draw.marked.any()
     for row in range(rows):
         p = np.exp(scores[row].astype(np.float64))
-        host = watermark.draw({}, ids[row].astype(np.uint32), np.arange(size, dtype=np.uint32), p)
+        prompt = watermark.read_prompt(ids[row, 9 : 9 + row % 12])
+        response, everything = ids[row].astype(np.uint32), np.arange(size, dtype=np.uint32)
+        host = watermark.draw({}, response, everything, p, prompt)
         assert bool(draw.marked[row]) == (host.key is not None)
         if host.key is not None:
             assert int(draw.tokens[row]) == host.token
