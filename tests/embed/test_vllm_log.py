@@ -28,7 +28,13 @@ from provenance.errors import ConfigurationMismatchError, StorageError, UsageErr
 from provenance.keys.keyring import add_value  # noqa: E402
 from tests.embed import vllm_fake as fake  # noqa: E402
 from tests.embed.conftest import ADAPTERS  # noqa: E402
-from tests.embed.vllm_parts import make_logits, make_parameters, make_v1  # noqa: E402
+from tests.embed.vllm_parts import (  # noqa: E402
+    make_context,
+    make_logits,
+    make_parameters,
+    make_v1,
+    make_v2,
+)
 
 END = 7
 
@@ -364,3 +370,123 @@ def test_other_ranks_write_nothing_and_a_bad_folder_is_an_error_at_the_start(
     monkeypatch.delenv("PROVENANCE_KEYRING")
     with pytest.raises((UsageError, ConfigurationMismatchError), match="PROVENANCE_KEYRING"):
         module.WatermarkLogitsProcessor(config, torch.device("cpu"), False)
+
+
+# --- V2 -------------------------------------------------------------------------------------------
+
+
+class DeviceRunner:
+    """vLLM's V2 runner as far as a processor sees it: slots, and a table of ids on the device.
+
+    `enter` writes lengths at once and ids when all have entered, as the runner's staged writes do.
+    """
+
+    def __init__(self, vllm, folder):
+        self.watermark = Watermark.load(folder)
+        self.size = self.watermark.keyring.public.vocabulary_size
+        self.processor = make_v2(self.size)
+        self.states = self.processor.states
+        self.active: list[int] = []
+
+    def enter(self, slot, parameters, prompt, output=()):
+        self.states.prompt_len.np[slot] = len(prompt)
+        self.states.prefill_len.np[slot] = len(prompt) + len(output)
+        self.processor.add_request(slot, parameters)
+        ids = [*prompt, *output]
+        self.states.all_token_ids.np[slot, : len(ids)] = ids
+        self.states.total_len.np[slot] = len(ids)
+        self.processor.apply_staged_writes()
+        self.active.append(slot)
+
+    def step(self, seed, force=None):
+        context = make_context(self.processor, self.active)
+        after = self.processor.apply(make_logits(len(self.active), self.size, seed), context)
+        for row, slot in enumerate(self.active):
+            place = self.states.total_len.np[slot]
+            token = int(after[row].argmax()) if force is None else force
+            self.states.all_token_ids.np[slot, place] = token
+            self.states.total_len.np[slot] = place + 1
+
+    def output(self, slot):
+        start, end = self.states.prompt_len.np[slot], self.states.total_len.np[slot]
+        return self.states.all_token_ids.np[slot, start:end].tolist()
+
+    def close(self):
+        self.processor._engine.log.close()
+
+    def expect(self, ids, labels, prompt):
+        return self.watermark.marked_positions(labels, np.array(ids, dtype=np.uint32), prompt)
+
+
+def test_v2_logs_a_response_when_its_ids_say_that_it_ended(vllm, folder, log):
+    runner = DeviceRunner(vllm, folder)
+    runner.enter(3, make_parameters(max_tokens=20), [1, 2, 3])
+    runner.enter(5, make_parameters(("week=b",), max_tokens=90, ends=(END,)), [4, 4])
+    for seed in range(19):
+        runner.step(seed)
+    runner.step(30)
+    runner.active.remove(3)
+    whole = runner.output(3)
+    runner.step(31, force=END)  # 5 ends here, and no step follows
+    ended = runner.output(5)
+    _wait_for(log, 2)
+    found = {record["labels"]["week"]: record for record in _read(log)}
+    assert found["a"]["token_ids"] == whole
+    assert found["a"]["finish"] == "length"
+    assert (_bits(found["a"]) == runner.expect(whole, {"week": "a"}, [1, 2, 3])).all()
+    assert _bits(found["a"]).any()
+    assert found["b"]["token_ids"] == ended
+    assert found["b"]["finish"] == "end"
+    assert (_bits(found["b"]) == runner.expect(ended, {"week": "b"}, [4, 4])).all()
+    runner.close()
+    assert len(_read(log)) == 2
+
+
+def test_v2_a_slot_that_is_used_again_is_logged_before(vllm, folder, log):
+    runner = DeviceRunner(vllm, folder)
+    runner.enter(3, make_parameters(), [1, 2, 3])
+    for seed in range(10):
+        runner.step(seed)
+    whole = runner.output(3)
+    runner.active.clear()
+    runner.enter(3, make_parameters(("week=b",)), [9])
+    for seed in range(10, 16):
+        runner.step(seed)
+    later = runner.output(3)
+    runner.close()
+    found = {record["labels"]["week"]: record for record in _read(log)}
+    assert found["a"]["token_ids"] == whole
+    assert found["a"]["finish"] == "abort"
+    assert (_bits(found["a"]) == runner.expect(whole, {"week": "a"}, [1, 2, 3])).all()
+    assert found["b"]["token_ids"] == later
+    assert (_bits(found["b"]) == runner.expect(later, {"week": "b"}, [9])).all()
+
+
+@pytest.mark.parametrize("slot", [3, 7])
+def test_v2_a_preempted_request_is_one_response(vllm, folder, log, slot):
+    runner = DeviceRunner(vllm, folder)
+    parameters = make_parameters(max_tokens=30)
+    runner.enter(3, parameters, [1, 2, 3])
+    for seed in range(12):
+        runner.step(seed)
+    known = runner.output(3)
+    runner.active.clear()
+    runner.enter(slot, parameters, [1, 2, 3], known)
+    for seed in range(12, 30):
+        runner.step(seed)
+    whole = runner.output(slot)
+    runner.close()
+    (record,) = _read(log)
+    assert record["token_ids"] == whole
+    assert record["token_ids"][:12] == known
+    assert (_bits(record) == runner.expect(whole, {"week": "a"}, [1, 2, 3])).all()
+
+
+def test_v2_a_place_with_one_candidate_is_not_drawn(vllm, folder, log):
+    runner = DeviceRunner(vllm, folder)
+    runner.enter(3, make_parameters(max_tokens=20, top_k=1), [1, 2, 3])
+    runner.enter(5, make_parameters(("week=b",), max_tokens=20, temperature=1e-4), [1, 2, 3])
+    for seed in range(20):
+        runner.step(seed)
+    runner.close()
+    assert [record["marked"] for record in _read(log)] == [False, False]

@@ -5,7 +5,6 @@ Where vLLM is installed its own sampler says what the final probabilities are.
 
 import importlib
 import inspect
-import sys
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -29,10 +28,12 @@ from tests.embed import vllm_fake as fake  # noqa: E402
 from tests.embed.conftest import ADAPTERS, REAL  # noqa: E402
 from tests.embed.device import DEVICE  # noqa: E402
 from tests.embed.vllm_parts import (  # noqa: E402
-    make_config,
+    SLOTS,
+    make_context,
     make_logits,
     make_parameters,
     make_v1,
+    make_v2,
 )
 
 needs_vllm = pytest.mark.skipif(not REAL, reason="vLLM is not installed: docs/serving.md says how")
@@ -248,7 +249,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_v1_ids_of_a_row_are_those_of_vllms_list_whatever_happens_to_it(events):
     module = importlib.import_module(ADAPTERS[0])
-    row = module._Row({}, PromptContexts.read([[]], 2), 0, 1.0, None, [])
+    row = module._Row(None, None, PromptContexts.read([[]], 2), None, [])
     for event in events:
         if isinstance(event, int):
             if row.output and row.output[-1] == -1:
@@ -284,14 +285,14 @@ def test_v1_a_value_added_while_serving_is_drawn_with_its_key(vllm, folder):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_server_that_would_show_or_lose_the_mark_does_not_start(folder, monkeypatch, number):
-    make = [make_v1, _v2][number]
+    make = [make_v1, make_v2][number]
     size = Watermark.load(folder).keyring.public.vocabulary_size
     make(size)
     with pytest.raises(ConfigurationMismatchError, match="logprobs"):
         make(size, mode="processed_logprobs")
     with pytest.raises(ConfigurationMismatchError, match="vocabulary"):
         make(size + 1)
-    if make is _v2:
+    if make is make_v2:
         with pytest.raises(ConfigurationMismatchError, match="one watermark"):
             make(size, watermark_config=SimpleNamespace(key=1))
     monkeypatch.delenv(KEYRING_VARIABLE)
@@ -315,36 +316,6 @@ def test_requests_are_refused_before_the_engine_sees_them(folder, name):
 
 # --- V2 -------------------------------------------------------------------------------------------
 
-SLOTS, LONGEST = 64, 200
-
-
-class _Buffer:
-    """A per-slot buffer of the runner: `.gpu` on the device, `.np` on the host."""
-
-    def __init__(self, *shape):
-        self.np = np.zeros(shape, dtype=np.int32)
-
-    @property
-    def gpu(self):
-        return torch.from_numpy(self.np).to(DEVICE)
-
-
-def _v2(size, **more):
-    module = importlib.import_module(ADAPTERS[1])
-    state = sys.modules[fake.V2].LogitsProcRequestState
-    states = state(
-        device=torch.device(DEVICE),
-        max_num_reqs=SLOTS,
-        vocab_size=size,
-        all_token_ids=_Buffer(SLOTS, LONGEST),
-        prompt_len=_Buffer(SLOTS),
-        prefill_len=_Buffer(SLOTS),
-        total_len=_Buffer(SLOTS),
-    )
-    processor = module.WatermarkLogitsProcessor(make_config(size, **more), states)
-    processor.states = states
-    return processor
-
 
 def _enter(processor, slot, parameters, prompt, output):
     """What the runner does when a request enters, or comes back after preemption."""
@@ -355,29 +326,6 @@ def _enter(processor, slot, parameters, prompt, output):
     asked = processor.add_request(slot, parameters)
     assert asked == (parameters.extra_args is not None)
     processor.apply_staged_writes()
-
-
-def _context(processor, slots, drafts=()):
-    """The step's layout: one row a request, and one more for each of its drafts."""
-    drafts = drafts or [[] for _ in slots]
-    total = processor.states.total_len.np
-    table = processor.states.all_token_ids.np
-    owners, local, tokens, places = [], [], [], []
-    for slot, draft in zip(slots, drafts, strict=True):
-        last = int(total[slot]) - 1
-        for j, token in enumerate([int(table[slot, last]), *draft]):
-            owners, local = [*owners, slot], [*local, j]
-            tokens, places = [*tokens, token], [*places, last + j]
-    upper = [int(total[slot]) + len(draft) for slot, draft in zip(slots, drafts, strict=True)]
-    return sys.modules[fake.V2].LogitsContext(
-        expanded_idx_mapping=torch.tensor(owners, dtype=torch.int32, device=DEVICE),
-        idx_mapping=torch.tensor(slots, dtype=torch.int32, device=DEVICE),
-        idx_mapping_np=np.array(slots, dtype=np.int32),
-        expanded_local_pos=torch.tensor(local, dtype=torch.int32, device=DEVICE),
-        input_ids=torch.tensor(tokens, dtype=torch.int32, device=DEVICE),
-        pos=torch.tensor(places, dtype=torch.int64, device=DEVICE),
-        seq_lens_upper_bound_np=np.array(upper, dtype=np.int32),
-    )
 
 
 def _apply(processor, before, context):
@@ -424,7 +372,7 @@ def test_v2_draws_the_marked_rows_and_leaves_the_others(folder, limits):
     """The second and third table take the path of few survivors."""
     watermark = Watermark.load(folder)
     size = watermark.keyring.public.vocabulary_size
-    processor, generator = _v2(size), np.random.default_rng(1)
+    processor, generator = make_v2(size), np.random.default_rng(1)
     slots = generator.permutation(SLOTS)[:40].tolist()
     labels = [("week=a",), None, ("week=b",), ()]
     requests = []
@@ -435,26 +383,26 @@ def test_v2_draws_the_marked_rows_and_leaves_the_others(folder, limits):
         _enter(processor, slot, parameters, prompt, output)
         requests.append((parameters, output, prompt))
     before = make_logits(40, size)
-    after = _apply(processor, before, _context(processor, slots))
+    after = _apply(processor, before, make_context(processor, slots))
     assert 3 < len(_check_v2(watermark, before, after, requests, size)) < 30
 
 
 def test_v2_prompts_and_short_responses_are_not_marked(folder):
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    processor = _v2(size)
+    processor = make_v2(size)
     for slot in range(40):
         _enter(processor, slot, make_parameters(), list(range(slot, slot + 30)), [5][: slot % 2])
-    context = _context(processor, list(range(40)))
+    context = make_context(processor, list(range(40)))
     before = make_logits(40, size)
     assert torch.equal(_apply(processor, before, context), before)
 
 
 def test_v2_leaves_rows_that_are_no_distribution(folder):
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    processor = _v2(size)
+    processor = make_v2(size)
     for slot in range(40):
         _enter(processor, slot, make_parameters(), [1], [slot, 7, slot + 1])
-    context, before = _context(processor, list(range(40))), make_logits(40, size)
+    context, before = make_context(processor, list(range(40))), make_logits(40, size)
     assert not torch.equal(_apply(processor, before, context), before)
     for value in (float("nan"), float("inf")):
         broken = before.clone()
@@ -465,7 +413,7 @@ def test_v2_leaves_rows_that_are_no_distribution(folder):
 def test_v2_drafts_belong_to_the_context(folder):
     watermark = Watermark.load(folder)
     size = watermark.keyring.public.vocabulary_size
-    processor, generator = _v2(size, num_speculative_tokens=3), np.random.default_rng(2)
+    processor, generator = make_v2(size, num_speculative_tokens=3), np.random.default_rng(2)
     slots, drafts, requests = list(range(20)), [], []
     for slot in slots:
         parameters = make_parameters(("week=a",) if slot % 4 else None, **LIMITS[slot % 5])
@@ -477,14 +425,14 @@ def test_v2_drafts_belong_to_the_context(folder):
             (parameters, [*output, *drafts[-1][:j]], prompt) for j in range(len(drafts[-1]) + 1)
         ]
     before = make_logits(len(requests), size)
-    after = _apply(processor, before, _context(processor, slots, drafts))
+    after = _apply(processor, before, make_context(processor, slots, drafts))
     assert len(_check_v2(watermark, before, after, requests, size)) > 3
 
 
 def test_v2_slots_are_used_again_without_a_trace_of_the_last_request(folder):
     watermark = Watermark.load(folder)
     size = watermark.keyring.public.vocabulary_size
-    processor, generator = _v2(size, num_speculative_tokens=1), np.random.default_rng(3)
+    processor, generator = make_v2(size, num_speculative_tokens=1), np.random.default_rng(3)
     outputs = [generator.integers(0, 400, 8).tolist() for _ in range(20)]
     for slot, output in enumerate(outputs):
         _enter(processor, slot, make_parameters(top_k=3), [1, 2], output)
@@ -495,14 +443,14 @@ def test_v2_slots_are_used_again_without_a_trace_of_the_last_request(folder):
         _enter(processor, slot, parameters, [1, 2], output)
         requests += [(parameters, output), (parameters, [*output, 9])]
     before = make_logits(40, size)
-    context = _context(processor, list(range(20)), [[9]] * 20)
+    context = make_context(processor, list(range(20)), [[9]] * 20)
     after = _apply(processor, before, context)
     assert len(_check_v2(watermark, before, after, requests, size)) > 3
 
 
 def test_v2_a_value_added_while_serving_is_drawn_with_its_key(folder):
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    processor, generator = _v2(size), np.random.default_rng(4)
+    processor, generator = make_v2(size), np.random.default_rng(4)
     requests = []
     for slot in range(40):
         if slot == 20:
@@ -512,7 +460,7 @@ def test_v2_a_value_added_while_serving_is_drawn_with_its_key(folder):
         _enter(processor, slot, make_parameters((label,)), [1, 2], output)
         requests.append((make_parameters((label,)), output))
     before = make_logits(40, size)
-    after = _apply(processor, before, _context(processor, list(range(40))))
+    after = _apply(processor, before, make_context(processor, list(range(40))))
     assert _check_v2(Watermark.load(folder), before, after, requests, size)
 
 
@@ -522,10 +470,10 @@ def test_v2_uniforms_follow_from_seed_and_position(tmp_path, tokenizer_path, mon
     size = ring.public.vocabulary_size
 
     def tokens(seeds):
-        processor = _v2(size)
+        processor = make_v2(size)
         for slot, seed in enumerate(seeds):
             _enter(processor, slot, make_parameters((), seed=seed), [1, 2], [5, 6, 7])
-        context = _context(processor, list(range(len(seeds))))
+        context = make_context(processor, list(range(len(seeds))))
         return _apply(processor, torch.zeros(len(seeds), size), context).argmax(dim=1).tolist()
 
     first = tokens(range(60))
@@ -555,7 +503,7 @@ def test_a_worker_draws_what_the_keyring_would_and_goes_on_when_its_file_changes
         Watermark.load(folder).keyring.public.vocabulary_size,
         np.random.default_rng(8),
     )
-    processor, requests = (make_v1 if name == "V1" else _v2)(size), {}
+    processor, requests = (make_v1 if name == "V1" else make_v2)(size), {}
     for slot in range(40):
         if slot == 20:
             add_value(folder, "week", "c")
@@ -573,6 +521,6 @@ def test_a_worker_draws_what_the_keyring_would_and_goes_on_when_its_file_changes
     if name == "V1":
         marked = _check_step(watermark, before, processor.apply(before.clone()), rows, size)
     else:
-        after = _apply(processor, before, _context(processor, list(range(40))))
+        after = _apply(processor, before, make_context(processor, list(range(40))))
         marked = _check_v2(watermark, before, after, rows, size)
     assert min(marked) < 20 <= max(marked)

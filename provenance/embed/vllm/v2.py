@@ -302,7 +302,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         ids = self._states.all_token_ids.gpu[slot, start:total].cpu().numpy().astype(np.uint32)
         if self._drawn is None:
             return ids, np.zeros(ids.shape, dtype=np.bool_)
-        return ids, self._drawn[slot, : ids.shape[0]].cpu().numpy()
+        return ids, self._drawn[slot, : ids.shape[0]].cpu().numpy().copy()  # a view on a CPU
 
     def _take_out(self, slot: int) -> tuple[Any, ...] | None:
         """Forget a slot's request; what `Engine.write` wants of it."""
