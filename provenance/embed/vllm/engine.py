@@ -6,7 +6,8 @@ Nothing of this module may end an engine: what fails is counted, said, and serve
 record says so. Configured by the environment, since vLLM makes its processors itself:
 
     PROVENANCE_LOG          folder of the served log; without it the engine writes none
-    PROVENANCE_LOG_PROMPTS  1: log the ids of prompts as well (`drawn` makes them needless)
+    PROVENANCE_LOG_PROMPTS  1: log the ids of prompts as well. An index needs them only under a
+                            keyring that marks contexts of the prompt: there they are always logged
     PROVENANCE_REPLICA      name of this replica in the log; by default the host's
     PROVENANCE_SWITCH       file of `embed.switch`
 """
@@ -110,7 +111,9 @@ class Engine:
         self._longest = int(model.max_model_len)
         switch = os.environ.get(SWITCH_VARIABLE)
         self._switch = Switch(Path(switch) if switch else None)
-        self._logs_prompts = os.environ.get(PROMPTS_VARIABLE, "0") not in ("", "0")
+        asked = os.environ.get(PROMPTS_VARIABLE, "0") not in ("", "0")
+        # a context that an earlier turn reached counts once, by the prompt or since it is not drawn
+        self._logs_prompts = asked or not self.served.known.reads_prompt
         self._failed = -_QUIET_SECONDS
         self.log = _open_log(vllm_config.parallel_config)
         self._replica = _name_replica(vllm_config.parallel_config)
