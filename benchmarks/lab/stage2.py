@@ -101,7 +101,9 @@ def make_keys(folder: Path, tokenizer: Path) -> None:
             "cohort": list(COHORTS),
         }
         schedule = Schedule.from_shares(SHARES, values)
-        create_keyring(folder, tokenizer, VOCABULARY, SchemeSpecification("gumbel"), schedule)
+        scheme = SchemeSpecification("gumbel")
+        # the draws of this laboratory are not told their prompts
+        create_keyring(folder, tokenizer, VOCABULARY, scheme, schedule, reads_prompt=False)
     (folder / "master.key").chmod(0o600)
     Keyring.load(folder).check_tokenizer(tokenizer)
 

@@ -98,6 +98,7 @@ def make_keys(folder: Path, world: World) -> None:
             world.specification,
             schedule,
             world.context_width,
+            reads_prompt=False,  # the laboratory's draws are not told their prompts
         )
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -28,6 +29,7 @@ SLOT: Final = "trial"
 TRIALS: Final = tuple(f"trial-{i:02d}" for i in range(24))
 _SHARES: Final = {"global": 0.3, SLOT: 0.5}
 _ATTEMPTS: Final = 64
+_TURNS: Final = 4
 _FIRST_DRAWS: Final = 20
 """Draws right after a prompt whose end lies in a marked slot: what one line of the report needs."""
 
@@ -49,7 +51,8 @@ class Adapter(Protocol):
     vocabulary_size : of the model
     end_token : id that ends a response; give one that the model draws now and then
     prompts : ids; at least four prompts of at least two different lengths
-    new_tokens : at most so many tokens a response, 24 .. 64; rows of a batch end earlier
+    new_tokens : at most so many tokens a response, 24 .. 64; rows of a batch end earlier. Some
+        prompts grow by four times as many
     """
 
     tokenizer: Path
@@ -85,7 +88,7 @@ class Served:
 
     Attributes: adapter, keyring, requests, responses (their ids), finishes (how they ended, if the
     adapter says it) and draws (all of them, replayed); later_draws, those of 24 requests that go
-    on from a prompt and its response.
+    on from a prompt and four responses.
     """
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
@@ -103,11 +106,14 @@ class Served:
         served = self._serve(self.requests, 1)
         self.responses, self.finishes = list(map(_ids, served)), [one.finish for one in served]
         self.draws = self._replay_all(self.requests, self.responses, self.keyring)
-        turns = [
-            Request((*request.prompt, *response[:-1].tolist()), request.labels)
-            for request, response in zip(self.requests[: len(TRIALS)], self.responses, strict=False)
-        ]
+        turns = [self._go_on(i) for i in range(len(TRIALS))]
         self.later_draws = self._replay_all(turns, self.generate(turns, 8), self.keyring)
+
+    def _go_on(self, i: int) -> Request:
+        """Request i after the responses of a few others, as in a conversation."""
+        said = [self.responses[i + j][:-1].tolist() for j in range(_TURNS)]
+        request = self.requests[i]
+        return Request((*request.prompt, *chain.from_iterable(said)), request.labels)
 
     def serve_before(self) -> list[ReplayedDraw]:
         """The draws of the 72 requests under a keyring of before, which does not read the prompt.

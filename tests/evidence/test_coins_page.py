@@ -55,6 +55,8 @@ def hkdf(master, info):
 def derive(master, row):
     scheme = json.dumps(row["scheme"], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     fields = [row["id"], scheme, str(row["context_width"]), row["slot"], row["value"]]
+    if "prompt_contexts" in row:
+        fields.append(f"prompt_contexts={row['prompt_contexts']}")
     info = b""
     for field in fields:
         content = field.encode("utf-8")

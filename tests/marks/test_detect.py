@@ -21,8 +21,8 @@ def _text(rng, tokens, watermark=None, size=60):
         if watermark is None:
             ids.append(int(rng.choice(size, p=probabilities)))
         else:
-            response = np.array(ids, dtype=np.uint32)
-            ids.append(watermark.draw(LABELS, response, candidates, probabilities).token)
+            response, prompt = np.array(ids, dtype=np.uint32), watermark.read_prompt([])
+            ids.append(watermark.draw(LABELS, response, candidates, probabilities, prompt).token)
     return np.array(ids, dtype=np.uint32)
 
 

@@ -49,6 +49,7 @@ def keyrings(tmp_path_factory):
                 WORDS,
                 GUMBEL,
                 Schedule.from_shares(SHARES, LABELS),
+                reads_prompt=False,  # nothing here has a prompt, and the seeds keep their keys
             )
             for name in ("own", "other")
         ]
@@ -74,7 +75,7 @@ def _write(path, keyring, *parts):
     with LogWriter(path) as log:
         for number, ((responses, labels), replica, hours) in enumerate(parts):
             for i, (ids, own) in enumerate(zip(responses, labels, strict=True)):
-                bits = find_marked(keyring, own, ids)
+                bits = find_marked(keyring, own, ids, [])
                 named = {} if replica is None else {"replica": replica}
                 log.append(
                     ServedResponse(
@@ -129,7 +130,7 @@ def test_a_coin_counts_once_in_a_group_whatever_the_batches(tmp_path, teacher, k
     law = found.null_law
     expected, drawn = {}, 0
     for ids, labelled in zip(*twice, strict=True):
-        for i in np.flatnonzero(find_marked(own, labelled, ids)):
+        for i in np.flatnonzero(find_marked(own, labelled, ids, [])):
             slot = own.schedule.slots[int(own.slots_of(ids[np.newaxis, i - 2 : i])[0])].name
             key = own.key(slot, labelled.get(slot, ""))
             word = key.words(ids[np.newaxis, i - 2 : i], ids[i : i + 1])

@@ -140,10 +140,11 @@ def _responses(keyring, count):
     watermark = Watermark(keyring, np.random.default_rng(3))
     p = np.full(300, 1 / 300)
     p[7] = 0.1
+    everything, prompt = np.arange(300, dtype=np.uint32), watermark.read_prompt([])
     for _ in range(count):
         ids = np.array([11, 12], dtype=np.uint32)
         while len(ids) < 30 and ids[-1] != 7:
-            token = watermark.draw(LABELS, ids, np.arange(300, dtype=np.uint32), p / p.sum()).token
+            token = watermark.draw(LABELS, ids, everything, p / p.sum(), prompt).token
             ids = np.append(ids, np.uint32(token))
         yield ids
 
@@ -153,8 +154,8 @@ def test_the_sink_keeps_the_end_and_the_index_counts_the_context_before_it(tmp_p
     with ResponseSink(watermark, tmp_path / "a.parquet") as sink:
         for ids in _responses(keyring, 60):
             ended = ids[-1] == 7
-            sink.write(LABELS, ids, finish="end" if ended else "length")
-            if ended and watermark.marked_positions(LABELS, ids)[-1]:
+            sink.write(LABELS, ids, prompt_token_ids=[], finish="end" if ended else "length")
+            if ended and watermark.marked_positions(LABELS, ids, [])[-1]:
                 last.add(tuple(ids[-3:-1].tolist()))
     manifest = build_index([tmp_path / "a.parquet"], tmp_path / "i", keyring)
     assert (manifest.unended, manifest.marked_retokenised) == (0, 0)
@@ -175,11 +176,11 @@ def test_a_response_whose_only_draw_was_the_end_is_marked(tmp_path, keyring):
     rng = np.random.default_rng(8)
     while True:
         ids = rng.integers(0, 300, 3).astype(np.uint32)
-        if watermark.marked_positions(LABELS, ids)[-1]:
+        if watermark.marked_positions(LABELS, ids, [])[-1]:
             break
     with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
-        assert sink.write(LABELS, ids, finish="end")
-        assert not sink.write(LABELS, ids[:-1], finish="length")
+        assert sink.write(LABELS, ids, prompt_token_ids=[], finish="end")
+        assert not sink.write(LABELS, ids[:-1], prompt_token_ids=[], finish="length")
 
 
 def test_who_does_not_say_how_a_response_ended_does_not_claim_to_be_whole(
@@ -187,16 +188,16 @@ def test_who_does_not_say_how_a_response_ended_does_not_claim_to_be_whole(
 ):
     watermark = Watermark(keyring)
     (ids,) = _responses(keyring, 1)
-    bits = watermark.marked_positions(LABELS, ids)
+    bits = watermark.marked_positions(LABELS, ids, [])
     with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
-        sink.write(LABELS, ids)
-        sink.write(LABELS, ids, drawn=bits)
-        sink.write(LABELS, ids, finish="abort")
-        sink.write(LABELS, ids, drawn=False, finish="end")
+        sink.write(LABELS, ids, prompt_token_ids=[])
+        sink.write(LABELS, ids, prompt_token_ids=[], drawn=bits)
+        sink.write(LABELS, ids, prompt_token_ids=[], finish="abort")
+        sink.write(LABELS, ids, prompt_token_ids=[], drawn=False, finish="end")
         with pytest.raises(DataError, match="finish"):
-            sink.write(LABELS, ids, finish="content_filter")
+            sink.write(LABELS, ids, prompt_token_ids=[], finish="content_filter")
         with pytest.raises(DataError, match="drawn"):
-            sink.write(LABELS, ids, drawn=bits[:-1])
+            sink.write(LABELS, ids, prompt_token_ids=[], drawn=np.append(bits, True))
     rows, found = read(tmp_path / "a.jsonl")
     assert [row["whole"] for row in rows] == [False, True, True, True]
     assert [row["marked"] for row in rows] == [True, True, True, False]
@@ -226,7 +227,7 @@ def test_a_merge_adds_up_what_is_not_whole(tmp_path, keyring):
         watermark = Watermark(keyring)
         with ResponseSink(watermark, tmp_path / f"{number}.jsonl") as sink:
             for ids in list(_responses(keyring, 20))[number::2]:
-                sink.write(LABELS, ids, finish=finish)
+                sink.write(LABELS, ids, prompt_token_ids=[], finish=finish)
         folders.append(tmp_path / f"i{number}")
         build_index([tmp_path / f"{number}.jsonl"], folders[-1], keyring)
     merged = merge_indexes(folders, tmp_path / "m", keyring.public)

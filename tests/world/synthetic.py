@@ -95,9 +95,12 @@ def serve(
     ]
     ids = np.empty((responses, tokens), dtype=np.uint32)
     ids[:, :2] = rng.integers(0, 40, (responses, 2))
+    prompts = watermark.read_prompts([()] * responses)
     for t in range(2, tokens):
         rows = teacher.dense(ids[:, t - 2], ids[:, t - 1])
-        ids[:, t] = [d.token for d in watermark.draw_batch(labels, list(ids[:, :t]), rows)]
+        ids[:, t] = [
+            draw.token for draw in watermark.draw_batch(labels, list(ids[:, :t]), rows, prompts)
+        ]
     return ids, labels
 
 

@@ -121,11 +121,12 @@ def test_keys_are_those_of_torchs_operations(tmp_path, tokenizer_path, width, dt
     wide = torch.from_numpy(np.concatenate([ids, ids], axis=1)).to(dtype).to(DEVICE)
     # a table of slots, as vLLM keeps it; longer than what is compared at a time, and a view of it
     table = np.zeros((rows + 3, 5100), dtype=np.int64)
-    table[:, 2100 : 2100 + longest] = ids[np.arange(rows + 3) % rows]  # hold every context
+    table[:, 1900 : 1900 + longest] = ids[np.arange(rows + 3) % rows]  # hold every context
     slots = rng.permutation(rows + 3)[:rows]
-    slots[::3] = np.arange(rows)[::3]
+    slots[1::3] = np.arange(rows)[1::3]
     sizes = rng.integers(0, 5000, rows)
-    sizes[:5] = 0, width - 1, width, 5000, 5000
+    sizes[1::3] = 5000  # so that the contexts of every third row stand there
+    sizes[:4:3] = 0, width - 1
     prompts = torch_batch.DevicePrompts(
         torch.from_numpy(table).to(dtype).to(DEVICE)[:, :5000],
         torch.from_numpy(slots).to(DEVICE),
