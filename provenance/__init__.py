@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from provenance.embed import transformers as transformers
     from provenance.embed.generation import GeneratedLog as GeneratedLog
     from provenance.embed.generation import generate_log as generate_log
+    from provenance.embed.policy import Decision as Decision
+    from provenance.embed.policy import LabelPolicy as LabelPolicy
     from provenance.embed.watermark import Watermark as Watermark
     from provenance.errors import ProvenanceError as ProvenanceError
     from provenance.errors import VerificationError as VerificationError
@@ -77,6 +79,7 @@ _HOMES = {
     "DEFAULT_SHARES": "provenance.keys.schedule",
     "Case": "provenance.case.case",
     "CheckSettings": "provenance.check.examine",
+    "Decision": "provenance.embed.policy",
     "DetectedTexts": "provenance.case.texts",
     "Detection": "provenance.marks.detection",
     "GeneratedLog": "provenance.embed.generation",
@@ -84,6 +87,7 @@ _HOMES = {
     "Key": "provenance.keys.keyring",
     "KeyName": "provenance.keys.schedule",
     "Keyring": "provenance.keys.keyring",
+    "LabelPolicy": "provenance.embed.policy",
     "LogAudit": "provenance.served.audit_result",
     "LogWriter": "provenance.served.writer",
     "Look": "provenance.case.looks",

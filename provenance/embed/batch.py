@@ -13,7 +13,7 @@ import numpy as np
 
 from provenance.coins.kernels import kernel
 from provenance.coins.words import CONSTANTS, fill_words
-from provenance.embed.rules import find_keys
+from provenance.embed.rules import find_keys, leaves_choice
 from provenance.marks.own.draws import GUMBEL, PLAIN, choose, choose_by_race
 
 NOTHING: Final = -1
@@ -67,14 +67,15 @@ def _list_candidates(bits, limit, candidates):  # type: ignore[no-untyped-def]
 @kernel(nogil=True)
 def draw_among_few(  # type: ignore[no-untyped-def]
     scores, ids, width, selector, ends, numbers, windows, bounds, table, kind, first, second,
-    uniforms, limit
+    uniforms, limit, decided
 ):  # fmt: skip
     """Token of each row, where a row has at most `limit` candidates; else MANY or NOTHING.
 
     scores float32 [rows, V], unnormalised log-probabilities, minus infinity for what is no
     candidate; ids uint32 [rows, n]; width, selector, ends, numbers, windows, bounds
     as for `find_keys`; table uint32 [keys, 8], the keys; kind, first, second, the scheme's `Code`;
-    uniforms float64 [rows].
+    uniforms float64 [rows]; decided bool [rows], filled in: whether a coin decided the row (not for
+    rows of MANY).
 
     Returns int64 [rows] tokens, the smallest of them, and the largest that was drawn with a key. In
     place of MANY stands MANY - 1 - the number of the row's key (-1: ordinary draw), which saves
@@ -93,6 +94,7 @@ def draw_among_few(  # type: ignore[no-untyped-def]
     contexts = np.empty((limit, width), np.uint32)
     largest = -1
     for r in range(rows):
+        decided[r] = False
         m = _list_candidates(bits[r], limit, candidates)
         if m > limit:
             tokens[r] = MANY - 1 - keys[r]
@@ -107,6 +109,7 @@ def draw_among_few(  # type: ignore[no-untyped-def]
         steered = PLAIN
         if keys[r] >= 0:
             steered = kind
+            decided[r] = leaves_choice(kept[:m])
             for j in range(width):
                 contexts[:m, j] = ids[r, ids.shape[1] - width + j]
             fill_words(table[keys[r]], CONSTANTS, contexts[:m], candidates[:m], words[:m])

@@ -2,8 +2,8 @@
 
     marked = LlamaCppWatermark(watermark)
     prompt = llama.tokenize(b"Once upon a time")
-    response = marked.respond(llama, prompt, labels, {"temperature": 0.8, "max_tokens": 200})
-    sink.write(response)
+    options = {"temperature": 0.8, "max_tokens": 200}
+    response = marked.respond(llama, prompt, labels, options, sink=sink)
 
 `generate` yields the ids one by one, for a server that streams.
 
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
 from provenance.errors import UsageError
 from provenance.served.records import Labels, ServedResponse
@@ -110,16 +111,29 @@ class LlamaCppWatermark:
         labels: Labels,
         options: Mapping[str, Any] | None = None,
         end_tokens: Sequence[int] | None = None,
+        sink: ResponseSink | None = None,
     ) -> ServedResponse:
-        """One whole response, as `ResponseSink.write` takes it. Parameters, errors: `generate`."""
-        ids = list(self.generate(llama, prompt, labels, options, end_tokens))
-        ended = bool(ids) and ids[-1] in _end_tokens(llama, end_tokens)
-        return ServedResponse(
+        """One whole response, logged in `sink` if there is one, with the tokens that coins decided.
+
+        The other parameters, and what is raised: see `generate`.
+        """
+        if sink is not None:
+            sink.check_keyring(self.watermark.keyring.public)
+        processor, ids = self._draw(llama, prompt, labels, options, end_tokens)
+        tokens = list(ids)
+        ended = bool(tokens) and tokens[-1] in _end_tokens(llama, end_tokens)
+        drawn = np.array([processor.drawn[i] for i in range(len(tokens))], dtype=np.bool_)
+        response = ServedResponse(
+            marked=bool(drawn.any()),
             labels=labels,
-            token_ids=np.array(ids, dtype=np.uint32),
+            token_ids=np.array(tokens, dtype=np.uint32),
             prompt_token_ids=np.array(prompt, dtype=np.uint32),
+            drawn=drawn,
             finish="end" if ended else "length",
         )
+        if sink is not None:
+            sink.write(response)
+        return response
 
     def generate(
         self,
@@ -145,6 +159,17 @@ class LlamaCppWatermark:
         Raises (at the call) UsageError for an unknown option, greedy decoding, a draft model or an
         empty prompt; ConfigurationMismatchError if a label has no key.
         """
+        return self._draw(llama, prompt, labels, options, end_tokens)[1]
+
+    def _draw(
+        self,
+        llama: Any,
+        prompt: Sequence[int],
+        labels: Labels,
+        options: Mapping[str, Any] | None,
+        end_tokens: Sequence[int] | None,
+    ) -> tuple[_Processor, Iterator[int]]:
+        """What draws, and the ids that it will draw; see `generate`."""
         sampling = Sampling.from_options(options or {})
         if getattr(llama, "draft_model", None) is not None:
             raise UsageError(
@@ -156,7 +181,7 @@ class LlamaCppWatermark:
         self.watermark.check_labels(labels)
         processor = _Processor(self.watermark, labels, prompt, sampling)
         ends = _end_tokens(llama, end_tokens)
-        return _generate(llama, list(prompt), processor, sampling.max_tokens, ends)
+        return processor, _generate(llama, list(prompt), processor, sampling.max_tokens, ends)
 
 
 def _end_tokens(llama: Any, given: Sequence[int] | None) -> set[int]:
@@ -176,7 +201,10 @@ def _generate(
 
 
 class _Processor:
-    """Draws the token and leaves only that token possible."""
+    """Draws the token and leaves only that token possible.
+
+    drawn : for each place of the response, whether a coin decided it
+    """
 
     def __init__(
         self, watermark: Watermark, labels: Labels, prompt: Sequence[int], sampling: Sampling
@@ -185,6 +213,7 @@ class _Processor:
         self._numbers = watermark.key_numbers([labels])
         self._width = len(prompt)
         self._prompts = watermark.read_prompts([prompt])
+        self.drawn: dict[int, bool] = {}
         self._sampling = sampling
 
     def __call__(
@@ -193,9 +222,11 @@ class _Processor:
         """input_ids [width + n], logits float32 [vocabulary] -> the same shape."""
         response = np.asarray(input_ids)[np.newaxis, self._width :].astype(np.uint32)
         scores = self._sampling.apply(np.ascontiguousarray(logits, dtype=np.float32))
+        drawn = np.empty(1, dtype=np.bool_)
         (token,) = self._watermark.draw_scores(
-            self._numbers, response, scores[np.newaxis], self._prompts
+            self._numbers, response, scores[np.newaxis], self._prompts, drawn
         )
+        self.drawn[response.shape[1]] = bool(drawn[0])
         only = np.full(scores.shape, -np.inf, dtype=np.float32)
         only[token] = 0.0
         return only

@@ -11,9 +11,11 @@ For every token of a response:
 3. The selector gives the context's slot. `control`, or an attribute for which the request carries
    no label: ordinary draw.
 
-Else the key of (slot, value of the label) decides. Everything follows from the ids of the response
-and of its prompt and from the labels, so nothing is kept between tokens, and batch neighbours,
-padding, speculative decoding and re-use of one object cannot change a mark.
+Else the key of (slot, value of the label) decides, if it has a choice: where a single candidate is
+left, no coin draws anything (`leaves_choice`), and a log does not call that token drawn. Everything
+follows from the ids of the response and its prompt and from the labels, so nothing is kept between
+tokens, and batch neighbours, padding, speculative decoding and re-use of one object cannot change a
+mark.
 
 The host has two forms, since neither is fast in place of the other: `find_keys` for the next token
 of a batch, `find_marked` for a whole response. Accelerators need copies, in `device.torch_batch`
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +45,9 @@ from provenance.keys.marking import KnownKeys, MarkingKeys
 from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, KeyName, Schedule
 from provenance.served.records import Labels
 
+MarkWish = Literal["always", "if-possible", "never"]
+"""What cannot be marked is refused; it is served unmarked, and logged so; nothing is marked."""
+
 
 def name_keys(schedule: Schedule, labels: Labels) -> list[KeyName | None]:
     """The key that each slot has under these labels (rule 3), in the order of the slots.
@@ -56,14 +61,17 @@ def name_keys(schedule: Schedule, labels: Labels) -> list[KeyName | None]:
 def check_labels(keys: KnownKeys, labels: Labels, *, names_may_be_unknown: bool) -> None:
     """Raise ConfigurationMismatchError if a label has no key here: it is never silently unmarked.
 
-    `names_may_be_unknown` lets names pass that are no slot, which a log keeps for groups. A door
-    that cannot tell those from misspelt ones refuses them.
+    `names_may_be_unknown` lets names pass that are no slot, which a log keeps for groups, unless
+    the name is nearly a slot's and the slot itself has no label. A door that cannot tell groups
+    from misspelt slots refuses all such names.
     """
-    attributes, held = keys.public.schedule.attributes, keys.list_held()
+    schedule, held = keys.public.schedule, keys.list_held()
     for name, value in labels.items():
         is_held = isinstance(value, str) and (name, value) in held
-        if is_held if name in attributes else names_may_be_unknown:
-            continue
+        if is_held if name in schedule.attributes else names_may_be_unknown:
+            meant = schedule.find_alike(name)
+            if meant is None or meant in labels:
+                continue
         shown = f"{name}={value}"[:128]
         raise ConfigurationMismatchError(
             f"label {shown!a} must have a key of keyring {keys.public.id} here; it has none. "
@@ -149,6 +157,30 @@ def _stands_in(windows, start, stop, context):  # type: ignore[no-untyped-def]
         else:
             last = middle
     return first < stop and windows[first] == name
+
+
+HOPELESS: Final = 27.0
+"""Nats below the likeliest candidate at which no coin of gumbel's can prefer another candidate.
+
+A coin is a 32-bit word, read as the middle of its interval: the shortest time of the race is
+-ln(1 - 2**-33), the longest 33 ln 2, and 26.01 nats lie between. Under the other schemes a coin
+decides such a draw less than once in 10**11 times.
+"""
+
+
+@kernel(nogil=True)
+def leaves_choice(scores):  # type: ignore[no-untyped-def]
+    """Whether a coin can decide among candidates: log-probabilities, float [m], -inf for none.
+
+    Asks what was known before the draw only, so a log may say it. Cost: two passes.
+    """
+    top = -np.inf
+    for i in range(scores.shape[0]):
+        top = max(top, scores[i])
+    near = 0
+    for i in range(scores.shape[0]):
+        near += 1 if scores[i] > top - HOPELESS else 0
+    return near > 1
 
 
 @kernel(nogil=True)

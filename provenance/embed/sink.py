@@ -15,10 +15,9 @@ record does not claim to be whole, and no check against it can be evidence. Know
 
 from __future__ import annotations
 
-import secrets
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,13 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
+from provenance.embed.rules import check_labels
 from provenance.embed.watermark import Watermark
-from provenance.errors import UsageError
+from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.worker import read_public
 from provenance.served.records import Labels, ServedResponse
 from provenance.served.rotation import RotatingLog
-from provenance.served.writer import LogWriter
+from provenance.served.writer import Log, LogWriter
 
 
 class ResponseSink:
@@ -45,15 +45,13 @@ class ResponseSink:
         its public keyring is enough: the object, its folder (keyring.json), or a worker's file, of
         which no key is kept
     log : where to; a path that ends in .jsonl or .parquet becomes one file (`LogWriter`), any other
-        a folder of rotating files (`RotatingLog`), or a log that the caller opened
+        a folder of rotating files (`RotatingLog`), or one of the logs of `provenance.served` itself
 
     Raises what those and `provenance.keys.worker.read_public` raise; a worker's file may be
     expired. Safe to share among threads if the log is.
     """
 
-    def __init__(
-        self, watermark: Watermark | Keyring | Path | str, log: Path | str | LogWriter | RotatingLog
-    ) -> None:
+    def __init__(self, watermark: Watermark | Keyring | Path | str, log: Path | str | Log) -> None:
         self.watermark = watermark if isinstance(watermark, Watermark) else None
         if isinstance(watermark, Watermark):
             self.public = watermark.keyring.public
@@ -65,8 +63,6 @@ class ResponseSink:
             one_file = Path(log).suffix in (".jsonl", ".parquet")
             log = LogWriter(log) if one_file else RotatingLog(log)
         self.log = log
-        self._run = secrets.token_hex(6)
-        self._numbers = count()
 
     def __enter__(self) -> ResponseSink:
         self.log.__enter__()
@@ -79,6 +75,14 @@ class ResponseSink:
         trace: TracebackType | None,
     ) -> None:
         self.log.__exit__(kind, error, trace)
+
+    def check_keyring(self, public: Keyring) -> None:
+        """Raise ConfigurationMismatchError unless the sink is of this keyring."""
+        if self.public.id != public.id:
+            raise ConfigurationMismatchError(
+                f"the sink must be of keyring {public.id}; it is of {self.public.id}. Make it with "
+                "this object's watermark."
+            )
 
     def write(
         self,
@@ -126,12 +130,13 @@ class ResponseSink:
                     "a response must say which tokens were drawn, for this sink has no keys; it "
                     "does not. Pass drawn, or make the sink with the watermark that drew it."
                 )
+            check_labels(self.watermark.keyring, response.labels, names_may_be_unknown=True)
             bits = self.watermark.marked_positions(response.labels, ids, response.prompt_token_ids)
         marked = bool(bits.any())
         says_whole = response.drawn is not None or response.finish is not None
         return replace(
             response,
-            response_id=response.response_id or f"{self._run}-{next(self._numbers)}",
+            response_id=response.response_id or str(uuid.uuid4()),
             marked=marked,
             time=response.time or datetime.now(UTC).isoformat(timespec="seconds"),
             keyring_id=self.public.id,

@@ -34,7 +34,7 @@ from provenance.embed.rules import check_labels
 from provenance.embed.sink import ResponseSink
 from provenance.embed.transformers_config import Tables, check_options, make_config
 from provenance.embed.watermark import Watermark
-from provenance.errors import ConfigurationMismatchError, MissingExtraError, UsageError
+from provenance.errors import MissingExtraError, UsageError
 from provenance.keys.marking import MarkingKeys
 from provenance.served.records import Finish, Labels, ServedResponse
 
@@ -88,14 +88,10 @@ class Marked:
         """
         ids, _ = _read_inputs(inputs)
         rows = _match([labels] * len(ids) if isinstance(labels, Mapping) else labels, len(ids))
-        public = self.watermark.keyring.public
         for mapping in rows:
             check_labels(self.watermark.keyring, mapping, names_may_be_unknown=False)
-        if sink is not None and sink.public.id != public.id:
-            raise ConfigurationMismatchError(
-                f"the sink must be of keyring {public.id}; it is of {sink.public.id}. Make it with "
-                "this object's watermark."
-            )
+        if sink is not None:
+            sink.check_keyring(self.watermark.keyring.public)
         responses = self._serve(model, rows, inputs)
         if sink is not None:
             for response in responses:
@@ -114,16 +110,18 @@ class Marked:
             inputs.pop("token_type_ids", None)  # many tokenizers make them, few models read them
         ends = _end_tokens(model, inputs)
         inputs["eos_token_id"] = ends or None
+        arguments = self.generate_arguments(inputs, labels, inputs)
         with torch.inference_mode():
-            output = model.generate(**self.generate_arguments(inputs, labels, inputs))
+            output = model.generate(**arguments)
         output = getattr(output, "sequences", output)[:, ids.shape[1] :].cpu().numpy()
         repeats = len(output) // len(ids)
         responses = []
         prompts = _list_prompts(ids, mask)
+        decided = arguments["watermarking_config"].read_drawn(output.shape)
         for i, row in enumerate(output):
             prompt = prompts[i // repeats]
             own, finish = _cut_after_end(row, ends)
-            drawn = self.watermark.marked_positions(labels[i // repeats], own, prompt)
+            drawn = decided[i, : own.shape[0]]
             responses.append(
                 ServedResponse(
                     marked=bool(drawn.any()),

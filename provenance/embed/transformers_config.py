@@ -15,7 +15,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.embed.device.torch_batch import DevicePrompts, DeviceWatermark, keep_only
+from provenance.embed.device.torch_batch import (
+    DevicePrompts,
+    DeviceWatermark,
+    keep_only,
+    leave_choice,
+)
 from provenance.embed.device.torch_coins import has_kernels, pack_keys
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, MissingExtraError, UsageError
@@ -79,10 +84,12 @@ def make_config(
 class _WatermarkConfig(BaseWatermarkingConfig):  # type: ignore[misc]
     """What transformers carries to the end of its list of processors. Shows no secret."""
 
-    __slots__ = ("_arguments",)  # transformers shows and saves `__dict__`: only the keyring's id
+    # transformers shows and saves `__dict__`: only the keyring's id
+    __slots__ = ("_arguments", "_drawn")
 
     def __init__(self, *arguments: Any) -> None:
-        self._arguments = arguments
+        self._drawn: dict[int, Any] = {}
+        self._arguments = (*arguments, self._drawn)
         self.__dict__["keyring"] = arguments[0].keyring.public.id
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _WatermarkConfig:
@@ -98,6 +105,17 @@ class _WatermarkConfig(BaseWatermarkingConfig):  # type: ignore[misc]
             _log.info("no kernels on %s: the scores of every token are copied to the host", where)
         return _WatermarkProcessor(*self._arguments)
 
+    def read_drawn(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which tokens of the last call's responses a coin decided: bool of a shape [rows, n].
+
+        Of a place that was drawn more than once, as drafts of assisted decoding are, the last.
+        """
+        drawn = np.zeros(shape, dtype=np.bool_)
+        for place, rows in self._drawn.items():
+            if place < shape[1]:
+                drawn[:, place] = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
+        return drawn
+
 
 class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
     """Draws the token of each row and leaves only that token possible."""
@@ -109,8 +127,10 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
         prompts: Prompts,
         width: int,
         tables: Tables,
+        drawn: dict[int, Any],
     ) -> None:
         self._watermark = watermark
+        self._drawn = drawn
         self._labels = labels
         self._numbers = watermark.key_numbers(labels)
         self._prompts = prompts
@@ -146,7 +166,8 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
             numbers, contexts = np.repeat(numbers, repeats, axis=0), contexts.repeat(repeats)
         responses = _to_numpy(input_ids)[:, self._width :]
         final = scores if scores.dtype == torch.float32 else scores.float()
-        tokens = self._watermark.draw_scores(numbers, responses, _to_numpy(final), contexts)
+        drawn = self._drawn[responses.shape[1]] = np.empty(rows, dtype=np.bool_)
+        tokens = self._watermark.draw_scores(numbers, responses, _to_numpy(final), contexts, drawn)
         only = torch.full_like(scores, float("-inf"))
         if final is scores and scores.is_cpu:
             places = only.numpy()
@@ -173,6 +194,7 @@ class _WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
             responses = torch.nn.functional.pad(responses, (0, width + 1))
         lengths = torch.full(scores.shape[:1], length, device=scores.device)
         draw = watermark.draw(scores, responses, lengths, numbers, seeds, prompts=prompts)
+        self._drawn[length] = draw.marked & leave_choice(scores)
         return keep_only(scores, draw.tokens)
 
     def _rows_on(self, device: torch.device, repeats: int) -> _DeviceRows:

@@ -23,6 +23,7 @@ from provenance.embed.rules import (
     check_prompts,
     find_keys,
     find_marked,
+    leaves_choice,
     name_keys,
 )
 from provenance.errors import ConfigurationMismatchError, UsageError
@@ -38,6 +39,8 @@ from provenance.served.records import Labels
 _SCATTERED = 64
 """Up to this fraction of the vocabulary, scattered coins are cheaper than a whole row of them."""
 _FEW = 512
+_WARM_UP = 512
+"""Contexts that are tried: some are marked by any share that is of use."""
 Prompts = Sequence[PromptContexts] | PromptContexts
 """One a row: each from `read_prompt`, or all from `read_prompts`."""
 _UNREAD = PromptContexts(NO_WINDOWS, np.empty((0, 2), dtype=np.int64))
@@ -45,10 +48,14 @@ _UNREAD = PromptContexts(NO_WINDOWS, np.empty((0, 2), dtype=np.int64))
 
 @dataclass(frozen=True)
 class Draw:
-    """One drawn token, and the key whose coins decided it (None: an ordinary draw)."""
+    """One drawn token, and the key whose coins chose it (None: an ordinary draw).
+
+    drawn : whether the coins had a choice; a log says this of the token
+    """
 
     token: int
     key: Key | None
+    drawn: bool = False
 
 
 class Watermark:
@@ -190,6 +197,7 @@ class Watermark:
         responses: NDArray[np.uint32],
         scores: NDArray[np.float32],
         prompts: PromptContexts | None = None,
+        drawn: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int64]:
         """Draw the next token of each row of a batch from logits: the fast path of the adapters.
 
@@ -200,6 +208,7 @@ class Watermark:
         scores : float32 [rows, vocabulary], *final* logits (after temperature, top-k, top-p), minus
             infinity for what is no candidate; need not be normalised
         prompts : from `read_prompts`, one a row; a keyring that reads the prompt needs them
+        drawn : bool [rows], filled in: whether a coin decided the row, as a log says it
 
         Returns
         -------
@@ -218,6 +227,7 @@ class Watermark:
         if not scores.flags.c_contiguous:
             scores = np.ascontiguousarray(scores)
         uniforms = self._generator.random((scores.shape[0],))
+        decided = np.empty(scores.shape[0], dtype=np.bool_) if drawn is None else drawn
         tokens, smallest, largest = draw_among_few(
             scores,
             responses,
@@ -231,6 +241,7 @@ class Watermark:
             *self._code,
             uniforms,
             scores.shape[1] // _SCATTERED + _FEW,
+            decided,
         )
         if smallest <= MANY:
             smallest = 0
@@ -240,6 +251,7 @@ class Watermark:
                     uniform = float(uniforms[row])
                     token = self._draw_among_many(key, responses[row], scores[row], uniform)
                     tokens[row] = token
+                    decided[row] = key >= 0 and leaves_choice(scores[row])
                     largest = max(largest, token if key >= 0 else NOTHING)
                 smallest = min(smallest, token)
         if smallest < 0:
@@ -249,8 +261,21 @@ class Watermark:
             )
         if largest >= self._size:
             self._check_size(int(largest))
-        drawn: NDArray[np.int64] = tokens
-        return drawn
+        found: NDArray[np.int64] = tokens
+        return found
+
+    def warm_up(self) -> None:
+        """Have everything compiled that a draw calls: seconds, so that no response waits for it."""
+        contexts = np.arange(_WARM_UP, dtype=np.uint32)[:, np.newaxis] % self._size
+        responses = list(np.repeat(contexts, self.keyring.context_width, axis=1))
+        prompts = self.read_prompts([()] * len(responses))
+        keys = self.next_keys([{}] * len(responses), responses, prompts)
+        for key, response in zip(keys, responses, strict=True):
+            if key is not None:
+                for size in (2, self._size):
+                    candidates = np.arange(size, dtype=np.uint32)
+                    self._draw(key, response, candidates, np.ones(size), 0.5)
+                return
 
     def make_seeds(self, rows: int) -> list[bytes]:
         """32 fresh secret bytes a row, for draws elsewhere: see `torch_batch.DeviceWatermark`."""
@@ -297,7 +322,10 @@ class Watermark:
             words = key.words(np.tile(context, (candidates.shape[0], 1)), candidates)
         else:
             words = key.row(context, self._size)[candidates]
-        return Draw(int(candidates[self.scheme.draw(probabilities, words, uniform)]), key)
+        token = int(candidates[self.scheme.draw(probabilities, words, uniform)])
+        with np.errstate(divide="ignore"):
+            has_choice = bool(leaves_choice(np.log(probabilities)))
+        return Draw(token, key, has_choice)
 
     def _draw_among_many(
         self, number: int, response: NDArray[np.uint32], scores: NDArray[np.float32], uniform: float

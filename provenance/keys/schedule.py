@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Final, NamedTuple
 
@@ -23,6 +24,8 @@ SINGLE_VALUE: Final = ""
 """The value of a slot that has only one key (`control`, `global`)."""
 
 WORDS: Final = 1 << 32
+_ALIKE: Final = 0.75
+"""Likeness from which on a label's name is taken for a misspelt slot; that of `Wek` and `week`."""
 
 
 class KeyName(NamedTuple):
@@ -121,6 +124,15 @@ class Schedule:
                 _check_value(slot.name, value)
             if len(set(slot.values)) != len(slot.values):
                 raise UsageError(f"values of slot {slot.name} must differ; one is given twice.")
+
+    def find_alike(self, name: str) -> str | None:
+        """The attribute that a label's name may be meant for; None for a slot, or if none is alike.
+
+        >>> Schedule.from_shares({"global": 0.1, "week": 0.1}).find_alike("Wek")
+        'week'
+        """
+        near = get_close_matches(name.casefold(), self.attributes, 1, _ALIKE)
+        return None if name in self.names or not near else near[0]
 
     @classmethod
     def from_shares(

@@ -18,7 +18,6 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,8 +48,6 @@ _WANTED: Final = {
 """What a marked record should say, and the column of it."""
 _FIELDS: Final = ("records", "marked", "tokens", "misplaced")
 _HOUR: Final = r"^\d{4}-\d\d-\d\d[T ]\d\d"
-_ALIKE: Final = 0.75
-"""Likeness from which on a label's name is taken for a misspelt slot; that of `Week` and `week`."""
 
 Integers = NDArray[np.int64]
 
@@ -234,17 +231,12 @@ class _Gathering:
             for entry in lost.value_counts().to_pylist():
                 self.unkeyed[str(KeyName(name, entry["values"]))] += entry["counts"]
         for name in pc.unique(labels.keys).to_pylist():
-            slot = self._find_alike(name)
+            slot = self._schedule.find_alike(name)
             if slot is not None:
                 found = pc.map_lookup(labels, name, "first")
                 alone = pc.and_(found.is_valid(), values[slot].is_null()).true_count
                 if alone:
                     self.misspelt[name] += alone
-
-    def _find_alike(self, name: str) -> str | None:
-        """The slot that a label's name may be meant for; None for a slot, or if none is alike."""
-        near = get_close_matches(name.casefold(), self._schedule.attributes, 1, _ALIKE)
-        return None if name in self._schedule.names or not near else near[0]
 
     def _number(self, kind: str, name: str) -> int:
         return self._groups.setdefault((kind, name), len(self._groups))

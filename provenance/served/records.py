@@ -60,7 +60,8 @@ class ServedResponse:
 
     Attributes
     ----------
-    response_id : unique in the whole log of the service; None: the sink makes one
+    response_id : unique in the whole log of the service, never chosen by a client; None: the sink
+        makes one
     marked : whether any token was drawn under the keyring; None: the sink finds out from the ids;
         False of an adapter: the watermark did not draw it (greedy decoding, beams)
     labels : attribute values of the request
@@ -74,6 +75,9 @@ class ServedResponse:
     drawn : bool [n], which of the tokens were drawn by a coin of the keyring; None: not known.
         Whoever gives it says that `token_ids` are all that was drawn, the end token included
     finish : how the response ended; None: not known, and then nobody claims that the ids are whole
+    request_id : what the client or a gateway called the request. Only kept beside the record's own
+        id: a client who sends the same one for ever must not drop out of an index
+    reason : why no token, or fewer than the labels ask for, was drawn under a key; for people
     """
 
     response_id: str | None = None
@@ -88,6 +92,8 @@ class ServedResponse:
     scheme: str | None = None
     drawn: NDArray[np.bool_] | None = None
     finish: Finish | None = None
+    request_id: str | None = None
+    reason: str | None = None
 
 
 MAXIMUM_NAME = 1024

@@ -10,6 +10,7 @@ into one folder: each has files of its own. `list_log_files` names what a reader
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +70,14 @@ class RotatingLog:
         self._lock = threading.Lock()
 
     def __enter__(self) -> RotatingLog:
+        place = next(
+            path for path in (self.folder, *self.folder.absolute().parents) if path.exists()
+        )
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            # a service should learn it before its first response
+            raise StorageError(
+                f"{self.folder}: must be a folder that can be written; it is not. Name another one."
+            )
         self._open = True
         return self
 

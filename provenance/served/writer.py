@@ -20,7 +20,7 @@ import time as clock
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, get_args
+from typing import Any, Final, Protocol, Self, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -47,9 +47,24 @@ PART: Final = ".part"
 _SUFFIXES: Final = (".jsonl", ".parquet")
 _SYNC_SECONDS: Final = 1.0
 _GROUP_ROWS: Final = 4096
-_PARQUET: Final = SCHEMA.append(pa.field("text", pa.string())).append(
-    pa.field("keyring_id", pa.string())
-).append(pa.field("scheme", pa.string()))  # fmt: skip
+_FOR_PEOPLE: Final = ("keyring_id", "scheme", "request_id", "reason")
+"""Fields of a record that readers of a log pass over."""
+_PARQUET: Final = pa.schema(
+    [*SCHEMA, *(pa.field(name, pa.string()) for name in ("text", *_FOR_PEOPLE))]
+)
+
+
+class Log(Protocol):
+    """What a sink writes to: a file, a folder of files, or either in the background."""
+
+    def __enter__(self) -> Self:
+        """Open it."""
+
+    def __exit__(self, *raised: Any) -> None:
+        """Close it; what was appended is there."""
+
+    def append(self, record: ServedResponse) -> None:
+        """Append one record. Raises what the log says that it raises."""
 
 
 class LogWriter:
@@ -277,7 +292,7 @@ def _to_line(record: ServedResponse, path: Path) -> bytes:
         "response_id": check_name(record.response_id, "response_id", origin),
         **{
             name: check_name(getattr(record, name), name, origin, optional=True)
-            for name in ("time", "conversation_id", "keyring_id", "scheme")
+            for name in ("time", "conversation_id", *_FOR_PEOPLE)
         },
         "marked": bool(record.marked),
         "labels": dict(check_labels(record.labels, origin)),

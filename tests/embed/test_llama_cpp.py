@@ -4,6 +4,7 @@ PROVENANCE_TEST_TOKENIZER) are there."""
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from provenance.embed import conformance
 from provenance.embed.llama_cpp import LlamaCppWatermark, Sampling
+from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.worker import export_worker
@@ -85,6 +87,24 @@ def test_a_response_is_what_was_generated_and_says_how_it_ended(tokenizer_path, 
         assert response.finish == ("end" if ids[-1] == llama.end else "length")
         finishes.add(response.finish)
     assert finishes == {"end", "length"}
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"temperature": 1e-4}])
+def test_the_log_says_where_coins_had_a_choice(tokenizer_path, keyring, tmp_path, options):
+    llama = OnStandIn(tokenizer_path, keyring.public.vocabulary_size).llama
+    marked = LlamaCppWatermark(Watermark(keyring, np.random.default_rng(1)))
+    given = {"max_tokens": 40, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **options}
+    with ResponseSink(marked.watermark, tmp_path / "a.jsonl") as sink:
+        response = marked.respond(llama, [5, 6], {"cohort": "a"}, given, sink=sink)
+    rule = marked.watermark.marked_positions({"cohort": "a"}, response.token_ids, [5, 6])
+    assert rule.any()
+    if options:
+        assert not response.drawn.any()
+    else:
+        assert response.drawn.tolist() == rule.tolist()
+    (record,) = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert json.loads(record)["token_ids"] == response.token_ids.tolist()
+    assert json.loads(record)["marked"] == (not options)
 
 
 def test_a_workers_file_marks_like_the_keyring(tokenizer_path, keyring, tmp_path):

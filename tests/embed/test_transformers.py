@@ -18,6 +18,7 @@ from provenance.coins.contexts import response_contexts  # noqa: E402
 from provenance.embed import conformance  # noqa: E402
 from provenance.embed import transformers as adapter  # noqa: E402
 from provenance.embed import transformers_config as adapter_module  # noqa: E402
+from provenance.embed.rules import HOPELESS  # noqa: E402
 from provenance.embed.sink import ResponseSink  # noqa: E402
 from provenance.embed.transformers import (  # noqa: E402
     TransformersWatermark,
@@ -649,6 +650,53 @@ def test_the_front_door_marks_logs_and_returns_what_was_served(keyring, model, t
         assert response.drawn.tolist() == bits.tolist()
         assert response.finish == ("end" if response.token_ids[-1] == END else "length")
         assert END not in response.token_ids[:-1]
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}, {"prompt_lookup_num_tokens": 3}],
+)
+def test_drawn_says_where_coins_had_a_choice(keyring, sharp_model, options, on_device, monkeypatch):
+    """Against the model's probabilities, asked once more; the log's bits are these."""
+    if on_device:
+        monkeypatch.setattr(adapter_module, "has_kernels", lambda _device: True)
+    marked, labels = adapter.mark(keyring, seed=3), {"week": WEEKS[0]}
+    rows = [[5, 6, 7, 5, 6]] if "prompt_lookup_num_tokens" in options else [[5, 6, 7], [9], [3, 4]]
+    given = {"max_new_tokens": 40, "eos_token_id": None, "top_k": 0, **options}
+    found = marked.generate(sharp_model, **_inputs(*rows), labels=labels, **given)
+    decided = 0
+    for response, prompt in zip(found, rows, strict=True):
+        rule = marked.watermark.marked_positions(labels, response.token_ids, prompt)
+        ids = torch.tensor([[*prompt, *response.token_ids.tolist()]])
+        with torch.no_grad():
+            logits = sharp_model(ids).logits[0, len(prompt) - 1 : -1]
+        ordered = (logits / given.get("temperature", 1.0)).sort(descending=True).values
+        choice = (ordered[:, 0] - ordered[:, 1] < HOPELESS).numpy()
+        single = given["top_k"] == 1 or "top_p" in given
+        assert response.drawn.tolist() == (rule & choice & (not single)).tolist()
+        decided += int(response.drawn.sum())
+    if options in ({}, {"top_k": 1}, {"top_p": 1e-6}):
+        assert bool(decided) == (not single)
+
+
+def test_a_streamer_gets_the_tokens(keyring, model):
+    class Streamer(transformers.generation.BaseStreamer):
+        def __init__(self):
+            self.ids = []
+
+        def put(self, value):
+            self.ids += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    streamer = Streamer()
+    (response,) = adapter.mark(keyring).generate(
+        model, **_inputs([5, 6]), labels={}, max_new_tokens=20, streamer=streamer
+    )
+    assert streamer.ids == [5, 6, *response.token_ids.tolist()]
+    assert streamer.ended
 
 
 def test_end_tokens_are_those_of_the_call(keyring, model):

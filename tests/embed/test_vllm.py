@@ -176,7 +176,7 @@ def test_what_does_not_ask_is_not_marked(server, watermark):
 def test_several_choices_chat_and_seeds(server, watermark):
     week = WEEKS[3]
     _, responses, _ = _complete(server, {"week": week}, n=3, stream=False)
-    assert len({response.response_id for response in responses}) == 3
+    assert len({response.request_id for response in responses}) == 3
     assert len({tuple(response.token_ids) for response in responses}) == 3
     for response in responses:
         _check_week(watermark, response, week)

@@ -5,11 +5,8 @@ Where vLLM is installed its own sampler says what the final probabilities are.
 
 import importlib
 import inspect
-import sys
-import warnings
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,66 +25,24 @@ from provenance.keys.keyring import SchemeSpecification, add_value  # noqa: E402
 from provenance.keys.worker import export_worker  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 from tests.embed import vllm_fake as fake  # noqa: E402
+from tests.embed.conftest import ADAPTERS, REAL  # noqa: E402
 from tests.embed.device import DEVICE  # noqa: E402
+from tests.embed.vllm_parts import (  # noqa: E402
+    SLOTS,
+    make_context,
+    make_logits,
+    make_parameters,
+    make_v1,
+    make_v2,
+)
 
-REAL = find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not REAL, reason="vLLM is not installed: docs/serving.md says how")
-WEEKS = ["a", "b"]
-SHARES = {"global": 0.3, "week": 0.5}
-ADAPTERS = ("provenance.embed.vllm.v1", "provenance.embed.vllm.v2")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def vllm():
-    """Namespace of vLLM's classes by module, real or fake; the adapters import them."""
-    names = [] if REAL else fake.install()
-    with warnings.catch_warnings():  # vLLM's own imports warn
-        warnings.simplefilter("ignore")
-        modules = {path: importlib.import_module(path) for path in fake.CONTENTS}
-        for name in ADAPTERS:
-            importlib.import_module(name)
-    yield modules
-    for name in [*names, *(ADAPTERS if names else ())]:
-        sys.modules.pop(name, None)
+pytestmark = pytest.mark.usefixtures("vllm")
 
 
 @pytest.fixture(params=["gumbel", "green", "tournament"])
 def scheme(request):
     return SchemeSpecification(request.param)
-
-
-@pytest.fixture
-def folder(tmp_path, tokenizer_path, monkeypatch):
-    folder = tmp_path / "ring"
-    make_keyring(folder, tokenizer_path, shares=SHARES, values={"week": WEEKS})
-    monkeypatch.setenv(KEYRING_VARIABLE, str(folder))
-    return folder
-
-
-def _config(size, mode="raw_logprobs", **more):
-    model = SimpleNamespace(get_vocab_size=lambda: size, logprobs_mode=mode, seed=0)
-    parallel = SimpleNamespace(tensor_parallel_size=1)
-    values = {"num_speculative_tokens": 0, "watermark_config": None, **more}
-    return SimpleNamespace(model_config=model, parallel_config=parallel, **values)
-
-
-def _parameters(labels=("week=a",), *, seed=None, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-    extra = None if labels is None else {LABELS_FIELD: list(labels)}
-    if REAL:
-        from vllm import SamplingParams
-
-        return SamplingParams(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed,
-            extra_args=extra,
-        )  # fmt: skip
-    return SimpleNamespace(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, extra_args=extra
-    )
-
-
-def _logits(rows, size, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, size, generator=generator) * 3
 
 
 def _labels(parameters):
@@ -154,11 +109,6 @@ def test_the_fake_is_like_vllm(vllm):
 # --- V1 -------------------------------------------------------------------------------------------
 
 
-def _v1(size, **more):
-    module = importlib.import_module(ADAPTERS[0])
-    return module.WatermarkLogitsProcessor(_config(size, **more), torch.device("cpu"), False)
-
-
 def _add(vllm, processor, requests, removed=(), moved=()):
     added = [
         (i, p, prompt[0] if prompt else None, output)
@@ -178,7 +128,7 @@ def _requests(generator, length=9):
     labels = [("week=a",), None, ("week=b",), ()]
     return {
         i: (
-            _parameters(labels[i % 4], **limits[i % 5]),
+            make_parameters(labels[i % 4], **limits[i % 5]),
             output,
             _make_prompt(generator, i, output),
         )
@@ -195,12 +145,12 @@ def _make_prompt(generator, i, output):
 def test_v1_draws_the_marked_rows_and_leaves_the_others(vllm, folder):
     watermark = Watermark.load(folder)
     size = watermark.keyring.public.vocabulary_size
-    processor = _v1(size)
+    processor = make_v1(size)
     assert processor.is_argmax_invariant()
     requests = _requests(np.random.default_rng(1))
     _add(vllm, processor, requests)
     for step in range(4):
-        before = _logits(40, size, step)
+        before = make_logits(40, size, step)
         after = processor.apply(before.clone())
         marked = _check_step(watermark, before, after, list(requests.values()), size)
         assert 3 < len(marked) < 30
@@ -212,18 +162,18 @@ def test_v1_draws_the_marked_rows_and_leaves_the_others(vllm, folder):
 def test_v1_follows_rows_that_leave_and_move(vllm, folder):
     watermark = Watermark.load(folder)
     size = watermark.keyring.public.vocabulary_size
-    processor = _v1(size)
+    processor = make_v1(size)
     requests = _requests(np.random.default_rng(2))
     _add(vllm, processor, requests)
     ways = vllm[fake.V1].MoveDirectionality
     moved = [(0, 2, ways.SWAP), (39, 4, ways.UNIDIRECTIONAL)]
-    newcomer = (_parameters(("week=b",)), [7, 8, 9, 10])
+    newcomer = (make_parameters(("week=b",)), [7, 8, 9, 10])
     _add(vllm, processor, {6: newcomer}, removed=[4, 10], moved=moved)
     requests[6] = newcomer
     requests[0], requests[2] = requests[2], requests[0]
     requests[4] = requests.pop(39)
-    requests[10] = requests[39] = (_parameters(None), [])
-    before = _logits(40, size)
+    requests[10] = requests[39] = (make_parameters(None), [])
+    before = make_logits(40, size)
     after = processor.apply(before.clone())
     assert _check_step(watermark, before, after, [requests[i] for i in range(40)], size)
 
@@ -231,9 +181,9 @@ def test_v1_follows_rows_that_leave_and_move(vllm, folder):
 def test_v1_preemption_changes_nothing(vllm, folder):
     """A request that comes back with its output in a new list draws as if it had never left."""
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    before = _logits(40, size)
+    before = make_logits(40, size)
     requests = _requests(np.random.default_rng(3))
-    stayed, returned = _v1(size), _v1(size)
+    stayed, returned = make_v1(size), make_v1(size)
     _add(vllm, stayed, requests)
     _add(vllm, returned, requests)
     _add(vllm, returned, {}, removed=list(range(40)))
@@ -248,11 +198,13 @@ def test_v1_preemption_changes_nothing(vllm, folder):
 
 def test_v1_leaves_rows_whose_last_id_is_not_there_yet_or_that_are_no_distribution(vllm, folder):
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    processor = _v1(size)
+    processor = make_v1(size)
     generator = np.random.default_rng(4)
-    rows = {i: (_parameters(), [*generator.integers(0, 400, 6).tolist(), -1]) for i in range(40)}
+    rows = {
+        i: (make_parameters(), [*generator.integers(0, 400, 6).tolist(), -1]) for i in range(40)
+    }
     _add(vllm, processor, rows)
-    before = _logits(40, size)
+    before = make_logits(40, size)
     assert torch.equal(processor.apply(before.clone()), before)
     for _, output in rows.values():
         output[-1] = 5
@@ -273,8 +225,10 @@ def test_v1_seeds_repeat_the_draws_of_schemes_that_need_uniforms(vllm, tmp_path,
     output = [5, 6, 7]
 
     def tokens(seeds):
-        processor = _v1(size)
-        _add(vllm, processor, {i: (_parameters((), seed=s), output) for i, s in enumerate(seeds)})
+        processor = make_v1(size)
+        _add(
+            vllm, processor, {i: (make_parameters((), seed=s), output) for i, s in enumerate(seeds)}
+        )
         return processor.apply(before.clone()).argmax(dim=1).tolist()
 
     first = tokens(range(60))
@@ -295,7 +249,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_v1_ids_of_a_row_are_those_of_vllms_list_whatever_happens_to_it(events):
     module = importlib.import_module(ADAPTERS[0])
-    row = module._Row({}, PromptContexts.read([[]], 2), 0, 1.0, None, [])
+    row = module._Row(None, None, PromptContexts.read([[]], 2), None, [])
     for event in events:
         if isinstance(event, int):
             if row.output and row.output[-1] == -1:
@@ -317,28 +271,28 @@ def test_v1_ids_of_a_row_are_those_of_vllms_list_whatever_happens_to_it(events):
 
 def test_v1_a_value_added_while_serving_is_drawn_with_its_key(vllm, folder):
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    processor = _v1(size)
+    processor = make_v1(size)
     add_value(folder, "week", "c")
     requests = {
-        i: (_parameters(("week=c",)), np.random.default_rng(i).integers(0, 400, 5).tolist())
+        i: (make_parameters(("week=c",)), np.random.default_rng(i).integers(0, 400, 5).tolist())
         for i in range(40)
     }
     _add(vllm, processor, requests)
-    before = _logits(40, size)
+    before = make_logits(40, size)
     after = processor.apply(before.clone())
     assert _check_step(Watermark.load(folder), before, after, list(requests.values()), size)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_server_that_would_show_or_lose_the_mark_does_not_start(folder, monkeypatch, number):
-    make = [_v1, _v2][number]
+    make = [make_v1, make_v2][number]
     size = Watermark.load(folder).keyring.public.vocabulary_size
     make(size)
     with pytest.raises(ConfigurationMismatchError, match="logprobs"):
         make(size, mode="processed_logprobs")
     with pytest.raises(ConfigurationMismatchError, match="vocabulary"):
         make(size + 1)
-    if make is _v2:
+    if make is make_v2:
         with pytest.raises(ConfigurationMismatchError, match="one watermark"):
             make(size, watermark_config=SimpleNamespace(key=1))
     monkeypatch.delenv(KEYRING_VARIABLE)
@@ -349,44 +303,18 @@ def test_a_server_that_would_show_or_lose_the_mark_does_not_start(folder, monkey
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_requests_are_refused_before_the_engine_sees_them(folder, name):
     processor = importlib.import_module(name).WatermarkLogitsProcessor
-    processor.validate_params(_parameters(("week=a",)))
-    processor.validate_params(_parameters(None, temperature=0.0))
-    for bad in (_parameters(("week=z",)), _parameters(("week",)), _parameters((), temperature=0.0)):
+    processor.validate_params(make_parameters(("week=a",)))
+    processor.validate_params(make_parameters(None, temperature=0.0))
+    for bad in (
+        make_parameters(("week=z",)),
+        make_parameters(("week",)),
+        make_parameters((), temperature=0.0),
+    ):
         with pytest.raises(ValueError, match="must"):
             processor.validate_params(bad)
 
 
 # --- V2 -------------------------------------------------------------------------------------------
-
-SLOTS, LONGEST = 64, 200
-
-
-class _Buffer:
-    """A per-slot buffer of the runner: `.gpu` on the device, `.np` on the host."""
-
-    def __init__(self, *shape):
-        self.np = np.zeros(shape, dtype=np.int32)
-
-    @property
-    def gpu(self):
-        return torch.from_numpy(self.np).to(DEVICE)
-
-
-def _v2(size, **more):
-    module = importlib.import_module(ADAPTERS[1])
-    state = sys.modules[fake.V2].LogitsProcRequestState
-    states = state(
-        device=torch.device(DEVICE),
-        max_num_reqs=SLOTS,
-        vocab_size=size,
-        all_token_ids=_Buffer(SLOTS, LONGEST),
-        prompt_len=_Buffer(SLOTS),
-        prefill_len=_Buffer(SLOTS),
-        total_len=_Buffer(SLOTS),
-    )
-    processor = module.WatermarkLogitsProcessor(_config(size, **more), states)
-    processor.states = states
-    return processor
 
 
 def _enter(processor, slot, parameters, prompt, output):
@@ -398,29 +326,6 @@ def _enter(processor, slot, parameters, prompt, output):
     asked = processor.add_request(slot, parameters)
     assert asked == (parameters.extra_args is not None)
     processor.apply_staged_writes()
-
-
-def _context(processor, slots, drafts=()):
-    """The step's layout: one row a request, and one more for each of its drafts."""
-    drafts = drafts or [[] for _ in slots]
-    total = processor.states.total_len.np
-    table = processor.states.all_token_ids.np
-    owners, local, tokens, places = [], [], [], []
-    for slot, draft in zip(slots, drafts, strict=True):
-        last = int(total[slot]) - 1
-        for j, token in enumerate([int(table[slot, last]), *draft]):
-            owners, local = [*owners, slot], [*local, j]
-            tokens, places = [*tokens, token], [*places, last + j]
-    upper = [int(total[slot]) + len(draft) for slot, draft in zip(slots, drafts, strict=True)]
-    return sys.modules[fake.V2].LogitsContext(
-        expanded_idx_mapping=torch.tensor(owners, dtype=torch.int32, device=DEVICE),
-        idx_mapping=torch.tensor(slots, dtype=torch.int32, device=DEVICE),
-        idx_mapping_np=np.array(slots, dtype=np.int32),
-        expanded_local_pos=torch.tensor(local, dtype=torch.int32, device=DEVICE),
-        input_ids=torch.tensor(tokens, dtype=torch.int32, device=DEVICE),
-        pos=torch.tensor(places, dtype=torch.int64, device=DEVICE),
-        seq_lens_upper_bound_np=np.array(upper, dtype=np.int32),
-    )
 
 
 def _apply(processor, before, context):
@@ -467,37 +372,37 @@ def test_v2_draws_the_marked_rows_and_leaves_the_others(folder, limits):
     """The second and third table take the path of few survivors."""
     watermark = Watermark.load(folder)
     size = watermark.keyring.public.vocabulary_size
-    processor, generator = _v2(size), np.random.default_rng(1)
+    processor, generator = make_v2(size), np.random.default_rng(1)
     slots = generator.permutation(SLOTS)[:40].tolist()
     labels = [("week=a",), None, ("week=b",), ()]
     requests = []
     for i, slot in enumerate(slots):
-        parameters = _parameters(labels[i % 4], **limits[i % len(limits)])
+        parameters = make_parameters(labels[i % 4], **limits[i % len(limits)])
         output = generator.integers(0, 400, 2 + i // 2).tolist()
         prompt = _make_prompt(generator, i, output)
         _enter(processor, slot, parameters, prompt, output)
         requests.append((parameters, output, prompt))
-    before = _logits(40, size)
-    after = _apply(processor, before, _context(processor, slots))
+    before = make_logits(40, size)
+    after = _apply(processor, before, make_context(processor, slots))
     assert 3 < len(_check_v2(watermark, before, after, requests, size)) < 30
 
 
 def test_v2_prompts_and_short_responses_are_not_marked(folder):
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    processor = _v2(size)
+    processor = make_v2(size)
     for slot in range(40):
-        _enter(processor, slot, _parameters(), list(range(slot, slot + 30)), [5][: slot % 2])
-    context = _context(processor, list(range(40)))
-    before = _logits(40, size)
+        _enter(processor, slot, make_parameters(), list(range(slot, slot + 30)), [5][: slot % 2])
+    context = make_context(processor, list(range(40)))
+    before = make_logits(40, size)
     assert torch.equal(_apply(processor, before, context), before)
 
 
 def test_v2_leaves_rows_that_are_no_distribution(folder):
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    processor = _v2(size)
+    processor = make_v2(size)
     for slot in range(40):
-        _enter(processor, slot, _parameters(), [1], [slot, 7, slot + 1])
-    context, before = _context(processor, list(range(40))), _logits(40, size)
+        _enter(processor, slot, make_parameters(), [1], [slot, 7, slot + 1])
+    context, before = make_context(processor, list(range(40))), make_logits(40, size)
     assert not torch.equal(_apply(processor, before, context), before)
     for value in (float("nan"), float("inf")):
         broken = before.clone()
@@ -508,10 +413,10 @@ def test_v2_leaves_rows_that_are_no_distribution(folder):
 def test_v2_drafts_belong_to_the_context(folder):
     watermark = Watermark.load(folder)
     size = watermark.keyring.public.vocabulary_size
-    processor, generator = _v2(size, num_speculative_tokens=3), np.random.default_rng(2)
+    processor, generator = make_v2(size, num_speculative_tokens=3), np.random.default_rng(2)
     slots, drafts, requests = list(range(20)), [], []
     for slot in slots:
-        parameters = _parameters(("week=a",) if slot % 4 else None, **LIMITS[slot % 5])
+        parameters = make_parameters(("week=a",) if slot % 4 else None, **LIMITS[slot % 5])
         prompt = generator.integers(0, 400, 5).tolist()
         output = generator.integers(0, 400, slot % 7 + 1).tolist()
         _enter(processor, slot, parameters, prompt, output)
@@ -519,43 +424,43 @@ def test_v2_drafts_belong_to_the_context(folder):
         requests += [
             (parameters, [*output, *drafts[-1][:j]], prompt) for j in range(len(drafts[-1]) + 1)
         ]
-    before = _logits(len(requests), size)
-    after = _apply(processor, before, _context(processor, slots, drafts))
+    before = make_logits(len(requests), size)
+    after = _apply(processor, before, make_context(processor, slots, drafts))
     assert len(_check_v2(watermark, before, after, requests, size)) > 3
 
 
 def test_v2_slots_are_used_again_without_a_trace_of_the_last_request(folder):
     watermark = Watermark.load(folder)
     size = watermark.keyring.public.vocabulary_size
-    processor, generator = _v2(size, num_speculative_tokens=1), np.random.default_rng(3)
+    processor, generator = make_v2(size, num_speculative_tokens=1), np.random.default_rng(3)
     outputs = [generator.integers(0, 400, 8).tolist() for _ in range(20)]
     for slot, output in enumerate(outputs):
-        _enter(processor, slot, _parameters(top_k=3), [1, 2], output)
+        _enter(processor, slot, make_parameters(top_k=3), [1, 2], output)
     others = [None, ("week=b",)]
     requests = []
     for slot, output in enumerate(outputs):
-        parameters = _parameters(others[slot % 2])
+        parameters = make_parameters(others[slot % 2])
         _enter(processor, slot, parameters, [1, 2], output)
         requests += [(parameters, output), (parameters, [*output, 9])]
-    before = _logits(40, size)
-    context = _context(processor, list(range(20)), [[9]] * 20)
+    before = make_logits(40, size)
+    context = make_context(processor, list(range(20)), [[9]] * 20)
     after = _apply(processor, before, context)
     assert len(_check_v2(watermark, before, after, requests, size)) > 3
 
 
 def test_v2_a_value_added_while_serving_is_drawn_with_its_key(folder):
     size = Watermark.load(folder).keyring.public.vocabulary_size
-    processor, generator = _v2(size), np.random.default_rng(4)
+    processor, generator = make_v2(size), np.random.default_rng(4)
     requests = []
     for slot in range(40):
         if slot == 20:
             add_value(folder, "week", "0 sorts first")
         label = "week=b" if slot < 20 else "week=0 sorts first"
         output = generator.integers(0, 400, 8).tolist()
-        _enter(processor, slot, _parameters((label,)), [1, 2], output)
-        requests.append((_parameters((label,)), output))
-    before = _logits(40, size)
-    after = _apply(processor, before, _context(processor, list(range(40))))
+        _enter(processor, slot, make_parameters((label,)), [1, 2], output)
+        requests.append((make_parameters((label,)), output))
+    before = make_logits(40, size)
+    after = _apply(processor, before, make_context(processor, list(range(40))))
     assert _check_v2(Watermark.load(folder), before, after, requests, size)
 
 
@@ -565,10 +470,10 @@ def test_v2_uniforms_follow_from_seed_and_position(tmp_path, tokenizer_path, mon
     size = ring.public.vocabulary_size
 
     def tokens(seeds):
-        processor = _v2(size)
+        processor = make_v2(size)
         for slot, seed in enumerate(seeds):
-            _enter(processor, slot, _parameters((), seed=seed), [1, 2], [5, 6, 7])
-        context = _context(processor, list(range(len(seeds))))
+            _enter(processor, slot, make_parameters((), seed=seed), [1, 2], [5, 6, 7])
+        context = make_context(processor, list(range(len(seeds))))
         return _apply(processor, torch.zeros(len(seeds), size), context).argmax(dim=1).tolist()
 
     first = tokens(range(60))
@@ -598,24 +503,24 @@ def test_a_worker_draws_what_the_keyring_would_and_goes_on_when_its_file_changes
         Watermark.load(folder).keyring.public.vocabulary_size,
         np.random.default_rng(8),
     )
-    processor, requests = (_v1 if name == "V1" else _v2)(size), {}
+    processor, requests = (make_v1 if name == "V1" else make_v2)(size), {}
     for slot in range(40):
         if slot == 20:
             add_value(folder, "week", "c")
             with pytest.raises(ConfigurationMismatchError, match="export-worker"):
-                type(processor).validate_params(_parameters(("week=c",)))
+                type(processor).validate_params(make_parameters(("week=c",)))
             export("week=b", "week=c")
         labels = ("week=a",) if slot < 20 else ("week=c",)
-        type(processor).validate_params(_parameters(labels))
-        requests[slot] = (_parameters(labels), generator.integers(0, 400, 8).tolist())
+        type(processor).validate_params(make_parameters(labels))
+        requests[slot] = (make_parameters(labels), generator.integers(0, 400, 8).tolist())
         if name == "V1":
             _add(vllm, processor, {slot: requests[slot]})
         else:
             _enter(processor, slot, requests[slot][0], [1, 2], requests[slot][1])
-    before, rows, watermark = _logits(40, size), list(requests.values()), Watermark.load(folder)
+    before, rows, watermark = make_logits(40, size), list(requests.values()), Watermark.load(folder)
     if name == "V1":
         marked = _check_step(watermark, before, processor.apply(before.clone()), rows, size)
     else:
-        after = _apply(processor, before, _context(processor, list(range(40))))
+        after = _apply(processor, before, make_context(processor, list(range(40))))
         marked = _check_v2(watermark, before, after, rows, size)
     assert min(marked) < 20 <= max(marked)

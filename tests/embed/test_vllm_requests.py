@@ -84,7 +84,7 @@ def test_greedy_decoding_is_refused_with_the_mark(temperature):
 
 
 def test_a_given_trace_is_refused_with_the_mark():
-    assert check_request(_request(trace_decode_token_ids=None)) == {"week": "2026-W17"}
+    assert check_request(_request(trace_decode_token_ids=None)).labels == {"week": "2026-W17"}
     with pytest.raises(UsageError, match="trace"):
         check_request(_request(trace_decode_token_ids=[1, 2]))
 

@@ -26,7 +26,7 @@ def _choice(index=0, ids=(5, 6), text="ab", prompt=None, finish=None, stop=None)
 def test_a_whole_answer():
     chunk = _completion(_choice(0, prompt=[3, 4], finish="length"), _choice(1, [7], "c"))
     first, second = read_responses(request_fields(LABELS), [chunk])
-    assert (first.response_id, second.response_id) == ("cmpl-1/0", "cmpl-1/1")
+    assert (first.request_id, second.request_id) == ("cmpl-1/0", "cmpl-1/1")
     assert first.token_ids.tolist() == [5, 6]
     assert first.prompt_token_ids.tolist() == [3, 4]
     assert second.prompt_token_ids is None
@@ -124,7 +124,7 @@ REFUSED_LINE = {"id": "vllm-2", "custom_id": "r-2", "response": None, "error": {
 
 def test_a_line_of_run_batch_is_read_and_a_refused_one_gives_nothing():
     (found,) = read_responses(request_fields(LABELS), [BATCH_LINE])
-    assert (found.response_id, found.token_ids.tolist()) == ("cmpl-1/0", [5, 6])
+    assert (found.request_id, found.token_ids.tolist()) == ("cmpl-1/0", [5, 6])
     assert read_responses(request_fields(LABELS), [REFUSED_LINE]) == []
 
 

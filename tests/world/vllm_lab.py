@@ -18,6 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 MODEL_NAME = "tiny"
 PROCESSOR = "provenance.embed.vllm.v1:WatermarkLogitsProcessor"
+PROBE_VARIABLE = "GATEWAY_PROBE_FILE"
+"""Environment variable: where `tests.world.gateway_probe` writes."""
 _START_SECONDS = 600
 _REQUEST_SECONDS = 300
 

@@ -30,7 +30,7 @@ from provenance.embed.device.torch_coins import (
     unsigned,
     words,
 )
-from provenance.embed.rules import name_keys
+from provenance.embed.rules import HOPELESS, name_keys
 from provenance.errors import MissingExtraError, UsageError
 from provenance.keys.marking import MarkingKeys
 from provenance.keys.schedule import CONTROL, SELECTOR_KEY, KeyName
@@ -250,6 +250,12 @@ def stand_in(prompts: DevicePrompts, contexts: Tensor) -> Tensor:
     for j in range(width):
         alike = alike & (ids[:, j : j + starts.shape[0]] == contexts[:, j : j + 1])
     return alike.any(dim=1)
+
+
+def leave_choice(scores: Tensor) -> Tensor:
+    """`rules.leaves_choice` for each row: float [rows, m] -> bool [rows]."""
+    near = scores > scores.amax(dim=1, keepdim=True) - HOPELESS
+    return near.sum(dim=1) > 1
 
 
 def keep_only(scores: Tensor, tokens: Tensor) -> Tensor:

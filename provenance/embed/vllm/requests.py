@@ -5,11 +5,19 @@ A request is marked if its `extra_args` (over HTTP: `vllm_xargs`) hold its label
     {"provenance_labels": ["week=2026-W17", "capability=code"]}
 
 One string a label, as on the command line. An empty list marks with the global key only; without
-the field the request is served unmarked. A list, since a value may itself contain a comma.
+the field the request is served unmarked and is not logged. A list, since a value may itself contain
+a comma. Beside it a gateway may say (`embed.vllm.gateway` does):
 
-Whatever cannot be marked exactly as asked is refused before it reaches the engine, and the client
-gets HTTP 400: a label that names no slot or no key of the keyring, a misspelt field, greedy
-decoding (it has no draw that coins could decide), and a decode that follows a given trace.
+    "provenance_groups": ["account=a-17"]     names for groups, which are no slots; logged
+    "provenance_request_id": "req-42"         what the client called the request; logged
+    "provenance_conversation": "c-7"          equal for all turns of a conversation; logged
+    "provenance_mark": "if-possible"          what to do with what cannot be marked
+
+What cannot be marked exactly as asked is refused before it reaches the engine, and the client gets
+HTTP 400: a label that names no slot or no key of the keyring, a misspelt field, greedy decoding (it
+has no draw that coins could decide), and a decode that follows a given trace. With `if-possible`
+(or `PROVENANCE_MARK=if-possible` for all requests) the latter two are served and logged as
+unmarked; with `never` whatever is asked.
 
 Knows the names of vLLM's sampling parameters; imports neither vLLM nor torch.
 """
@@ -19,14 +27,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 import numpy as np
 
-from provenance.embed.rules import check_labels
+from provenance.embed.rules import MarkWish, check_labels
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.keyring import KEYRING_FILE, Keyring
@@ -38,9 +46,16 @@ _log = logging.getLogger(__name__)
 
 LABELS_FIELD: Final = "provenance_labels"
 """The field of `vllm_xargs` / `extra_args` that asks for the mark."""
+GROUPS_FIELD: Final = "provenance_groups"
+REQUEST_FIELD: Final = "provenance_request_id"
+CONVERSATION_FIELD: Final = "provenance_conversation"
+MARK_FIELD: Final = "provenance_mark"
+_FIELDS: Final = (LABELS_FIELD, GROUPS_FIELD, REQUEST_FIELD, CONVERSATION_FIELD, MARK_FIELD)
 
 KEYRING_VARIABLE: Final = "PROVENANCE_KEYRING"
 """Environment variable: path of the keyring's folder or of a worker's file; holds no secret."""
+MARK_VARIABLE: Final = "PROVENANCE_MARK"
+"""Environment variable: `MARK_FIELD` of requests that have none; by default `always`."""
 
 _OWN_PREFIX: Final = "provenance"
 _GREEDY_BELOW: Final = 1e-5
@@ -54,11 +69,23 @@ class RequestParameters(Protocol):
     extra_args: dict[str, Any] | None
 
 
-def parse_labels(extra_args: Mapping[str, Any] | None) -> dict[str, str] | None:
-    """Labels of a request, or None if it does not ask for the mark.
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks of the watermark and of the log.
 
-    Raises UsageError if the field is not a list of `name=value` strings, names a label twice, or is
-    misspelt (any other field that begins with `provenance`: it would be silently unmarked).
+    labels : values of slots; groups : other names, for the log; request_id, conversation_id : as in
+    `ServedResponse`; mark : see `MarkWish`
+    """
+
+    labels: Labels
+    groups: Labels = field(default_factory=dict)
+    request_id: str | None = None
+    conversation_id: str | None = None
+    mark: MarkWish = "always"
+
+
+def parse_labels(extra_args: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Labels of a request, or None if it does not ask for the mark. Raises as `parse_wish`.
 
     Examples
     --------
@@ -69,50 +96,92 @@ def parse_labels(extra_args: Mapping[str, Any] | None) -> dict[str, str] | None:
     >>> parse_labels({"session_id": "x"}) is None
     True
     """
+    wish = parse_wish(extra_args)
+    return None if wish is None else dict(wish.labels)
+
+
+def parse_wish(extra_args: Mapping[str, Any] | None) -> Wish | None:
+    """What a request asks for, or None if it has none of the fields.
+
+    Raises UsageError if labels or groups are not lists of `name=value` strings or name something
+    twice, another field is no short string, fields stand without labels, or one is misspelt (any
+    other that begins with `provenance`: the request would be silently unmarked).
+    """
     fields = extra_args or {}
-    for name in fields:
-        if name.startswith(_OWN_PREFIX) and name != LABELS_FIELD:
-            raise UsageError(f"the field of the labels must be {LABELS_FIELD}; got {name[:64]!r}.")
-    if LABELS_FIELD not in fields:
+    own = {name: value for name, value in fields.items() if name.startswith(_OWN_PREFIX)}
+    for name in own:
+        if name not in _FIELDS:
+            raise UsageError(
+                f"the field of the labels must be {LABELS_FIELD}; got {name[:64]!r}. The other "
+                f"fields are {', '.join(_FIELDS[1:])}."
+            )
+    if not own:
         return None
-    items = fields[LABELS_FIELD]
+    mark = own.get(MARK_FIELD, os.environ.get(MARK_VARIABLE) or "always")
+    if mark not in get_args(MarkWish):
+        raise UsageError(
+            f"{MARK_FIELD} must be one of {', '.join(get_args(MarkWish))}; got {mark!r:.40}. "
+            "Correct it."
+        )
+    if LABELS_FIELD not in own and mark != "never":
+        raise UsageError(f"{LABELS_FIELD} must stand beside {next(iter(own))}; it does not.")
+    for name in (REQUEST_FIELD, CONVERSATION_FIELD):
+        if not isinstance(own.get(name, "-"), str) or not 1 <= len(own.get(name, "-")) <= 1024:
+            raise UsageError(f"{name} must be a string of 1 to 1,024 characters; it is not.")
+    return Wish(
+        labels=_parse_pairs(own, LABELS_FIELD),
+        groups=_parse_pairs(own, GROUPS_FIELD),
+        request_id=own.get(REQUEST_FIELD),
+        conversation_id=own.get(CONVERSATION_FIELD),
+        mark=mark,
+    )
+
+
+def _parse_pairs(fields: Mapping[str, Any], name: str) -> dict[str, str]:
+    items = fields.get(name, [])
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise UsageError(
-            f'{LABELS_FIELD} must be a list of strings like "week=2026-W17"; got '
+            f'{name} must be a list of strings like "week=2026-W17"; got '
             f"{type(items).__name__}. Send [] to mark with the global key only."
         )
-    labels: dict[str, str] = {}
+    found: dict[str, str] = {}
     for item in items:
-        name, equals, value = item.partition("=")
-        if not (name and equals and value) or name in labels:
+        label, equals, value = item.partition("=")
+        if not (label and equals and value) or label in found:
             raise UsageError(
-                f"each of {LABELS_FIELD} must be name=value with a name of its own; got "
+                f"each of {name} must be name=value with a name of its own; got "
                 f"{item[:64]!a}. Correct the label."
             )
-        labels[name] = value
-    return labels
+        found[label] = value
+    return found
 
 
-def check_request(parameters: RequestParameters) -> dict[str, str] | None:
-    """Labels of a request that can be marked; None if it does not ask for the mark.
-
-    Raises UsageError if it asks for the mark and for something that has no draw: greedy decoding
-    (vLLM: a temperature below 1e-5) or `trace_decode_token_ids`. Labels are not looked up here.
-    """
-    labels = parse_labels(parameters.extra_args)
-    if labels is None:
-        return None
+def why_unmarkable(parameters: RequestParameters) -> str | None:
+    """What a request asks for that has no draw: greedy decoding, a given trace; None: nothing."""
     if not parameters.temperature >= _GREEDY_BELOW:
-        raise UsageError(
+        return (
             f"temperature must be above 0 with {LABELS_FIELD}: greedy decoding carries no mark; "
             f"got {parameters.temperature}. Raise it, or leave {LABELS_FIELD} out."
         )
     if getattr(parameters, "trace_decode_token_ids", None) is not None:
-        raise UsageError(
+        return (
             f"trace_decode_token_ids must be absent with {LABELS_FIELD}: a given trace is not "
             "drawn. Leave one of them out."
         )
-    return labels
+    return None
+
+
+def check_request(parameters: RequestParameters) -> Wish | None:
+    """What a request asks for; None if it asks for nothing.
+
+    Raises UsageError if it is malformed, or must be marked and cannot be (`why_unmarkable`). Labels
+    are not looked up here.
+    """
+    wish = parse_wish(parameters.extra_args)
+    reason = why_unmarkable(parameters)
+    if wish is not None and wish.mark == "always" and reason is not None:
+        raise UsageError(reason)
+    return wish
 
 
 def admit_request(parameters: RequestParameters) -> None:
@@ -122,9 +191,9 @@ def admit_request(parameters: RequestParameters) -> None:
     Cost: a few dictionary look-ups; the keyring is read at the first request that asks for the
     mark, and again when a label is unknown and the file has changed.
     """
-    labels = check_request(parameters)
-    if labels is not None:
-        _public_keyring(named_folder()).check_labels(labels)
+    wish = check_request(parameters)
+    if wish is not None and wish.mark != "never":
+        _public_keyring(named_folder()).check_labels(wish.labels, wish.groups)
 
 
 @lru_cache(maxsize=4)
@@ -193,18 +262,22 @@ class PublicKeyring:
     def _open(self) -> KnownKeys:
         return read_public(self.path)
 
-    def check_labels(self, labels: Labels) -> None:
+    def check_labels(self, labels: Labels, groups: Labels | None = None) -> None:
         """Raise ConfigurationMismatchError unless every label has a key.
 
         Stricter than `Watermark.check_labels`: a name without a slot is refused as well, since a
-        server cannot tell it from a misspelt one.
+        server cannot tell it from a misspelt one; such names are for `groups`.
         """
         try:
-            check_labels(self.known, labels, names_may_be_unknown=False)
+            self._check(labels, groups or {})
         except ConfigurationMismatchError:
             if not self._reread():
                 raise
-            check_labels(self.known, labels, names_may_be_unknown=False)
+            self._check(labels, groups or {})
+
+    def _check(self, labels: Labels, groups: Labels) -> None:
+        check_labels(self.known, labels, names_may_be_unknown=False)
+        check_labels(self.known, {**groups, **labels}, names_may_be_unknown=True)
 
     def _read_stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -255,10 +328,15 @@ class ServedWatermark(PublicKeyring):
         return f"ServedWatermark(id={self.keyring.id!r})"
 
     def follow(self, labels: Labels) -> None:
-        """See to it that `watermark` has the keys of these labels; `check_labels` for errors."""
-        self.check_labels(labels)
-        if self.watermark.keyring is not self.known:
-            self.watermark = Watermark(self.known, self._generator)
+        """See to it that `watermark` has the keys of these labels, or else all that are there.
+
+        Raises what `check_labels` raises.
+        """
+        try:
+            self.check_labels(labels)
+        finally:
+            if self.watermark.keyring is not self.known:
+                self.watermark = Watermark(self.known, self._generator)
 
     def _open(self) -> MarkingKeys:
         return open_keys(self.path)

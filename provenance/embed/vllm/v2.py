@@ -28,6 +28,12 @@ rejection sampling accepts a draft if it is that token and else returns it, so t
 fewer drafts are accepted. Schemes that need uniforms take them from the request's seed (or 32 fresh
 bytes) and the position.
 
+The runner does not say when a request leaves. Its ids stay in the table until its slot is used
+again, and are logged then; or as soon as they say that they ended, which a thread asks for when the
+slot rests. Which of them a coin decided is kept on the device, a byte for every place of every
+slot. A token that step 4 forces in place of ours counts as drawn: the draw was made, and its
+context reached.
+
 Run in vLLM's real V2 runner on a CPU, its kernels in Triton's interpreter, with temperature only;
 top-k, top-p, min-p, draft tokens and re-used slots against vLLM's real interface classes on CPU
 tensors, and against copies of those classes on an NVIDIA H200. vLLM itself has not run on a GPU
@@ -38,7 +44,10 @@ parallelism has been run.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import threading
+import time as clock
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,19 +56,13 @@ from provenance.embed.device.torch_batch import (
     DevicePrompts,
     DeviceWatermark,
     keep_only,
+    leave_choice,
     scale_logits,
 )
 from provenance.embed.device.torch_coins import pack_keys
-from provenance.embed.vllm.requests import (
-    ServedWatermark,
-    admit_request,
-    check_request,
-    check_server,
-    make_generator,
-    named_folder,
-)
+from provenance.embed.vllm.engine import Engine, Task
+from provenance.embed.vllm.requests import admit_request, make_generator
 from provenance.errors import ConfigurationMismatchError, MissingExtraError
-from provenance.served.records import Labels
 
 try:
     import torch
@@ -82,15 +85,27 @@ _TIES = 4
 """top-k keeps ties at its last place: so many times k candidates are looked at."""
 _LENGTHS = 64
 """Lengths are rounded up to this, so that few shapes occur."""
+_RESTS = 0.5
+"""Seconds without a step after which it is asked whether a request has ended."""
+_MAXIMUM_WAIT = 600.0
+"""Seconds without a step after which a request is logged, whatever became of it."""
+
+
+@dataclass(eq=False)
+class _Slot:
+    """The request that a slot of the runner holds, or held: nobody says when it leaves."""
+
+    task: Task
+    parameters: SamplingParams
+    prompt_length: int
+    seen: float = field(default_factory=clock.monotonic)
 
 
 class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     """Draws the token of each marked row of a step. Made by vLLM, once per worker.
 
-    Raises (when the server starts) UsageError if `PROVENANCE_KEYRING` is not set;
-    ConfigurationMismatchError if the keyring does not fit the model, the engine's logprobs would
-    show the mark, or vLLM's own watermark is configured as well; and what
-    `provenance.keys.worker.open_keys` raises.
+    Raises when the server starts what `Engine` raises, and ConfigurationMismatchError if vLLM's own
+    watermark is configured as well; nothing later.
     """
 
     @classmethod
@@ -100,20 +115,18 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         super().__init__(vllm_config, req_states)
-        self._states = req_states
-        self._served = ServedWatermark(named_folder())
-        mode = vllm_config.model_config.logprobs_mode
-        check_server(self._served.keyring, req_states.vocab_size, mode)
         if getattr(vllm_config, "watermark_config", None) is not None:
             raise ConfigurationMismatchError(
                 "one watermark must be configured; --watermark-config asks for vLLM's own as well. "
                 "Drop one of them."
             )
+        self._states = req_states
+        self._engine = Engine(vllm_config, req_states.vocab_size)
         self._drafts = int(vllm_config.num_speculative_tokens)
         self._fresh = make_generator(vllm_config)
-        self._device = DeviceWatermark(self._served.watermark.keyring, req_states.device)
-        self._labels: dict[int, Labels | None] = {}
+        self._device = DeviceWatermark(self._engine.served.watermark.keyring, req_states.device)
         count = req_states.max_num_reqs
+        self._slots: dict[int, _Slot] = {}
         self._asked = np.zeros(count, dtype=np.bool_)
         self._top_k = np.full(count, req_states.vocab_size, dtype=np.int32)
         self._top_p = np.ones(count, dtype=np.float32)
@@ -130,28 +143,55 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             for name, values in self._host.items()
         }
         self._changed = False
+        self._lock = threading.Lock()
+        self._drawn: torch.Tensor | None = None
+        if self._engine.log is not None:
+            shape = req_states.all_token_ids.gpu.shape
+            self._drawn = torch.zeros(shape, dtype=torch.bool, device=req_states.device)
+            self._engine.log.on_tick(self._log_those_that_ended)
+            self._engine.log.on_close(self._log_all)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Take over the parameters of a request; True if it asks for the mark."""
-        labels = check_request(sampling_params)
-        self._labels[req_idx] = labels
-        if labels is None:
-            self._changed |= bool(self._asked[req_idx])
-            self._asked[req_idx] = False
-            self._host["keys"][req_idx] = self._device.key_numbers(None)
-            return False
-        self._asked[req_idx] = True
-        self._served.follow(labels)
-        if self._device.keyring is not self._served.watermark.keyring:
+        with self._lock, self._engine.guard("add_request"):
+            self._asked[req_idx] = self._add(req_idx, sampling_params)
+            return bool(self._asked[req_idx])
+        self._asked[req_idx] = False
+        return False
+
+    def _add(self, slot: int, parameters: SamplingParams) -> bool:
+        prompt_length = int(self._states.prompt_len.np[slot])
+        resumed = int(self._states.prefill_len.np[slot]) > prompt_length
+        earlier = self._find_again(parameters) if resumed else None
+        kept = None if earlier is None else self._read(earlier)
+        if earlier != slot and slot in self._slots:
+            self._write(self._take_out(slot))  # its ids stand there until the runner's flush
+        if earlier is not None:
+            self._slots[slot] = self._slots.pop(earlier)
+        else:
+            task = self._engine.take(parameters, prompt_length)
+            self._slots.pop(slot, None)
+            if task is not None:
+                self._slots[slot] = _Slot(task, parameters, prompt_length)
+        if self._drawn is not None:
+            self._drawn[slot] = False
+            if kept is not None:
+                bits = torch.from_numpy(kept[1]).to(self._drawn.device)
+                self._drawn[slot, : bits.shape[0]] = bits
+        held = self._slots.get(slot)
+        labels = None if held is None else held.task.labels
+        if self._device.keyring is not self._engine.served.watermark.keyring:
             self._renumber()
-        size, top_k = self._states.vocab_size, sampling_params.top_k
-        self._top_k[req_idx] = top_k if 0 < top_k < size else size
-        self._top_p[req_idx] = sampling_params.top_p
-        self._host["min_p"][req_idx] = sampling_params.min_p
-        self._host["temperature"][req_idx] = sampling_params.temperature
-        self._host["seeds"][req_idx] = self._make_seed(sampling_params.seed)
-        self._host["keys"][req_idx] = self._device.key_numbers(labels)
+        self._host["keys"][slot] = self._device.key_numbers(labels)
         self._changed = True
+        if labels is None:
+            return False
+        size, top_k = self._states.vocab_size, parameters.top_k
+        self._top_k[slot] = top_k if 0 < top_k < size else size
+        self._top_p[slot] = parameters.top_p
+        self._host["min_p"][slot] = parameters.min_p
+        self._host["temperature"][slot] = parameters.temperature
+        self._host["seeds"][slot] = self._make_seed(parameters.seed)
         return True
 
     def apply_staged_writes(self) -> None:
@@ -166,9 +206,18 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
         Cost: nothing if no request of the batch asks for the mark; else see `DeviceWatermark.draw`.
         """
+        with self._engine.guard("draw"), self._engine.timed():
+            self._apply(logits, ctx)
+        return logits
+
+    def _apply(self, logits: torch.Tensor, ctx: LogitsContext) -> None:
+        now = clock.monotonic()
+        for slot in ctx.idx_mapping_np.tolist():
+            if slot in self._slots:
+                self._slots[slot].seen = now
         asked = np.flatnonzero(self._asked[ctx.idx_mapping_np])
         if not asked.size:
-            return logits
+            return
         slots = ctx.idx_mapping_np[asked]
         if logits.shape[0] == ctx.idx_mapping_np.shape[0]:
             rows = torch.from_numpy(asked).to(logits.device)
@@ -179,7 +228,6 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         longest = -(-longest // _LENGTHS) * _LENGTHS
         for part in rows.split(_ROWS_AT_ONCE):
             self._mark(logits, ctx, part, slots, longest)
-        return logits
 
     def _mark(
         self,
@@ -205,8 +253,9 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             owner,
             self._states.prompt_len.gpu[owner].long(),
         )
+        final = apply_top_k_top_p(scaled, top_k, top_p)
         draw = self._device.draw(
-            apply_top_k_top_p(scaled, top_k, top_p),
+            final,
             responses,
             lengths,
             self._tables["keys"][owner],
@@ -215,6 +264,11 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             prompts=prompts,
         )
         marked = draw.marked & (ctx.expanded_idx_mapping[rows] >= 0)
+        if self._drawn is not None:
+            places = lengths.clamp(max=self._drawn.shape[1] - 1)
+            own = ctx.expanded_idx_mapping[rows] >= 0
+            said = torch.where(own, marked & leave_choice(final), self._drawn[owner, places])
+            self._drawn[owner, places] = said
         only = keep_only(scaled, draw.tokens)
         logits[rows] = torch.where(marked.unsqueeze(1), only, logits[rows])
 
@@ -236,11 +290,60 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             responses.scatter_(1, place, torch.where(own.unsqueeze(1), token, kept))
         return responses, lengths
 
+    def _find_again(self, parameters: SamplingParams) -> int | None:
+        """The slot of a request that was preempted and comes again."""
+        found = (slot for slot, held in self._slots.items() if held.parameters is parameters)
+        return next(found, None)
+
+    def _read(self, slot: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+        """Ids that a slot's request has drawn, and which of them a coin decided; waits."""
+        start = self._slots[slot].prompt_length
+        total = int(self._states.total_len.gpu[slot])
+        ids = self._states.all_token_ids.gpu[slot, start:total].cpu().numpy().astype(np.uint32)
+        if self._drawn is None:
+            return ids, np.zeros(ids.shape, dtype=np.bool_)
+        return ids, self._drawn[slot, : ids.shape[0]].cpu().numpy().copy()  # a view on a CPU
+
+    def _take_out(self, slot: int) -> tuple[Any, ...] | None:
+        """Forget a slot's request; what `Engine.write` wants of it."""
+        held = self._slots[slot]
+        found = None
+        if self._drawn is not None:
+            prompt = self._states.all_token_ids.gpu[slot, : held.prompt_length].cpu().tolist()
+            found = (held.task, prompt, *self._read(slot))
+        del self._slots[slot]
+        return found
+
+    def _write(self, *found: tuple[Any, ...] | None) -> None:
+        for one in found:
+            if one is not None:
+                self._engine.write(*one)
+
+    def _log_those_that_ended(self) -> None:
+        """Called four times a second: requests that rest, and whose ids say that they ended."""
+        found = []
+        with self._lock:
+            now = clock.monotonic()
+            for slot, held in list(self._slots.items()):
+                rests = now - held.seen
+                if rests > _MAXIMUM_WAIT or (
+                    rests > _RESTS and held.task.how_ended(self._read(slot)[0]) is not None
+                ):
+                    found.append(self._take_out(slot))
+        self._write(*found)  # not under the lock: a slow disk must not hold the engine up
+
+    def _log_all(self) -> None:
+        """The engine ends: whatever was drawn may have been sent."""
+        with self._lock:
+            found = [self._take_out(slot) for slot in list(self._slots)]
+        self._write(*found)
+
     def _renumber(self) -> None:
         """The keyring grew while serving: a new table of keys, and new numbers into it."""
-        self._device = DeviceWatermark(self._served.watermark.keyring, self._states.device)
-        for slot, labels in self._labels.items():
-            self._host["keys"][slot] = self._device.key_numbers(labels)
+        keyring = self._engine.served.watermark.keyring
+        self._device = DeviceWatermark(keyring, self._states.device)
+        for slot, held in self._slots.items():
+            self._host["keys"][slot] = self._device.key_numbers(held.task.labels)
         self._changed = True
 
     def _make_seed(self, seed: int | None) -> NDArray[np.int32]:
