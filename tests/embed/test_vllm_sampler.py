@@ -46,7 +46,7 @@ LIMITS = {
 def _config(size):
     return SimpleNamespace(
         model_config=SimpleNamespace(
-            get_vocab_size=lambda: size, logprobs_mode="raw_logprobs", seed=0
+            get_vocab_size=lambda: size, logprobs_mode="raw_logprobs", seed=0, max_model_len=4096
         ),
         parallel_config=SimpleNamespace(tensor_parallel_size=1),
         scheduler_config=SimpleNamespace(max_num_seqs=ROWS),
