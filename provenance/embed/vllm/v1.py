@@ -209,6 +209,13 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     def _make_row(
         self, parameters: SamplingParams, prompt: list[int] | None, output: list[int]
     ) -> _Row | None:
+        with self._engine.guard("add"):
+            return self._make(parameters, prompt, output)
+        return None
+
+    def _make(
+        self, parameters: SamplingParams, prompt: list[int] | None, output: list[int]
+    ) -> _Row | None:
         found = self._find_again(parameters, output)
         if found is not None:
             return found

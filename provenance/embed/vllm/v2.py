@@ -143,6 +143,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             for name, values in self._host.items()
         }
         self._changed = False
+        self._warm_up()
         self._lock = threading.Lock()
         self._drawn: torch.Tensor | None = None
         if self._engine.log is not None:
@@ -150,6 +151,21 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             self._drawn = torch.zeros(shape, dtype=torch.bool, device=req_states.device)
             self._engine.log.on_tick(self._log_those_that_ended)
             self._engine.log.on_close(self._log_all)
+
+    def _warm_up(self) -> None:
+        """Have the device's operations compiled: no response is to wait for that."""
+        device, width = self._states.device, self._device.keyring.context_width
+        nothing = torch.zeros((1, _LENGTHS), dtype=torch.int32, device=device)
+        one = torch.ones(1, dtype=torch.int64, device=device)
+        draw = self._device.draw(
+            torch.zeros((1, self._states.vocab_size), device=device),
+            nothing,
+            one * (width + 1),
+            torch.from_numpy(self._device.key_numbers({})[np.newaxis]).to(device),
+            self._tables["seeds"][:1],
+            prompts=DevicePrompts(nothing, one - 1, one),
+        )
+        keep_only(torch.zeros((1, self._states.vocab_size), device=device), draw.tokens)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Take over the parameters of a request; True if it asks for the mark."""
