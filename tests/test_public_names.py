@@ -57,6 +57,7 @@ PUBLIC = [
     "observe",
     "open_case",
     "open_keyring",
+    "read_defaults",
     "read_foreign_mark",
     "read_suspect",
     "sign_bundle",
