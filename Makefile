@@ -73,10 +73,11 @@ $(VLLM)/.made: benchmarks/serving/vllm_requirements.py pyproject.toml
 test-vllm: $(VLLM)/.made
 	$(VLLM_PYTHON) -m pytest tests/embed -k vllm
 
-# Ten minutes, in that environment (VLLM_PYTHON is its Python).
+# Half an hour, in that environment (VLLM_PYTHON is its Python).
 bench-serving-vllm:
 	PYTHONPATH=. $(VLLM_PYTHON) -m benchmarks.serving.vllm_server
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(VLLM_PYTHON) -m benchmarks.serving.vllm_sampler
+	PYTHONPATH=. $(VLLM_PYTHON) -m benchmarks.serving.fleet
 
 # A quarter of an hour of one core, and an hour for the quality (resumable).
 bench-serving: $(VENV)/.dev

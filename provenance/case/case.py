@@ -159,12 +159,14 @@ class Case:
         file = None if plan is None else as_path(plan, "the plan")
         return access, Request.make(file, **settings, twins=bool(paired)), paired
 
-    def refuse_bundle(self, folder: Any, disclose: Sequence[str] = ()) -> None:
+    def refuse_bundle(
+        self, folder: Any, disclose: Sequence[str] = (), *, force: bool = False
+    ) -> None:
         """Refuse what `Verdict.save` would refuse, before a check that may take hours."""
         from provenance.evidence.bundle import check_request
 
         place = None if folder is None else as_path(folder, "the bundle's folder")
-        check_request(place, disclose, self.mark.public)
+        check_request(place, disclose, self.mark.public, force=force)
 
     def look(
         self,
@@ -238,6 +240,7 @@ class Case:
         disclose: Sequence[str] = (),
         *,
         pairs: bool = True,
+        force: bool = False,
     ) -> None:
         """Write the bundle; for text under our own keyring also how the evidence grew."""
         from provenance.evidence.bundle import write_bundle
@@ -250,7 +253,7 @@ class Case:
             trajectory=self._trace(examination.verdict, access),
         )
         place = as_path(folder, "the bundle's folder")
-        write_bundle(place, examination, self._keyring or self.mark, contents)
+        write_bundle(place, examination, self._keyring or self.mark, contents, force=force)
 
     def _trace(self, verdict: Verdict, access: Access) -> Trajectory | None:
         """How the evidence grew with the outputs, for the report's picture; our own keyring only.

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from provenance.case.doors import as_open_mark, tokenizer_of
 from provenance.check.inputs import describe_log
 from provenance.check.reservations import reserve_index
-from provenance.errors import UsageError
+from provenance.errors import StorageError, UsageError
 from provenance.served import audit, build
 from provenance.served.index import Index
+from provenance.served.index_manifest import MANIFEST_FILE
 from provenance.storage.files import Paths, as_path, as_paths
 
 if TYPE_CHECKING:
@@ -22,15 +23,28 @@ if TYPE_CHECKING:
 
 
 def build_index(
-    logs: Paths, folder: Any, keyring: Any, tokenizer: Any = None, **limits: Any
+    logs: Paths,
+    folder: Any,
+    keyring: Any,
+    tokenizer: Any = None,
+    *,
+    force: bool = False,
+    **limits: Any,
 ) -> IndexManifest:
     """Index the marked windows of served logs: see `provenance.served.build.build_index`.
 
     Parameters: files or folders of the log; where the index goes; an unlocked keyring, another mark
-    or a keyring's folder; tokenizer.json, None: the keyring's copy; limits of memory and threads.
+    or a keyring's folder; tokenizer.json, None: the keyring's copy; whether an earlier index of the
+    same keyring may be replaced; limits of memory and threads. Raises StorageError if it may not.
     """
     files, mark, path = _open(logs, keyring, tokenizer)
-    return build.build_index(files, as_path(folder, "the index"), mark, path, **limits)
+    place = as_path(folder, "the index")
+    if (place / MANIFEST_FILE).exists() and not force:
+        raise StorageError(
+            f"{place}: must not hold an index yet; it does, and verdicts may name it. Choose "
+            "another folder, or replace it with --force."
+        )
+    return build.build_index(files, place, mark, path, **limits)
 
 
 def audit_log(logs: Paths, keyring: Any, tokenizer: Any = None, **limits: Any) -> LogAudit:

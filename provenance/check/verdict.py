@@ -58,7 +58,12 @@ class Keep(Protocol):
     """Writes the evidence bundle of a verdict."""
 
     def __call__(
-        self, folder: Path | str, disclose: Sequence[str] = (), *, pairs: bool = True
+        self,
+        folder: Path | str,
+        disclose: Sequence[str] = (),
+        *,
+        pairs: bool = True,
+        force: bool = False,
     ) -> None:
         """See `Verdict.save`."""
 
@@ -97,14 +102,22 @@ class Verdict(Judged, Said):
     schema_version: Literal[1, 2] = SCHEMA_VERSION
     keep: Keep | None = field(default=None, compare=False)
 
-    def save(self, folder: Path | str, disclose: Sequence[str] = (), *, pairs: bool = True) -> None:
+    def save(
+        self,
+        folder: Path | str,
+        disclose: Sequence[str] = (),
+        *,
+        pairs: bool = True,
+        force: bool = False,
+    ) -> None:
         """Write the evidence bundle: the verdict with all that is needed to recompute it.
 
         Parameters
         ----------
-        folder : new, or with an earlier bundle, which is replaced
+        folder : new or empty
         disclose : keys to reveal: `all`, `selector`, `global` or SLOT=VALUE
         pairs : with the scored pairs, which are confidential
+        force : replace an earlier bundle that lies in the folder, unless it is signed
 
         Raises
         ------
@@ -116,7 +129,7 @@ class Verdict(Judged, Said):
                 "a verdict must come from a check of a case to be saved; this one was read or made "
                 "without one. Copy its bundle, or check again."
             )
-        self.keep(folder, disclose, pairs=pairs)
+        self.keep(folder, disclose, pairs=pairs, force=force)
 
     def say(self, width: int = 80) -> str:
         """In words: what `provenance check` prints, for a page of this width."""

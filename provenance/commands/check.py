@@ -9,7 +9,7 @@ import typer
 
 import provenance as pv
 from provenance.commands.console import print_result, progress, tell
-from provenance.commands.options import IndexFolder, Output, open_case, shares_options
+from provenance.commands.options import Force, IndexFolder, Output, open_case, shares_options
 from provenance.errors import UsageError
 
 
@@ -28,6 +28,7 @@ def check(
         typer.Option(help="Like the suspect, of a model that cannot be guilty; repeat."),
     ] = None,
     output: Output = None,
+    force: Force = False,
     disclose: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY", help="With -o: all, selector, global or SLOT=VALUE; repeat."),
@@ -65,10 +66,10 @@ def check(
             if output is not None:
                 found.save(output)
         else:
-            case.refuse_bundle(output, disclose or ())
+            case.refuse_bundle(output, disclose or (), force=force)
             found = case.check(outputs, **access, innocents=innocent, **settings)
             if output is not None:
-                found.save(output, disclose or (), pairs=not without_pairs)
+                found.save(output, disclose or (), pairs=not without_pairs, force=force)
     print_result(found, as_json=as_json)
     if output is not None and mark.scheme is not None and not without_pairs and not sequential:
         tell(

@@ -9,7 +9,7 @@ import typer
 
 import provenance as pv
 from provenance.commands.console import print_json, print_page, results, tell
-from provenance.commands.options import Json, shares_options
+from provenance.commands.options import Force, Json, shares_options
 
 app = typer.Typer(
     help="The index: which context was served marked how often.", no_args_is_help=True
@@ -24,10 +24,11 @@ def build(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the index.")],
     mark: Any,
+    force: Force = False,
 ) -> None:
     """Build the index of served logs. It is as confidential as the logs."""
     opened = mark.open()
-    manifest = pv.build_index(logs, output, opened, mark.tokenizer)
+    manifest = pv.build_index(logs, output, opened, mark.tokenizer, force=force)
     tell(
         f"{manifest.marked_responses:,} marked responses of {manifest.responses:,} "
         f"({manifest.duplicates:,} duplicates counted once), {manifest.rows:,} rows: {output}"

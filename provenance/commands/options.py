@@ -90,6 +90,7 @@ _GROUPS: dict[str, dict[str, Any]] = {
 
 IndexFolder = Annotated[Path, typer.Option(help="Folder of the index.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there, unless signed.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the evidence.")]
 
 

@@ -48,6 +48,7 @@ from provenance.marks.foreign.disclosed import disclose_foreign
 from provenance.marks.foreign.mark import ForeignMark
 from provenance.storage.files import (
     lock_folder,
+    name_of_leftover,
     read_bytes,
     write_atomically,
     write_json,
@@ -118,14 +119,19 @@ def gather_plan(path: Path) -> BundleParts:
 
 
 def write_bundle(
-    folder: Path, examination: Examination, keyring: UnlockedKeyring | Mark, contents: BundleParts
+    folder: Path,
+    examination: Examination,
+    keyring: UnlockedKeyring | Mark,
+    contents: BundleParts,
+    *,
+    force: bool = False,
 ) -> None:
-    """Write a bundle into `folder`, in place of an earlier one.
+    """Write a bundle into `folder`; with `force` in place of an earlier one.
 
     Raises
     ------
-    StorageError if the folder holds anything but a bundle; UsageError for a key that the keyring
-    has not; LockedError.
+    StorageError if the folder holds anything but a bundle, a whole one without `force`, or a signed
+    one; UsageError for a key that the keyring has not; LockedError.
 
     Notes
     -----
@@ -133,7 +139,7 @@ def write_bundle(
     """
     keys = choose_disclosed(contents.disclosed, examination, keyring)
     with lock_folder(folder):
-        for path in _list_own(folder):
+        for path in _list_own(folder, force=force):
             path.unlink()
         write_json(folder / VERDICT_FILE, examination.verdict.to_json())
         write_json(folder / KEYRING_FILE, keyring.public.to_json())
@@ -156,11 +162,13 @@ def write_bundle(
         write_manifest(folder, now, pairs=contents.pairs)
 
 
-def check_request(folder: Path | None, names: Sequence[str], keyring: Keyring) -> None:
+def check_request(
+    folder: Path | None, names: Sequence[str], keyring: Keyring, *, force: bool = False
+) -> None:
     """Refuse what `write_bundle` would refuse, before a check that may take hours.
 
-    Parameters: the folder, None if no bundle is wanted; names of keys to disclose; the keyring.
-    Raises UsageError, StorageError.
+    Parameters: the folder, None if no bundle is wanted; names of keys to disclose; the keyring;
+    whether an earlier bundle may be replaced. Raises UsageError, StorageError.
     """
     known = {"all", *map(str, keyring.commitments)}
     if unknown := sorted(set(names) - known):
@@ -169,7 +177,7 @@ def check_request(folder: Path | None, names: Sequence[str], keyring: Keyring) -
             "`selector`, `global` or SLOT=VALUE."
         )
     if folder is not None:
-        _list_own(folder)
+        _list_own(folder, force=force)
 
 
 def choose_disclosed(
@@ -242,14 +250,18 @@ def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule)
         write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)
 
 
-def _list_own(folder: Path) -> list[Path]:
-    """Files of an earlier bundle, its manifest first; StorageError if there is anything else."""
+def _list_own(folder: Path, *, force: bool) -> list[Path]:
+    """Files of an earlier bundle, its manifest first; StorageError if it must stay.
+
+    What a killed run left has no manifest, and files that are not whole; it is replaced.
+    """
     own: list[Path] = []
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
         if parts == (".lock",) or (path.is_dir() and not path.is_symlink()):
             continue
-        is_own = (len(parts) == 1 and parts[0] in _OWN_FILES) or (
+        name = name_of_leftover(parts[-1]) or parts[-1]
+        is_own = (len(parts) == 1 and name in _OWN_FILES) or (
             len(parts) == 2 and parts[0] in _OWN_FOLDERS
         )
         if not is_own:
@@ -258,4 +270,14 @@ def _list_own(folder: Path) -> list[Path]:
                 "Choose another folder."
             )
         own.append(path)
+    if (folder / SIGNATURE_FILE).exists():
+        raise StorageError(
+            f"{folder}: must not hold signed evidence, which is never replaced; it does. Choose "
+            "another folder."
+        )
+    if (folder / MANIFEST_FILE).exists() and not force:
+        raise StorageError(
+            f"{folder}: must be empty; it holds a whole bundle. Choose another folder, or replace "
+            "it with --force."
+        )
     return sorted(own, key=lambda path: path.name != MANIFEST_FILE)

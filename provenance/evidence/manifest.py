@@ -21,6 +21,7 @@ from provenance.evidence.steps import StepFailedError
 from provenance.storage.documents import read_fields, refuse_malformed, take_stated
 from provenance.storage.files import (
     interchange_json,
+    name_of_leftover,
     parse_json,
     read_bytes,
     sha256_of_file,
@@ -141,8 +142,13 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Every listed file is there and unchanged, and nothing else is. Raises StepFailedError."""
-    found = dict(_walk(folder))
+    """Every listed file is there and unchanged, and nothing else is. Raises StepFailedError.
+
+    Passed over is what a killed signing left of its files (`name_of_leftover`).
+    """
+    found = {
+        name: status for name, status in _walk(folder) if name_of_leftover(name) not in _UNLISTED
+    }
     for name, status in sorted(found.items()):
         if not stat.S_ISREG(status.st_mode):
             raise StepFailedError(

@@ -27,22 +27,35 @@ from provenance.evidence.manifest import (
     read_manifest,
 )
 from provenance.evidence.steps import StepFailedError
-from provenance.keys.secrets import SIGNING, read_secret
-from provenance.storage.files import lock_folder, read_bytes, write_atomically
+from provenance.keys.secrets import SIGNING, read_private_file, read_secret
+from provenance.storage.files import (
+    lock_folder,
+    name_of_leftover,
+    read_bytes,
+    write_atomically,
+)
 
 _MAXIMUM_BYTES = 1 << 16
+_SEED_BYTES = 32
 
 
 def create_signing_key(path: Path) -> Path:
     """Write a new signing key (mode 0600) and, beside it, its public key; returns that path.
 
-    Raises StorageError if the file exists: a signing key is never overwritten.
+    A key without a public one is what a killed run left, and is completed. Raises StorageError if
+    both exist: a signing key is never overwritten; KeyPermissionError, DataError for a half of
+    another kind.
     """
-    if path.exists() or path.is_symlink():
-        raise StorageError(f"{path}: must not exist yet; it does. Choose another name.")
-    seed = secrets.token_bytes(32)
     public = path.with_name(path.name + ".pub.pem")
-    write_atomically(path, seed, mode=0o600)
+    if path.exists() or path.is_symlink():
+        if public.exists():
+            raise StorageError(f"{path}: must not exist yet; it does. Choose another name.")
+        seed = read_private_file(path, _SEED_BYTES, "Choose another name.")
+        if len(seed) != _SEED_BYTES:
+            raise StorageError(f"{path}: must not exist yet; it does. Choose another name.")
+    else:
+        seed = secrets.token_bytes(_SEED_BYTES)
+        write_atomically(path, seed, mode=0o600)
     write_atomically(public, _encode(Ed25519PrivateKey.from_private_bytes(seed).public_key()))
     return public
 
@@ -65,6 +78,9 @@ def sign_bundle(folder: Path, key: Path | None) -> str:
             raise DataError(
                 f"{folder / error.file}: {error}. Write the bundle anew: check -o"
             ) from error
+        for path in folder.iterdir():
+            if name_of_leftover(path.name) in (PUBLIC_KEY_FILE, SIGNATURE_FILE):
+                path.unlink()
         write_atomically(folder / PUBLIC_KEY_FILE, _encode(private.public_key()))
         write_atomically(folder / SIGNATURE_FILE, private.sign(content))
     return fingerprint(private.public_key())

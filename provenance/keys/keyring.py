@@ -304,12 +304,13 @@ def create_keyring(
         )
     fingerprint = sha256_of_file(tokenizer)
     with lock_folder(folder):
-        if (folder / KEYRING_FILE).exists() or (folder / MASTER_FILE).exists():
+        if (folder / KEYRING_FILE).exists():
             raise StorageError(
                 f"{folder}: must not hold a keyring yet; it does. Choose another folder."
             )
         external = os.environ.get("PROVENANCE_KEY_CMD") or os.environ.get("PROVENANCE_KEY_FILE")
-        if external:
+        # a secret without a keyring is one that a killed run made: no key of it is in use
+        if external or (folder / MASTER_FILE).exists():
             master = read_master_secret(folder / MASTER_FILE)
         else:
             master = secrets.token_bytes(coins.KEY_BYTES)

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ import rfc8785
 from provenance.errors import DataError, LockedError, StorageError, UsageError
 
 _MAXIMUM_JSON_BYTES = 1 << 28
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
+"""As `tempfile.mkstemp` names what `write_atomically` has not finished."""
 
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -151,6 +154,18 @@ def write_atomically(path: Path | str, content: bytes, mode: int = 0o644) -> Non
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def name_of_leftover(name: str) -> str | None:
+    """Name of the file that a killed `write_atomically` was writing; None for any other file.
+
+    Such a file holds nothing that anybody was told of: whoever owns the folder may remove it.
+
+    >>> name_of_leftover(".verdict.json.k3x_9a2b"), name_of_leftover("verdict.json")
+    ('verdict.json', None)
+    """
+    found = _LEFTOVER.fullmatch(name)
+    return found and found["name"]
 
 
 @contextmanager
