@@ -44,7 +44,7 @@ OPTIONAL = {
     "torch": TORCH,
     "triton": {"embed/device/triton_coins.py"},
     "vllm": VLLM,
-    "openai": set(),
+    "openai": {"suspect/collect/client.py"},
     "pyspark": set(),
 }
 OPTIONAL["rfc3161_client"] = {"evidence/timestamp.py"}
