@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from time import monotonic
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.text import Text
 
 import provenance as pv
 from provenance.errors import UsageError
+
+_SECONDS = 30
 
 words = Console(stderr=True)
 results = Console()
@@ -70,6 +73,24 @@ def print_version() -> None:
 def tell(sentence: str) -> None:
     """A sentence for people, on stderr."""
     words.print(Text(sentence), soft_wrap=True)
+
+
+@contextmanager
+def status() -> Iterator[Callable[[object], None]]:
+    """A line on stderr that says how far it is; off a terminal a line every half a minute."""
+    said = 0.0
+
+    def say(state: object) -> None:
+        nonlocal said
+        if words.is_terminal:
+            line.update(Text(str(state)))
+        elif monotonic() - said > _SECONDS:
+            said = monotonic()
+            tell(str(state))
+
+    line = words.status("")
+    with line if words.is_terminal else nullcontext():
+        yield say
 
 
 @contextmanager

@@ -177,7 +177,7 @@ def _read_logprobs(given: Any) -> dict[str, Any] | None:
 def _count(document: Any, first: str, second: str) -> tuple[int, int] | None:
     found = (_get(document, "usage", first), _get(document, "usage", second) or 0)
     if all(type(one) is int and one >= 0 for one in found):
-        return found  # type: ignore[return-value]
+        return found
     return None
 
 

@@ -164,9 +164,7 @@ def verify_collection(folder: Any, head: str | None = None) -> Collection:
     if not links:
         breaks.append("the ledger is empty")
     elif head is not None and head not in {link.digest for link in links}:
-        breaks.append(
-            f"no record has the hash {clean(head)[:16]}..., the head that was stated"
-        )
+        breaks.append(f"no record has the hash {clean(head)[:16]}..., the head that was stated")
     facts: dict[str, Any] = {"head": links[-1].digest if links else "", "records": len(links)}
     if not breaks:
         try:

@@ -101,9 +101,7 @@ class Ledger:
         content = canonical_json(record)
         file, line = self._need(), memoryview(content + b"\n")
         if len(line) > MAXIMUM_RECORD:
-            raise DataError(
-                f"{self.path}: a record must be below {MAXIMUM_RECORD} bytes."
-            )
+            raise DataError(f"{self.path}: a record must be below {MAXIMUM_RECORD} bytes.")
         try:
             written = 0
             while written < len(line):

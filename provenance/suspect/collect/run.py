@@ -101,7 +101,7 @@ class Run:
             return 0.0
         if self.is_settled(request.item) or not self._is_transient(reply):
             return None
-        longest = min(_LONGEST_BACKOFF, self.settings.backoff * 2**attempt)
+        longest: float = min(_LONGEST_BACKOFF, self.settings.backoff * 2**attempt)
         return longest * self._jitter.uniform(0.5, 1.0)
 
     async def exchange(self, client: Client, request: Request) -> Reply:

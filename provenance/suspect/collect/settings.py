@@ -22,9 +22,9 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _MILLION: Final = 1_000_000
 
 
-def _option(default: Any, text: str, **more: Any) -> Any:
-    """A field with its help, and the type of its option if that is another one."""
-    return field(default=default, metadata={"help": text, **more})
+def _option(default: Any, text: str, name: str, kind: Any = str | None) -> Any:
+    """A field with the help, the name and the type of its option."""
+    return field(default=default, metadata={"help": text, "name": name, "kind": kind})
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,27 @@ class CollectSettings:
     UsageError naming what is out of its domain.
     """
 
-    base_url: str = _option("", "Of an API in OpenAI's dialect.", kind=str | None)
-    model: str = _option("", "Its name there.", kind=str | None)
-    endpoint: str = _option("chat", "chat or completions.")
+    base_url: str = _option("", "Of an API in OpenAI's dialect.", "--base-url")
+    model: str = _option("", "Its name there.", "--model")
+    endpoint: str = _option("chat", "chat or completions.", "--endpoint")
     parameters: Mapping[str, Any] = _option(
-        None, "NAME=VALUE, like max_tokens=512; repeat.", kind=list[str] | None, name="--option"
+        None, "NAME=VALUE, like max_tokens=512; repeat.", "--option", list[str] | None
     )
-    samples: int = _option(1, "Outputs per prompt.", name="--n")
-    logprobs: int | None = _option(None, "Alternatives at each token.")
-    concurrency: int = _option(8, "Requests at once.")
-    timeout: float = _option(120.0, "Seconds per request.")
-    retries: int = _option(6, "After 429, 5xx, timeout, disconnect.")
-    backoff: float = _option(1.0, "Seconds before the first retry.")
-    max_tokens_total: int | None = _option(None, "Budget in tokens.")
+    samples: int = _option(1, "Outputs per prompt.", "--n", int | None)
+    logprobs: int | None = _option(None, "Alternatives at each token.", "--logprobs", int | None)
+    concurrency: int = _option(8, "Requests at once; default 8.", "--concurrency", int | None)
+    timeout: float = _option(120.0, "Seconds per request; default 120.", "--timeout", float | None)
+    retries: int = _option(6, "After 429, 5xx, timeout, disconnect.", "--retries", int | None)
+    backoff: float = _option(1.0, "Seconds before the first retry.", "--backoff", float | None)
+    max_tokens_total: int | None = _option(None, "Budget in tokens.", "--max-tokens-total", int | None)
     price: tuple[float, float] | None = _option(
-        None, "INPUT,OUTPUT per million tokens.", kind=str | None
+        None, "INPUT,OUTPUT per million tokens.", "--price"
     )
-    max_spend: float | None = _option(None, "Budget in money, with --price.")
-    api_key_env: str | None = _option(None, f"Variable with the key; default {KEY_VARIABLE}.")
-    api_key_cmd: str | None = _option(None, "Command that prints the key.")
+    max_spend: float | None = _option(None, "Budget in money, with --price.", "--max-spend", float | None)
+    api_key_env: str | None = _option(
+        None, f"Variable with the key; default {KEY_VARIABLE}.", "--api-key-env"
+    )
+    api_key_cmd: str | None = _option(None, "Command that prints the key.", "--api-key-cmd")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", dict(self.parameters or {}))

@@ -102,7 +102,9 @@ def test_an_openai_batch_there_and_back(tmp_path, prompts):
 def test_an_anthropic_batch_there_and_back(tmp_path):
     folder = tmp_path / "out"
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    prompts = write(tmp_path / "p.jsonl", [{"messages": messages}, {"prompt": "a"}, {"prompt": "b"}])
+    prompts = write(
+        tmp_path / "p.jsonl", [{"messages": messages}, {"prompt": "a"}, {"prompt": "b"}]
+    )
     provenance.prepare_batch(prompts, folder, settings(), ANTHROPIC)
     lines = [json.loads(x) for x in (folder / "batch-input.jsonl").read_text().splitlines()]
     assert lines[0] == {
@@ -114,7 +116,11 @@ def test_an_anthropic_batch_there_and_back(tmp_path):
             "messages": [{"role": "user", "content": "Hello"}],
         },
     }
-    results = [anthropic_line("1-0"), anthropic_line("2-0", "errored"), anthropic_line("3-0", "expired")]
+    results = [
+        anthropic_line("1-0"),
+        anthropic_line("2-0", "errored"),
+        anthropic_line("3-0", "expired"),
+    ]
     packed = tmp_path / "r.jsonl.gz"
     packed.write_bytes(gzip.compress(write(tmp_path / "r.jsonl", results).read_bytes()))
     found = provenance.import_batch(packed, folder)

@@ -189,7 +189,11 @@ def test_raw_bytes_come_back(body):
         (200, b'{"choices": [{"message": {}}]}', "empty"),
         (200, b'{"choices": [{"message": {"content": ""}}]}', "empty"),
         (200, b'{"choices": [{"text": "x"}], "usage": {"prompt_tokens": "y"}}', "answer"),
-        (200, b'{"choices": [{"message": {"content": [{"type": "text", "text": "x"}]}}]}', "answer"),
+        (
+            200,
+            b'{"choices": [{"message": {"content": [{"type": "text", "text": "x"}]}}]}',
+            "answer",
+        ),
         (200, b'{"choices": [{"text": "x", "logprobs": {"content": NaN}}]}', "empty"),
         (500, b"<html>", "error"),
         (400, b'{"error": "no"}', "error"),
