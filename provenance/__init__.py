@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from provenance.case.case import Case as Case
     from provenance.case.case import open_case as open_case
+    from provenance.case.defaults import read_defaults as read_defaults
     from provenance.case.doors import open_keyring as open_keyring
     from provenance.case.indexing import audit_log as audit_log
     from provenance.case.indexing import build_index as build_index
@@ -140,6 +141,7 @@ _HOMES = {
     "open_case": "provenance.case.case",
     "open_keyring": "provenance.case.doors",
     "prepare_batch": "provenance.suspect.collect.batches",
+    "read_defaults": "provenance.case.defaults",
     "read_foreign_mark": "provenance.marks.foreign.reading",
     "read_suspect": "provenance.check.suspects",
     "sign_bundle": "provenance.evidence.signature",

@@ -62,6 +62,7 @@ PUBLIC = [
     "open_case",
     "open_keyring",
     "prepare_batch",
+    "read_defaults",
     "read_foreign_mark",
     "read_suspect",
     "sign_bundle",

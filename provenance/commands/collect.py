@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import provenance as pv
-from provenance.commands.console import print_result, status
+from provenance.commands.console import print_result, progress
 from provenance.commands.options import Json, shares_options
 from provenance.errors import UsageError
 
@@ -35,7 +35,7 @@ def collect(
     """
     if context.invoked_subcommand is None:
         settings = pv.CollectSettings.read(**asking, **sending)
-        with status() as show:
+        with progress() as show:
             found = pv.collect_outputs(*_need(prompts, output), settings, show)
         print_result(found, as_json=as_json)
         raise typer.Exit(found.exit_code)
@@ -80,7 +80,5 @@ def import_results(
 
 def _need(prompts: Path | None, output: Path | None) -> tuple[Path, Path]:
     if prompts is None or output is None:
-        raise UsageError(
-            "--prompts and -o must both be given; one is missing. Name both."
-        )
+        raise UsageError("--prompts and -o must both be given; one is missing. Name both.")
     return prompts, output

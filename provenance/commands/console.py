@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time as clock
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from time import monotonic
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -15,10 +15,11 @@ from rich.text import Text
 import provenance as pv
 from provenance.errors import UsageError
 
-_SECONDS = 30
-
 words = Console(stderr=True)
+errors = Console(stderr=True)
 results = Console()
+_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
 
 
 class Sayable(Protocol):
@@ -76,26 +77,11 @@ def tell(sentence: str) -> None:
 
 
 @contextmanager
-def status() -> Iterator[Callable[[object], None]]:
-    """A line on stderr that says how far it is; off a terminal a line every half a minute."""
-    said = 0.0
+def progress() -> Iterator[Callable[..., None]]:
+    """Bars on stderr: what the library logs as its steps, and how far models have read.
 
-    def say(state: object) -> None:
-        nonlocal said
-        if words.is_terminal:
-            line.update(Text(str(state)))
-        elif monotonic() - said > _SECONDS:
-            said = monotonic()
-            tell(str(state))
-
-    line = words.status("")
-    with line if words.is_terminal else nullcontext():
-        yield say
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Bars on stderr: what the library logs as its steps, and how far models have read."""
+    Where there is no terminal a line in their place, now and then.
+    """
     from rich.progress import Progress, TaskID
 
     with Progress(console=words, transient=True, disable=not words.is_terminal) as bars:
@@ -106,10 +92,17 @@ def progress() -> Iterator[Callable[[str, int, int | None], None]]:
             def emit(self, record: logging.LogRecord) -> None:
                 bars.update(step, description=record.getMessage())
 
-        def show(name: str, done: int, total: int | None) -> None:
+        said = clock.monotonic()
+
+        def show(name: str, done: int, total: int | None, note: str = "") -> None:
+            nonlocal said
+            if not words.is_terminal and clock.monotonic() - said > _SECONDS:
+                said = clock.monotonic()
+                of = "" if total is None else f" of {total:,}"
+                tell(f"{name}: {done:,}{of}{note}")
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
+            bars.update(tasks[name], completed=done, description=f"{name}{note}")
 
         logger, handler = logging.getLogger("provenance.case"), Steps(logging.INFO)
         level = logger.level

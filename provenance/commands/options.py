@@ -84,9 +84,8 @@ _SETTINGS: dict[str, Any] = {
 }
 _COLLECTING: dict[str, Any] = {}
 for _one in fields(pv.CollectSettings):
-    _how = _one.metadata
-    _option = typer.Option(_how["name"], help=_how["help"])
-    _COLLECTING[_one.name] = Annotated[_how["kind"], _option]
+    _option, _kind, _help = _one.metadata["option"]
+    _COLLECTING[_one.name] = Annotated[_kind, typer.Option(_option, help=_help)]
 _ASKED = ("model", "endpoint", "parameters", "samples", "logprobs")
 _GROUPS: dict[str, dict[str, Any]] = {
     "asking": {name: _COLLECTING[name] for name in _ASKED},
@@ -116,12 +115,18 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
             group: {name: given.pop(name) for name in _GROUPS[group]} for group in taken
         }
         if "mark" in groups:
+            source = given.pop("context").get_parameter_source("keys")
+            if groups["mark"]["scheme"] and source is not None and source.name == "DEFAULT_MAP":
+                groups["mark"]["keys"] = None  # provenance.toml's, and it is another mark
             groups["mark"] = pv.MarkChoice(**groups["mark"])
         if "reference" in groups:
             groups["reference"]["reference"] = groups["reference"]["reference"] or "none"
         return command(**given, **groups)
 
     parameters = []
+    if "mark" in taken:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("context", kind, annotation=typer.Context))
     for one in inspect.signature(command).parameters.values():
         if one.name in taken:
             parameters += [

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def collect_outputs(
     prompts: Any,
     folder: Any,
     settings: CollectSettings,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
 ) -> Collection:
     """Ask an API for the outputs of prompts that the folder does not hold yet.
 
@@ -78,7 +78,7 @@ def collect_outputs(
     prompts : JSONL with `prompt` or `messages`, and perhaps `id`
     folder : of the collection; one that was begun goes on
     settings : what to ask, and how
-    progress : told how far it is, after every item
+    progress : told after every item: what goes on, items settled, items wanted, what was spent
 
     Raises
     ------

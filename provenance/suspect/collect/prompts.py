@@ -156,11 +156,11 @@ def _ask_anthropic(
     return body
 
 
-def _check(record: Any, origin: str) -> dict[str, Any]:
+def _check(given: Any, origin: str) -> dict[str, Any]:
     """The record without fields of null. Raises DataError."""
-    if not isinstance(record, dict):
-        raise DataError(f"{origin}: must be a JSON object; got {type(record).__name__}.")
-    record = {name: value for name, value in record.items() if value is not None}
+    if not isinstance(given, dict):
+        raise DataError(f"{origin}: must be a JSON object; got {type(given).__name__}.")
+    record: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if len(set(_SHOWN) & set(record)) != 1:
         raise DataError(f"{origin}: must have prompt or messages, one of them. Repair the record.")
     if unknown := sorted(set(record) - {*_SHOWN, *_KEPT}):

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from provenance.storage.printable import Page, Said
 
+Progress = Callable[[str, int, int, str], None]
+"""Told what goes on, how many items are settled, how many are wanted, and what was spent."""
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: items settled and wanted, tokens and money at most, seconds left."""
 
-    done: int
-    wanted: int
-    tokens: int
-    cost: float | None
-    seconds_left: float | None
+def say_spent(tokens: int, cost: float | None, seconds_left: float | None) -> str:
+    """Tokens and money, at most, and the time left, for the end of a line.
 
-    def __str__(self) -> str:
-        """One line.
-
-        >>> print(Progress(120, 500, 45_210, 0.321, 250.0))
-        120 of 500, 45,210 tokens, spent 0.32, 4 min 10 s left
-        """
-        parts = [f"{self.done:,} of {self.wanted:,}", f"{self.tokens:,} tokens"]
-        if self.cost is not None:
-            parts.append(f"spent {self.cost:,.2f}")
-        if self.seconds_left is not None:
-            minutes, seconds = divmod(round(self.seconds_left), 60)
-            parts.append(f"{minutes} min {seconds} s left" if minutes else f"{seconds} s left")
-        return ", ".join(parts)
+    >>> say_spent(45_210, 0.321, 250.0)
+    ', 45,210 tokens, spent 0.32, 4 min 10 s left'
+    """
+    parts = [f"{tokens:,} tokens"]
+    if cost is not None:
+        parts.append(f"spent {cost:,.2f}")
+    if seconds_left is not None:
+        minutes, seconds = divmod(round(seconds_left), 60)
+        parts.append(f"{minutes} min {seconds} s left" if minutes else f"{seconds} s left")
+    return "".join(f", {part}" for part in parts)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from provenance.suspect.collect.answers import Answer, pack_body, read_answer
 from provenance.suspect.collect.client import Client, Reply
 from provenance.suspect.collect.ledger import Ledger
 from provenance.suspect.collect.prompts import Prompts, Request
-from provenance.suspect.collect.result import Progress
+from provenance.suspect.collect.result import Progress, say_spent
 from provenance.suspect.collect.settings import CollectSettings
 from provenance.suspect.collect.spend import Budget, Gate
 from provenance.suspect.collect.standing import Standing
@@ -38,7 +38,7 @@ class Run:
         standing: Standing,
         prompts: Prompts,
         settings: CollectSettings,
-        progress: Callable[[Progress], None],
+        progress: Progress,
     ) -> None:
         self.ledger, self.standing = ledger, standing
         self.prompts, self.settings, self.progress = prompts, settings, progress
@@ -177,4 +177,5 @@ class Run:
         cost = self.settings.cost(
             standing.read + standing.unknown[0], standing.written + standing.unknown[1]
         )
-        self.progress(Progress(len(standing.outcomes), wanted, standing.tokens, cost, left))
+        spent = say_spent(standing.tokens, cost, left)
+        self.progress("Collecting", len(standing.outcomes), wanted, spent)

@@ -24,7 +24,7 @@ _MILLION: Final = 1_000_000
 
 def _option(default: Any, text: str, name: str, kind: Any = str | None) -> Any:
     """A field with the help, the name and the type of its option."""
-    return field(default=default, metadata={"help": text, "name": name, "kind": kind})
+    return field(default=default, metadata={"option": (name, kind, text)})
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,13 @@ class CollectSettings:
     timeout: float = _option(120.0, "Seconds per request; default 120.", "--timeout", float | None)
     retries: int = _option(6, "After 429, 5xx, timeout, disconnect.", "--retries", int | None)
     backoff: float = _option(1.0, "Seconds before the first retry.", "--backoff", float | None)
-    max_tokens_total: int | None = _option(None, "Budget in tokens.", "--max-tokens-total", int | None)
-    price: tuple[float, float] | None = _option(
-        None, "INPUT,OUTPUT per million tokens.", "--price"
+    max_tokens_total: int | None = _option(
+        None, "Budget in tokens.", "--max-tokens-total", int | None
     )
-    max_spend: float | None = _option(None, "Budget in money, with --price.", "--max-spend", float | None)
+    price: tuple[float, float] | None = _option(None, "INPUT,OUTPUT per million tokens.", "--price")
+    max_spend: float | None = _option(
+        None, "Budget in money, with --price.", "--max-spend", float | None
+    )
     api_key_env: str | None = _option(
         None, f"Variable with the key; default {KEY_VARIABLE}.", "--api-key-env"
     )

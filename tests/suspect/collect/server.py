@@ -16,7 +16,7 @@ Act = Callable[["Handler", dict[str, Any], int], bool]
 
 
 class Server(ThreadingHTTPServer):
-    """asked, answered : requests and whole answers of a prompt; bodies, headers : of each request"""
+    """asked, answered : requests and whole answers of a prompt; bodies, headers : of all"""
 
     daemon_threads = True
     request_queue_size = 128

@@ -102,9 +102,8 @@ def test_an_openai_batch_there_and_back(tmp_path, prompts):
 def test_an_anthropic_batch_there_and_back(tmp_path):
     folder = tmp_path / "out"
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    prompts = write(
-        tmp_path / "p.jsonl", [{"messages": messages}, {"prompt": "a"}, {"prompt": "b"}]
-    )
+    asked = [{"messages": messages}, {"prompt": "a"}, {"prompt": "b"}]
+    prompts = write(tmp_path / "p.jsonl", asked)
     provenance.prepare_batch(prompts, folder, settings(), ANTHROPIC)
     lines = [json.loads(x) for x in (folder / "batch-input.jsonl").read_text().splitlines()]
     assert lines[0] == {

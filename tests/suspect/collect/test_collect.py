@@ -1,4 +1,4 @@
-"""Collecting from a server that misbehaves: nothing lost, nothing asked twice, all of it recorded."""
+"""Collecting from a server that misbehaves: nothing lost, nothing asked twice, all recorded."""
 
 import json
 import threading
@@ -278,9 +278,8 @@ def test_what_no_request_can_mend_stops_the_run(tmp_path, prompts, status, conte
     assert sum(server.asked.values()) == 1
     assert found.exit_code == 3
     assert "Stopped: the API says" in found.say()
-    with serve() as other:  # the same address would be the rule; the facts say so
-        with pytest.raises(ConfigurationMismatchError, match="base_url"):
-            collect(other, prompts, tmp_path / "out")
+    with serve() as other, pytest.raises(ConfigurationMismatchError, match="base_url"):
+        collect(other, prompts, tmp_path / "out")
 
 
 def test_at_most_so_many_requests_at_once(tmp_path):
@@ -395,7 +394,7 @@ def test_the_key_is_sent_and_stands_nowhere(tmp_path, prompts, monkeypatch, capl
         collect(server, prompts, tmp_path / "a", api_key_env="MY_KEY")
         collect(server, prompts, tmp_path / "b", api_key_cmd=f"echo {key}")
     assert {one["authorization"] for one in server.headers} == {f"Bearer {key}"}
-    written = [path for path in (tmp_path / "a").iterdir()]
+    written = list((tmp_path / "a").iterdir())
     assert len(written) >= 3
     for path in written:
         assert key.encode() not in path.read_bytes(), path

@@ -1,6 +1,6 @@
 """kill -9, again and again: nothing is lost, and no answered request is asked once more.
 
-The server counts; the ledger must agree with it at every kill. Two doubles that are wrong must fail.
+The server counts; the ledger must agree with it at every kill. Two wrong doubles must fail.
 """
 
 import json
@@ -89,7 +89,7 @@ def _survive(tmp_path, act, kills, count, double=""):
     prompts = write_prompts(tmp_path / "p.jsonl", count)
     folder, chance = tmp_path / "out", random.Random(7)
     with serve(act) as server:
-        for number in range(1, kills + 1):
+        for _ in range(kills):
             child = _start(server, prompts, folder, double)
             goal = sum(server.asked.values()) + max(1, count // (kills + 1) - 2)
             while sum(server.asked.values()) < goal and child.poll() is None:
@@ -108,7 +108,6 @@ def _survive(tmp_path, act, kills, count, double=""):
         assert found.facts["answered"] == count
         requests = sum(server.asked.values())
         assert found.facts["requests"] >= requests
-        assert number == kills
     outputs = (folder / "outputs.jsonl").read_bytes().splitlines()
     assert len(outputs) == count
     return found, server
