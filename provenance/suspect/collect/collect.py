@@ -179,7 +179,7 @@ def verify_collection(folder: Any, head: str | None = None) -> Collection:
     return Collection(place, facts, breaks=tuple(breaks))
 
 
-def describe_collected(path: Path, sha256: str) -> dict[str, Any] | None:
+def describe_collected(path: Path) -> dict[str, Any] | None:
     """What the ledger beside a file of outputs says of them; None for a file without one.
 
     Raises DataError if the chain does not hold, or does not give this file.
@@ -188,7 +188,7 @@ def describe_collected(path: Path, sha256: str) -> dict[str, Any] | None:
     if path.name not in DERIVED or not (folder / LEDGER_FILE).is_file():
         return None
     standing = Standing.load(folder)
-    check_derived(folder, standing, path.name, sha256)
+    check_derived(folder, standing, path.name, sha256_of_file(path))
     return standing.facts()
 
 
