@@ -34,9 +34,10 @@ def collect(
     Exit 3: stopped before the end, and why.
     """
     if context.invoked_subcommand is None:
+        places = _need(prompts, output)
         settings = pv.CollectSettings.read(**asking, **sending)
         with progress() as show:
-            found = pv.collect_outputs(*_need(prompts, output), settings, show)
+            found = pv.collect_outputs(*places, settings, show)
         print_result(found, as_json=as_json)
         raise typer.Exit(found.exit_code)
 
@@ -63,8 +64,8 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Write the input file of an offline batch."""
-    settings = pv.CollectSettings.read(**asking)
-    made = pv.prepare_batch(*_need(prompts, output), settings, batch_format)
+    places = _need(prompts, output)
+    made = pv.prepare_batch(*places, pv.CollectSettings.read(**asking), batch_format)
     print_result(made, as_json=as_json)
 
 

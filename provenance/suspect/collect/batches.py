@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from provenance.errors import DataError, UsageError
@@ -15,7 +14,6 @@ from provenance.storage.files import (
     as_path,
     canonical_json,
     parse_json,
-    sha256_of_file,
     write_atomically,
 )
 from provenance.storage.lines import LineReader
@@ -78,8 +76,9 @@ def import_batch(results: Any, folder: Any) -> Collection:
     with open_collection(place, None, None, "") as found:
         if found.standing.header["via"] not in FORMATS:
             raise UsageError(f"{place}: must be a collection of `collect prepare`; it is not.")
-        digest = sha256_of_file(path)
-        lines = list(_read_results(path, found))
+        reader = LineReader(path)
+        lines = list(_read_results(reader, found))
+        digest = reader.sha256
         for item, content, document in lines:
             _take(found, item, content, document, digest)
         if digest not in found.standing.imported:
@@ -101,13 +100,13 @@ def _write_lines(prompts: Prompts, settings: CollectSettings, batch_format: str)
         yield canonical_json(line) + b"\n"
 
 
-def _read_results(path: Path, found: OpenCollection) -> Iterator[tuple[str, bytes, Any]]:
+def _read_results(reader: LineReader, found: OpenCollection) -> Iterator[tuple[str, bytes, Any]]:
     """Item, bytes and document of every line. Raises DataError naming the line."""
     seen: set[str] = set()
-    for number, line in LineReader(path):
+    for number, line in reader:
         if not line.strip():
             continue
-        origin = f"{path}: line {number}"
+        origin = f"{reader.path}: line {number}"
         document = parse_json(line, origin)
         item = document.get("custom_id") if isinstance(document, dict) else None
         try:

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def collect_outputs(
         found.record("started", client=version, price=price, **facts)
         run = Run(found.ledger, found.standing, given, settings, progress)
         try:
-            stopped = asyncio.run(run.complete(client))
+            stopped = _wait_for(run.complete(client))
         finally:
             written = found.derive()
     standing = found.standing
@@ -115,6 +116,16 @@ def collect_outputs(
         standing.read + standing.unknown[0], standing.written + standing.unknown[1]
     )
     return Collection(found.folder, standing.facts(), cost, stopped, written)
+
+
+def _wait_for(work: Coroutine[Any, Any, str]) -> str:
+    """What the coroutine returns, also inside a running loop (a notebook): on a thread then."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 @contextmanager
@@ -159,7 +170,7 @@ def verify_collection(folder: Any, head: str | None = None) -> Collection:
     """
     place = as_path(folder, "the folder")
     path = place / LEDGER_FILE
-    links = list(read_links(path))
+    links = [link.bare() for link in read_links(path)]
     breaks = find_breaks(links)
     if not links:
         breaks.append("the ledger is empty")

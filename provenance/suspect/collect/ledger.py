@@ -15,7 +15,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +48,13 @@ class Link:
     digest: str
     record: Mapping[str, Any] | None
 
+    def bare(self) -> Link:
+        """The same without what the record says beyond its place: for keeping many of them."""
+        if self.record is None:
+            return self
+        place = {name: self.record[name] for name in ("n", "previous")}
+        return replace(self, record=place)
+
     @property
     def number(self) -> int:
         """Its place by its own account; -1 if it is no record."""
@@ -75,6 +82,7 @@ class Ledger:
             self._file = os.fdopen(descriptor, "r+b", buffering=0)
             sync_folder(self.path.parent)
         except OSError as error:
+            self.__exit__()
             raise self._unwritable(error) from error
         return self
 

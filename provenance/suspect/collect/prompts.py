@@ -104,7 +104,8 @@ class Prompts:
         else:
             body = _ask_openai(record, parameters, settings)
         shown = {name: record[name] for name in _SHOWN if name in record}
-        read = len(canonical_json(shown)) + _TEMPLATE_TOKENS * (1 + len(shown.get("messages", ())))
+        # a token has at least one byte, whatever is in the body
+        read = len(canonical_json(body)) + _TEMPLATE_TOKENS * (1 + len(body.get("messages", ())))
         return Request(
             item,
             body,

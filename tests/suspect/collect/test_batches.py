@@ -1,13 +1,16 @@
 """Offline batches: what is handed in, and what is taken in, by custom_id."""
 
+import errno
 import gzip
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 import provenance
-from provenance.errors import ConfigurationMismatchError, DataError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
 from tests.suspect.collect.server import answer_of
 from tests.suspect.collect.test_collect import ledger_of, outputs_of, write_prompts
 
@@ -172,3 +175,64 @@ def test_what_anthropic_does_not_offer_is_refused(tmp_path, prompts, changed):
     with pytest.raises(UsageError, match="anthropic-batch"):
         provenance.prepare_batch(prompts, tmp_path / "out", own, ANTHROPIC)
     assert not (tmp_path / "out").exists()
+
+
+def _folder(tmp_path, prompts, name="out"):
+    provenance.prepare_batch(prompts, tmp_path / name, settings(), OPENAI)
+    lines = [openai_line(f"{number}-0") for number in range(1, 5)]
+    return tmp_path / name, write(tmp_path / "r.jsonl", lines)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_whatever_the_disk_refuses_the_next_run_ends_with_the_same_outputs(
+    tmp_path, prompts, monkeypatch, call
+):
+    """Fails the first, second, ... call until nothing fails any more."""
+    whole, results = _folder(tmp_path, prompts, "whole")
+    provenance.import_batch(results, whole)
+    target = Path if call == "replace" else os
+    real = getattr(target, call)
+    for number in range(100):
+        folder, results = _folder(tmp_path, prompts, f"out{number}")
+        left = [number]
+
+        def refuse(*given, left=left, **named):
+            left[0] -= 1
+            if left[0] == -1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*given, **named)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(target, call, refuse)
+            try:
+                provenance.import_batch(results, folder)
+            except StorageError:
+                failed = True
+            else:
+                failed = False
+        provenance.import_batch(results, folder)
+        assert (folder / "outputs.jsonl").read_bytes() == (whole / "outputs.jsonl").read_bytes()
+        assert provenance.verify_collection(folder).exit_code == 0
+        names = [sorted(path.name for path in one.iterdir()) for one in (folder, whole)]
+        assert names[0] == names[1]
+        if not failed:
+            break
+    assert number >= 1
+
+
+def test_one_bit_flipped_anywhere_is_found(tmp_path, prompts):
+    folder, results = _folder(tmp_path, prompts)
+    head = provenance.import_batch(results, folder).facts["head"]
+    places = 0
+    for name in ("ledger.jsonl", "prompts.jsonl", "outputs.jsonl"):
+        content = (folder / name).read_bytes()
+        for place in range(0, len(content), max(1, len(content) // 80)):
+            changed = bytearray(content)
+            changed[place] ^= 1 << place % 8
+            (folder / name).write_bytes(bytes(changed))
+            found = provenance.verify_collection(folder, head)
+            assert found.exit_code == 1, (name, place)
+            places += 1
+        (folder / name).write_bytes(content)
+    assert places >= 200
+    assert provenance.verify_collection(folder, head).exit_code == 0

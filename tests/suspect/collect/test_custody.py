@@ -20,7 +20,9 @@ def collected(synthetic_world, tmp_path_factory):
     """A collection whose answers a guilty suspect gave, by a batch."""
     folder, rng = tmp_path_factory.mktemp("collected"), np.random.default_rng(5)
     write_outputs(folder / "guilty.jsonl", learn(synthetic_world, rng, 200, 80))
-    texts = [json.loads(line)["output"] for line in (folder / "guilty.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line)["output"] for line in (folder / "guilty.jsonl").read_text().splitlines()
+    ]
     prompts = write(folder / "p.jsonl", [{"prompt": f"Question {n}"} for n in range(len(texts))])
     settings = provenance.CollectSettings(model="suspect-7")
     provenance.prepare_batch(prompts, folder / "out", settings, "openai-batch")
