@@ -89,10 +89,7 @@ class Run:
 
     async def _try(self, client: Client, request: Request, attempt: int) -> float | None:
         """One attempt; seconds to wait before the next, None if the item is settled or given up."""
-        await self.gate.wait()
-        if not await self.budget.admit(request.bound):
-            self.stopped = self.stopped or "the budget is spent"
-        if self.stopped:
+        if not await self._may_ask(request):
             return None
         reply = await self.exchange(client, request)
         await self.budget.settle()
@@ -103,6 +100,16 @@ class Run:
             return None
         longest: float = min(_LONGEST_BACKOFF, self.settings.backoff * 2**attempt)
         return longest * self._jitter.uniform(0.5, 1.0)
+
+    async def _may_ask(self, request: Request) -> bool:
+        """Wait for the gate and the budget, until both are open at once; False if the run stops."""
+        while not self.stopped:
+            await self.gate.wait()
+            if not await self.budget.admit(request.bound):
+                self.stopped = self.stopped or "the budget is spent"
+            elif self.gate.is_open:
+                break
+        return not self.stopped
 
     async def exchange(self, client: Client, request: Request) -> Reply:
         """Ask and record: before, and after. Raises StorageError."""

@@ -56,6 +56,11 @@ class Gate:
         """Let nobody through for so long."""
         self._opens = max(self._opens, time.monotonic() + seconds)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may pass."""
+        return self._opens <= time.monotonic()
+
     async def wait(self) -> None:
         """Until it is open."""
         while (left := self._opens - time.monotonic()) > 0:

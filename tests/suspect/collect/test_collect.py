@@ -181,6 +181,13 @@ def _wrong(handler, _body, before):
     return True
 
 
+def _packed_wrongly(handler, _body, before):
+    if before:
+        return False
+    handler.reply(200, b"no gzip", content_encoding="gzip")
+    return True
+
+
 def _dribble(handler, _body, before):
     if before:
         return False
@@ -205,6 +212,7 @@ def _dribble(handler, _body, before):
         (_wrong, "answered", {}),
         (_cut, "failed", {}),
         (_gone, "failed", {}),
+        (_packed_wrongly, "failed", {}),
         (_dribble, "failed", {"timeout": 0.8}),
     ],
 )

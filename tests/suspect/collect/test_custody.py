@@ -48,7 +48,7 @@ def case(synthetic_world):
 
 
 def test_the_bundle_states_head_and_counts_of_the_ledger(collected, case, tmp_path):
-    found = case.check(collected.folder / "outputs.jsonl", placebo_keys=60)
+    found = case.check(collected.folder, placebo_keys=60)
     assert found.found_evidence
     found.save(tmp_path / "bundle")
     verdict = json.loads((tmp_path / "bundle/verdict.json").read_text())
