@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,6 +19,10 @@ Outcome = Literal["answer", "empty", "error", "malformed"]
 """A text; none, but an answer (a refusal); an error of the API; not what the API should say."""
 _LONGEST: Final = 128
 _OK: Final = 200
+_MOST_TOKENS: Final = 10**9
+"""Of one request; a count beyond it is none."""
+_LONGEST_TEXT: Final = 1 << 23
+"""Bytes of a body that is kept as text, where JSON may need six for one; a longer one in base64."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,22 @@ def read_batch_line(document: Any) -> Answer:
     result, response = _get(document, "result"), _get(document, "response")
     if isinstance(result, dict):
         if result.get("type") == "succeeded":
-            return read_document(result.get("message"))
+            return _settle(read_document(result.get("message")))
         kind = str(_get(result, "type"))
         return Answer("error", error=_name_error(result.get("error")) or _short(kind))
     if isinstance(response, dict) and not _get(document, "error"):
         body, status = response.get("body"), response.get("status_code", _OK)
         if status == _OK:
-            return read_document(body)
+            return _settle(read_document(body))
         return Answer("error", error=_name_error(body) or f"status {_short(status)}")
     return Answer("error", error=_name_error(document) or "no response")
+
+
+def _settle(answer: Answer) -> Answer:
+    """A line of a batch has its answer for good: what is not understood is an error."""
+    if answer.outcome == "malformed":
+        return Answer("error", error=f"not understood: {answer.error}")
+    return answer
 
 
 def read_document(document: Any) -> Answer:
@@ -110,11 +122,11 @@ def read_document(document: Any) -> Answer:
 
 
 def pack_body(body: bytes) -> dict[str, str]:
-    """Raw bytes as a field of a record: as text if they are UTF-8, else in base64."""
-    try:
-        return {"body": body.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {"body_base64": base64.b64encode(body).decode("ascii")}
+    """Raw bytes as a field of a record: as text if they are UTF-8 and not long, else in base64."""
+    if len(body) <= _LONGEST_TEXT:
+        with suppress(UnicodeDecodeError):
+            return {"body": body.decode("utf-8")}
+    return {"body_base64": base64.b64encode(body).decode("ascii")}
 
 
 def unpack_body(record: Mapping[str, Any]) -> bytes:
@@ -176,7 +188,7 @@ def _read_logprobs(given: Any) -> dict[str, Any] | None:
 
 def _count(document: Any, first: str, second: str) -> tuple[int, int] | None:
     found = (_get(document, "usage", first), _get(document, "usage", second) or 0)
-    if all(type(one) is int and one >= 0 for one in found):
+    if all(type(one) is int and 0 <= one <= _MOST_TOKENS for one in found):
         return found
     return None
 

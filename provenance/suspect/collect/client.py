@@ -18,11 +18,13 @@ from provenance.errors import DataError, MissingExtraError, UsageError, clean
 from provenance.keys.secrets import run_key_command
 from provenance.suspect.collect.settings import KEY_VARIABLE, CollectSettings
 
+TOO_LONG: Final = "too-long"
+"""What `lost` says of an answer that a ledger cannot hold; its bytes are not kept."""
 _NO_KEY: Final = "none"
 """What a server on this machine is sent if nobody gave a key: the SDK insists on one."""
 _STRUCK_OUT: Final = b"[the API key]"
 _LONGEST_WAIT: Final = 86_400.0
-_MAXIMUM_BODY: Final = 1 << 24
+_MAXIMUM_BODY: Final = 1 << 25
 _SHORTEST_KEY: Final = 8
 
 
@@ -35,7 +37,7 @@ class Reply:
     status, body : of the answer; 0 and empty if none came
     request_id : the API's own name of the request; empty if it gave none
     retry_after : seconds that the API asks to wait; None if it does not ask
-    lost : why no answer came: timeout, disconnected, unreachable, too-long; empty if one came
+    lost : why no answer came: timeout, disconnected, unreachable, or TOO_LONG; empty if one came
     sent : whether the API may have seen the request, and charge for it
     """
 
@@ -99,14 +101,15 @@ class Client:
             return Reply(lost="unreachable" if unsent else "disconnected", sent=not unsent)
 
     def _reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> Reply:
-        if len(body) > _MAXIMUM_BODY:
-            return Reply(lost="too-long")
         name = headers.get("x-request-id") or headers.get("request-id") or ""
         if len(self._key) >= _SHORTEST_KEY:
             for spelt in (self._key, self._key.replace(b"/", rb"\/")):
                 body = body.replace(spelt, _STRUCK_OUT)
             name = name.replace(self._key.decode("ascii"), _STRUCK_OUT.decode("ascii"))
-        return Reply(status, body, clean(name)[:128], read_retry_after(headers))
+        name = clean(name)[:128]
+        if len(body) > _MAXIMUM_BODY:
+            return Reply(status, b"", name, lost=TOO_LONG)
+        return Reply(status, body, name, read_retry_after(headers))
 
 
 def load_sdk() -> Any:

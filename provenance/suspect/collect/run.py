@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, Final
 
 from provenance.suspect.collect.answers import Answer, pack_body, read_answer
-from provenance.suspect.collect.client import Client, Reply
+from provenance.suspect.collect.client import TOO_LONG, Client, Reply
 from provenance.suspect.collect.ledger import Ledger
 from provenance.suspect.collect.prompts import Prompts, Request
 from provenance.suspect.collect.result import Progress, say_spent
@@ -139,17 +139,20 @@ class Run:
         """Record what came back, or that nothing did."""
         item = request.item
         common = {"item": item, "attempt": self.standing.tried[item]}
-        if reply.lost:
+        if reply.lost == TOO_LONG:  # paid, and asking again would not make it shorter
+            answer = Answer("error", error=TOO_LONG, tokens=request.bound)
+        elif reply.lost:
             self.record("failed", **common, reason=reply.lost, sent=reply.sent)
             return
-        answer = read_answer(reply.status, reply.body)
+        else:
+            answer = read_answer(reply.status, reply.body)
         self.record(
             "answered",
             **common,
             status=reply.status,
             request_id=reply.request_id,
             prompt_sha256=request.prompt_sha256,
-            settled=self._settles(reply, answer),
+            settled=reply.lost == TOO_LONG or self._settles(reply, answer),
             **answer.facts(),
             **pack_body(reply.body),
         )

@@ -81,23 +81,25 @@ def test_an_openai_batch_there_and_back(tmp_path, prompts):
     results = [openai_line(item) for item in items]
     results[0] = openai_line(items[0], {"error": {"code": "content_filter"}}, 400)
     results[1] = {"custom_id": items[1], "response": None, "error": {"code": "expired"}}
+    results[2] = openai_line(items[2], {"object": "response", "output": []})
     found = provenance.import_batch(write(tmp_path / "r.jsonl", results), folder)
-    assert (found.facts["answered"], found.facts["errors"]) == (5, 2)
+    assert (found.facts["answered"], found.facts["errors"]) == (4, 3)
     assert found.facts["unanswered"] == 1
     assert found.exit_code == 0
     outputs = outputs_of(folder)
-    assert [one["custom_id"] for one in outputs][:2] == ["1-0", "1-1"]
+    assert [one["custom_id"] for one in outputs] == ["1-0", "2-0", "3-0", "4-0"]
     assert outputs[0]["output"].startswith("An answer to question 1-0")
     assert outputs[0]["id"] == "q0"
     assert provenance.verify_collection(folder).exit_code == 0
     errors = {r["item"]: r["error"] for r in ledger_of(folder) if r.get("outcome") == "error"}
+    assert errors.pop(items[2]).startswith("not understood")
     assert errors == {items[0]: "content_filter", items[1]: "expired"}
 
     before = (folder / "ledger.jsonl").read_bytes()
     provenance.import_batch(tmp_path / "r.jsonl", folder)
     assert (folder / "ledger.jsonl").read_bytes() == before
     # a second batch answers what the first did not
-    rest = write(tmp_path / "s.jsonl", [openai_line(item) for item in items[:2]])
+    rest = write(tmp_path / "s.jsonl", [openai_line(item) for item in items[:3]])
     assert provenance.import_batch(rest, folder).facts["answered"] == 7
     assert provenance.verify_collection(folder).exit_code == 0
 

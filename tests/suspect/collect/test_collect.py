@@ -505,6 +505,27 @@ def test_a_second_run_beside_the_first_is_refused(tmp_path, prompts):
     assert set(server.asked.values()) == {1}
 
 
+def test_an_answer_that_is_too_long_is_not_asked_again(tmp_path, prompts, monkeypatch):
+    monkeypatch.setattr("provenance.suspect.collect.client._MAXIMUM_BODY", 300)
+
+    def act(handler, body, _before):
+        if body["messages"][-1]["content"] == "question 3":
+            handler.reply(
+                200, json.dumps(answer_of("/chat/completions", body)).encode() + b" " * 500
+            )
+            return True
+        handler.reply(200, b'{"choices": [{"message": {"content": "short"}}]}')
+        return True
+
+    with serve(act) as server:
+        found = collect(server, prompts, tmp_path / "out")
+        collect(server, prompts, tmp_path / "out")
+    assert set(server.asked.values()) == {1}
+    assert (found.facts["answered"], found.facts["errors"]) == (5, 1)
+    assert found.facts["tokens"][1] > 0
+    assert provenance.verify_collection(tmp_path / "out").exit_code == 0
+
+
 def test_a_running_loop_is_no_hindrance(tmp_path, prompts):
     async def in_a_notebook():
         return collect(server, prompts, tmp_path / "out")

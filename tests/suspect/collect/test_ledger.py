@@ -16,6 +16,7 @@ from provenance.suspect.collect.answers import pack_body, read_answer, unpack_bo
 from provenance.suspect.collect.ledger import (
     GENESIS,
     LEDGER_FILE,
+    MAXIMUM_RECORD,
     Ledger,
     find_breaks,
     read_chain,
@@ -169,11 +170,14 @@ def test_an_unopened_ledger_takes_nothing(tmp_path):
         Ledger(tmp_path).append("note")
 
 
-@pytest.mark.parametrize("body", [b"plain", "é\u2028".encode(), b"\xff\xfe\x00", b""])
+@pytest.mark.parametrize(
+    "body", [b"plain", "é\u2028".encode(), b"\xff\xfe\x00", b"", bytes(9 << 20)]
+)
 def test_raw_bytes_come_back(body):
     packed = pack_body(body)
     assert unpack_body(json.loads(canonical_json(packed))) == body
-    assert ("body_base64" in packed) == (b"\xff" in body)
+    assert ("body_base64" in packed) == (b"\xff" in body or len(body) > 1 << 23)
+    assert len(canonical_json(packed)) < MAXIMUM_RECORD
     if "body_base64" in packed:
         assert base64.b64decode(packed["body_base64"]) == body
 
