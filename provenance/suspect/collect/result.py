@@ -17,11 +17,11 @@ def say_spent(tokens: int, cost: float | None, seconds_left: float | None) -> st
     """Tokens and money, at most, and the time left, for the end of a line.
 
     >>> say_spent(45_210, 0.321, 250.0)
-    ', 45,210 tokens, spent 0.32, 4 min 10 s left'
+    ', 45,210 tokens, spent 0.3210, 4 min 10 s left'
     """
     parts = [f"{tokens:,} tokens"]
     if cost is not None:
-        parts.append(f"spent {cost:,.2f}")
+        parts.append(f"spent {cost:,.4f}")
     if seconds_left is not None:
         minutes, seconds = divmod(round(seconds_left), 60)
         parts.append(f"{minutes} min {seconds} s left" if minutes else f"{seconds} s left")
@@ -81,7 +81,7 @@ class Collection(Said):
         )
         read, written = facts["tokens"]
         lost = sum(facts["tokens_unknown"])
-        spent = "" if self.cost is None else f", at most {self.cost:,.2f}"
+        spent = "" if self.cost is None else f", at most {self.cost:,.4f}"
         unknown = f", and at most {lost:,} of requests whose end is unknown" if lost else ""
         page.say(f"Tokens: {read:,} read, {written:,} written{unknown}{spent}.")
         if self.stopped:
