@@ -113,7 +113,7 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
 # torch is installed by its exact pin: any range would pull a CUDA build of several GB.
 $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) "torch==2.13.0"
-	$(INSTALL) --editable ".[torch,evidence,dev]"
+	$(INSTALL) --editable ".[torch,evidence,api,dev]"
 	touch $@ $(VENV)/.demo
 
 clean:

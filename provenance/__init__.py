@@ -70,6 +70,12 @@ if TYPE_CHECKING:
     from provenance.served.writer import LogWriter as LogWriter
     from provenance.storage.printable import Page as Page
     from provenance.suspect.access.outputs import observe as observe
+    from provenance.suspect.collect.batches import import_batch as import_batch
+    from provenance.suspect.collect.batches import prepare_batch as prepare_batch
+    from provenance.suspect.collect.collect import collect_outputs as collect_outputs
+    from provenance.suspect.collect.collect import verify_collection as verify_collection
+    from provenance.suspect.collect.result import Collection as Collection
+    from provenance.suspect.collect.settings import CollectSettings as CollectSettings
     from provenance.suspect.observations import Observations as Observations
 
     __version__: str
@@ -80,6 +86,8 @@ _HOMES = {
     "DEFAULT_SHARES": "provenance.keys.schedule",
     "Case": "provenance.case.case",
     "CheckSettings": "provenance.check.examine",
+    "CollectSettings": "provenance.suspect.collect.settings",
+    "Collection": "provenance.suspect.collect.result",
     "Decision": "provenance.embed.policy",
     "DetectedTexts": "provenance.case.texts",
     "Detection": "provenance.marks.detection",
@@ -109,6 +117,7 @@ _HOMES = {
     "audit_log": "provenance.case.indexing",
     "build_index": "provenance.case.indexing",
     "check_outputs": "provenance.check.examine",
+    "collect_outputs": "provenance.suspect.collect.collect",
     "commit_plan": "provenance.case.planning",
     "create_keyring": "provenance.keys.keyring",
     "create_signing_key": "provenance.evidence.signature",
@@ -121,6 +130,7 @@ _HOMES = {
     "disclose_key": "provenance.case.keyrings",
     "export_worker": "provenance.keys.worker",
     "generate_log": "provenance.embed.generation",
+    "import_batch": "provenance.suspect.collect.batches",
     "judge_suspects": "provenance.check.suspects",
     "list_warnings": "provenance.case.indexing",
     "load_tokenizer": "provenance.keys.tokenizer",
@@ -130,12 +140,14 @@ _HOMES = {
     "observe": "provenance.suspect.access.outputs",
     "open_case": "provenance.case.case",
     "open_keyring": "provenance.case.doors",
+    "prepare_batch": "provenance.suspect.collect.batches",
     "read_defaults": "provenance.case.defaults",
     "read_foreign_mark": "provenance.marks.foreign.reading",
     "read_suspect": "provenance.check.suspects",
     "sign_bundle": "provenance.evidence.signature",
     "tell_story": "provenance.case.story",
     "verify": "provenance.case.proof",
+    "verify_collection": "provenance.suspect.collect.collect",
 }
 _MODULES = {"transformers": "provenance.embed.transformers"}
 

@@ -5,6 +5,8 @@ import provenance
 PUBLIC = [
     "Case",
     "CheckSettings",
+    "CollectSettings",
+    "Collection",
     "DEFAULT_SHARES",
     "Decision",
     "DetectedTexts",
@@ -36,6 +38,7 @@ PUBLIC = [
     "audit_log",
     "build_index",
     "check_outputs",
+    "collect_outputs",
     "commit_plan",
     "create_keyring",
     "create_signing_key",
@@ -48,6 +51,7 @@ PUBLIC = [
     "disclose_key",
     "export_worker",
     "generate_log",
+    "import_batch",
     "judge_suspects",
     "list_warnings",
     "load_tokenizer",
@@ -57,6 +61,7 @@ PUBLIC = [
     "observe",
     "open_case",
     "open_keyring",
+    "prepare_batch",
     "read_defaults",
     "read_foreign_mark",
     "read_suspect",
@@ -64,6 +69,7 @@ PUBLIC = [
     "tell_story",
     "transformers",
     "verify",
+    "verify_collection",
 ]
 
 BESIDE_TORCH = {"GeneratedLog", "generate_log", "transformers"}

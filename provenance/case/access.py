@@ -35,7 +35,8 @@ class Access:
         documents: int | None = None,
     ) -> Access:
         """The one kind of access that was asked for; UsageError for none or several."""
-        texts, listed = as_paths(outputs, "outputs"), as_paths(logprobs, "logprobs")
+        texts = _enter(as_paths(outputs, "outputs"), "outputs.jsonl")
+        listed = _enter(as_paths(logprobs, "logprobs"), "logprobs.jsonl")
         logs = as_paths(read, "the log to read")
         given = [bool(texts), weights is not None, bool(listed)]
         if sum(given) != 1:
@@ -55,6 +56,11 @@ class Access:
     def of(self, path: Path) -> Access:
         """The same kind of access to another model."""
         return replace(self, paths=(path,))
+
+
+def _enter(paths: tuple[Path, ...], name: str) -> tuple[Path, ...]:
+    """The same, where the folder of a collection stands for its file of this name."""
+    return tuple(path / name if (path / "ledger.jsonl").is_file() else path for path in paths)
 
 
 @dataclass(frozen=True)

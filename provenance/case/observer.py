@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from provenance.case.access import Access, Reference
 
@@ -48,12 +49,15 @@ class Observer:
         self._model = self._load(reference.model) if reference.model else None
 
     def observe(self, access: Access) -> Observations:
-        """The suspect as the access shows it."""
-        if access.kind == "outputs":
-            return self._observe_outputs(access.paths)
-        if access.kind == "logprobs":
-            return self._observe_logprobs(access.paths)
-        return self._observe_weights(access)
+        """The suspect as the access shows it; of collected files also what their ledgers say."""
+        if access.kind == "weights":
+            return self._observe_weights(access)
+        collected = _read_ledgers(access.paths)
+        read = self._observe_outputs if access.kind == "outputs" else self._observe_logprobs
+        observed = read(access.paths)
+        if not collected:
+            return observed
+        return replace(observed, source={**observed.source, "collected": collected})
 
     def measure_twins(self, paths: Sequence[Path], folder: Path) -> MeasuredTwins | None:
         """How likely the model in the folder finds served and unserved twins; None without files.
@@ -175,3 +179,18 @@ class Observer:
 
         total = None if documents is None else -(-documents // PART_DOCUMENTS)
         return lambda name, parts: self._progress(f"Reading with the {name}", parts, total)
+
+
+def _read_ledgers(paths: Sequence[Path]) -> dict[str, Any]:
+    """What ledgers say of files that lie beside one, by name (`name_files`).
+
+    Raises DataError, before anything is read, for a ledger that does not hold or gives other files.
+    """
+    from provenance.storage.files import name_files
+    from provenance.suspect.collect.collect import describe_collected
+
+    found = {
+        name: describe_collected(path)
+        for name, path in zip(name_files(list(paths)), paths, strict=True)
+    }
+    return {name: facts for name, facts in found.items() if facts is not None}

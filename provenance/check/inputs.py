@@ -92,7 +92,17 @@ def say_positions(described: Mapping[str, Any]) -> str:
         f"{described['outputs']:,} {kind}{shown}: {described['positions']:,} positions counted; "
         f"left out: {described['repeated']:,} repeated in their {kind[:-1]}, "
         f"{described['prompted']:,} token for token in the prompt{also}; "
-        f"{described['short_outputs']:,} too short."
+        f"{described['short_outputs']:,} too short.{_say_collected(described['source'])}"
+    )
+
+
+def _say_collected(source: Mapping[str, Any]) -> str:
+    """Sentences on what the ledgers of collected files say; empty without."""
+    return "".join(
+        f" {name} was collected from {one['model']}: {one['answered']:,} of {one['wanted']:,} "
+        f"answered, {one['without_text']:,} without text, {one['errors']:,} errors, "
+        f"{one['unanswered']:,} unanswered; head of the ledger {one['head']}."
+        for name, one in source.get("collected", {}).items()
     )
 
 

@@ -13,6 +13,7 @@ import typer
 import provenance as pv
 from provenance.commands import (
     check,
+    collect,
     demo,
     detect,
     evidence,
@@ -91,6 +92,7 @@ app.command("generate")(generate.generate)
 app.add_typer(log.app, name="log")
 app.add_typer(index.app, name="index")
 app.add_typer(plan.app, name="plan")
+app.add_typer(collect.app, name="collect")
 app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.add_typer(evidence.app, name="evidence")

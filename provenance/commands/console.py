@@ -77,7 +77,7 @@ def tell(sentence: str) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int | None], None]]:
+def progress() -> Iterator[Callable[..., None]]:
     """Bars on stderr: what the library logs as its steps, and how far models have read.
 
     Where there is no terminal a line in their place, now and then.
@@ -94,14 +94,15 @@ def progress() -> Iterator[Callable[[str, int, int | None], None]]:
 
         said = clock.monotonic()
 
-        def show(name: str, done: int, total: int | None) -> None:
+        def show(name: str, done: int, total: int | None, note: str = "") -> None:
             nonlocal said
             if not words.is_terminal and clock.monotonic() - said > _SECONDS:
                 said = clock.monotonic()
-                tell(f"{name}: {done:,}" + ("" if total is None else f" of {total:,}"))
+                of = "" if total is None else f" of {total:,}"
+                tell(f"{name}: {done:,}{of}{note}")
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
+            bars.update(tasks[name], completed=done, description=f"{name}{note}")
 
         logger, handler = logging.getLogger("provenance.case"), Steps(logging.INFO)
         level = logger.level

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -81,7 +82,14 @@ _SETTINGS: dict[str, Any] = {
         int | None, typer.Option(help="Keys of the placebo control; default 400.")
     ],
 }
+_COLLECTING: dict[str, Any] = {}
+for _one in fields(pv.CollectSettings):
+    _option, _kind, _help = _one.metadata["option"]
+    _COLLECTING[_one.name] = Annotated[_kind, typer.Option(_option, help=_help)]
+_ASKED = ("model", "endpoint", "parameters", "samples", "logprobs")
 _GROUPS: dict[str, dict[str, Any]] = {
+    "asking": {name: _COLLECTING[name] for name in _ASKED},
+    "sending": {name: _COLLECTING[name] for name in _COLLECTING if name not in _ASKED},
     "mark": _MARK,
     "access": _ACCESS,
     "reference": _REFERENCE,
