@@ -9,8 +9,8 @@ key, no index and no file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class Positions:
     open_documents : of documents of a log, how many marked ones are not known to be whole: which
         positions they have may hang on what was drawn there
     asked : the distinct texts of the prompts, read as if they were outputs; None if nobody asked
+    reading : in which shape files were read and what was left out, if there is something to say
     """
 
     outputs: Sequence[NDArray[np.uint32]]
@@ -64,6 +65,7 @@ class Positions:
     quoted: int = 0
     with_prompt: int = 0
     asked: Positions | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tokens_read(self) -> int:

@@ -1,0 +1,92 @@
+"""What was read of files of outputs, and what was left out: counts, and their words.
+
+Knows counts; no file, no shape of a record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from provenance.storage.shapes.table import OURS, PLUGIN
+
+SHOWN_PLACES: Final = 5
+"""Records of each reason that are named."""
+
+
+@dataclass
+class Tally:
+    """What was read of one file.
+
+    shape : its name; records : of the file; outputs : texts, or lists of ids; without_prompt :
+    those of them before which nothing is said to be shown; left_out : records without a text, by
+    reason; places : the first few of each reason; unasked : records whose request was not found
+    """
+
+    shape: str = ""
+    records: int = 0
+    outputs: int = 0
+    without_prompt: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
+    unasked: int = 0
+
+    def leave_out(self, reason: str, place: str) -> None:
+        """Count a record that holds no text."""
+        self.left_out[reason] += 1
+        places = self.places.setdefault(reason, [])
+        if len(places) < SHOWN_PLACES:
+            places.append(place)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form, as verdicts hold it."""
+        return {
+            "shape": self.shape,
+            "records": self.records,
+            "outputs": self.outputs,
+            "without_prompt": self.without_prompt,
+            "left_out": {
+                reason: {"records": count, "first": self.places[reason]}
+                for reason, count in sorted(self.left_out.items())
+            },
+            **({"unasked": self.unasked} if self.unasked else {}),
+        }
+
+    @property
+    def is_plain(self) -> bool:
+        """Our own form, and nothing left out: nothing to say of it."""
+        return self.shape in (OURS, PLUGIN) and not self.left_out
+
+
+def say_reading(described: Mapping[str, Any]) -> list[str]:
+    """Sentences on what `RecordFiles.describe` says, for people.
+
+    >>> say_reading({"files": {"a.jsonl": {"shape": "openai-batch", "records": 3, "outputs": 2,
+    ...     "without_prompt": 2, "left_out": {"refusal": {"records": 1, "first": ["line 2"]}}}},
+    ...     "not_read": [], "requests": {}})
+    ['a.jsonl: read as openai-batch; 1 of 3 records without a text: 1 refusal (line 2).']
+    """
+    said = []
+    for name, file in described.get("files", {}).items():
+        left = {reason: one["records"] for reason, one in file["left_out"].items()}
+        parts = [
+            f"{count:,} {reason} ({', '.join(file['left_out'][reason]['first'])}"
+            f"{', ...' if count > len(file['left_out'][reason]['first']) else ''})"
+            for reason, count in left.items()
+        ]
+        without = (
+            f"; {sum(left.values()):,} of {file['records']:,} records without a text: "
+            f"{', '.join(parts)}"
+            if left
+            else ""
+        )
+        unasked = file.get("unasked", 0)
+        also = f"; no request was found for {unasked:,}" if unasked else ""
+        said.append(f"{name}: read as {file['shape']}{without}{also}.")
+    if not_read := described.get("not_read"):
+        shown = ", ".join(not_read[:SHOWN_PLACES])
+        more = ", ..." if len(not_read) > SHOWN_PLACES else ""
+        said.append(f"Not read in the folder: {len(not_read):,} files ({shown}{more}).")
+    return said
