@@ -19,6 +19,7 @@ from provenance.commands import (
     index,
     keys,
     log,
+    outputs,
     plan,
     suspects,
     verify,
@@ -76,6 +77,7 @@ app.command("generate")(generate.generate)
 app.add_typer(log.app, name="log")
 app.add_typer(index.app, name="index")
 app.add_typer(plan.app, name="plan")
+app.add_typer(outputs.app, name="outputs")
 app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.add_typer(evidence.app, name="evidence")

@@ -81,11 +81,22 @@ _SETTINGS: dict[str, Any] = {
         int | None, typer.Option(help="Keys of the placebo control; default 400.")
     ],
 }
+_READING: dict[str, Any] = {
+    "format": Annotated[str | None, typer.Option(help="Shape of the files; default: found out.")],
+    "requests": Annotated[
+        list[Path] | None, typer.Option(help="What a batch was asked, joined by its ids; repeat.")
+    ],
+    "mapping": Annotated[
+        list[str] | None, typer.Option("--map", help="output=PATH, prompt=PATH, ...; repeat.")
+    ],
+    "strict": Annotated[bool, typer.Option("--strict", help="Refuse records without a text.")],
+}
 _GROUPS: dict[str, dict[str, Any]] = {
     "mark": _MARK,
     "access": _ACCESS,
     "reference": _REFERENCE,
     "settings": _SETTINGS,
+    "read_as": _READING,
 }
 
 IndexFolder = Annotated[Path, typer.Option(help="Folder of the index.")]
@@ -96,7 +107,7 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for 
 def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a group in place of a parameter of its name, annotated Any.
 
-    `mark` becomes a MarkChoice; `access`, `reference` and `settings` are dicts of the options.
+    `mark` becomes a MarkChoice; the others are dicts of the options.
     """
     hints = get_type_hints(command, include_extras=True)
     taken = [name for name in _GROUPS if hints.get(name) is Any]

@@ -181,6 +181,7 @@ class RecordFiles:
     def __init__(self, paths: Sequence[Path | str], reading: ReadAs | None = None) -> None:
         reading = reading or ReadAs()
         self.not_read: list[str] = []
+        self._any_text = reading.any_text
         files = [file for path in map(Path, paths) for file in self._expand(path)]
         check_distinct(files)
         self.requests = Requests.read(reading.requests)
@@ -196,9 +197,14 @@ class RecordFiles:
         names = name_files([file.path for file in self.files])
         return {name: file.sha256 for name, file in zip(names, self.files, strict=True)}
 
-    def describe(self) -> dict[str, Any]:
-        """What stands in a verdict: shapes, counts, what was left out; empty if all was plain."""
-        if all(file.tally.is_plain for file in self.files) and not (self.not_read or self.requests):
+    def describe(self, *, always: bool = False) -> dict[str, Any]:
+        """What stands in a verdict: shapes, counts, what was left out.
+
+        Empty if all was plain and it is not wanted `always`.
+        """
+        usual = (OURS, PLUGIN, TEXT) if self._any_text else (OURS, PLUGIN)
+        plain = all(file.tally.is_plain(usual) for file in self.files)
+        if plain and not (always or self.not_read or self.requests):
             return {}
         names = name_files([file.path for file in self.files])
         return {

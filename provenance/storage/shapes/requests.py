@@ -5,10 +5,10 @@ Knows files and names of shapes; no answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from provenance.errors import DataError, UsageError
 from provenance.storage.files import Paths, as_paths, name_files, sha256_of_file
@@ -17,6 +17,8 @@ from provenance.storage.shapes.convert import make_shape, request_fields, shape_
 from provenance.storage.shapes.paths import first
 from provenance.storage.shapes.table import REQUESTS
 from provenance.storage.shapes.unfold import records_in
+
+_GIVEN: Final = ("mapping", "strict", "any_text")
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,25 @@ class ReadAs:
     any_text: bool = False
 
     @classmethod
+    def of(cls, given: Any) -> ReadAs:
+        """From what a caller gives: None, a mapping of the arguments of `make`, or itself."""
+        if given is None or isinstance(given, ReadAs):
+            return given or cls()
+        if not isinstance(given, Mapping) or not set(given) <= {"format", "requests", *_GIVEN}:
+            raise UsageError(
+                "read_as must be a dict with format, requests, mapping and strict; it is not. "
+                "Leave out what is to be found out."
+            )
+        return cls.make(**given)
+
+    @classmethod
     def make(
         cls,
         format: str | None = None,  # noqa: A002 - the name of the option
         requests: Paths | None = None,
         mapping: Sequence[str] | None = None,
         *,
-        strict: bool = False,
+        strict: bool | None = False,
         any_text: bool = False,
     ) -> ReadAs:
         """From what a caller gives. Raises UsageError before anything is read."""
@@ -56,7 +70,7 @@ class ReadAs:
         if mapping:
             make_shape(tuple(mapping))
         paths = as_paths(requests, "requests")
-        return cls(format, paths, tuple(mapping or ()), strict, any_text)
+        return cls(format, paths, tuple(mapping or ()), bool(strict), any_text)
 
 
 @dataclass

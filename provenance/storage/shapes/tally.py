@@ -6,11 +6,9 @@ Knows counts; no file, no shape of a record.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-from provenance.storage.shapes.table import OURS, PLUGIN
 
 SHOWN_PLACES: Final = 5
 """Records of each reason that are named."""
@@ -54,10 +52,9 @@ class Tally:
             **({"unasked": self.unasked} if self.unasked else {}),
         }
 
-    @property
-    def is_plain(self) -> bool:
-        """Our own form, and nothing left out: nothing to say of it."""
-        return self.shape in (OURS, PLUGIN) and not self.left_out
+    def is_plain(self, usual: Sequence[str]) -> bool:
+        """A usual shape, and nothing left out: nothing to say of it."""
+        return self.shape in usual and not self.left_out
 
 
 def say_reading(described: Mapping[str, Any]) -> list[str]:
