@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from provenance.case.case import Case as Case
     from provenance.case.case import open_case as open_case
+    from provenance.case.defaults import read_defaults as read_defaults
     from provenance.case.doors import open_keyring as open_keyring
     from provenance.case.indexing import audit_log as audit_log
     from provenance.case.indexing import build_index as build_index
@@ -132,6 +133,7 @@ _HOMES = {
     "observe": "provenance.suspect.access.outputs",
     "open_case": "provenance.case.case",
     "open_keyring": "provenance.case.doors",
+    "read_defaults": "provenance.case.defaults",
     "read_foreign_mark": "provenance.marks.foreign.reading",
     "read_outputs": "provenance.case.outputs",
     "read_suspect": "provenance.check.suspects",

@@ -58,6 +58,7 @@ PUBLIC = [
     "observe",
     "open_case",
     "open_keyring",
+    "read_defaults",
     "read_foreign_mark",
     "read_outputs",
     "read_suspect",

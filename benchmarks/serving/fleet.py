@@ -49,6 +49,7 @@ from provenance.keys.keyring import SchemeSpecification, add_value, create_keyri
 from provenance.keys.schedule import Schedule
 from provenance.served.audit import audit_log
 from provenance.served.background import BackgroundLog
+from provenance.served.build import build_index
 from provenance.served.rotation import RotatingLog
 from provenance.storage.files import write_json
 from tests.world.vllm_lab import MODEL_NAME, ROOT, make_model, run_server
@@ -61,6 +62,7 @@ FIRST = 10
 """Weeks that have a key from the start; the others are added while the server serves."""
 PROMPTS = ("The history of the printing press", "def main(", "Tell me of rivers and of", "x = 1\n")
 ENDPOINTS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
+KINDS = ("plain", "top-p", "endless", "disconnect", "constant id", "greedy", "tools", "reasoning")
 THREADS = 24
 OPTIONS = (
     "--reasoning-parser",
@@ -95,15 +97,14 @@ def make_request(number: int, weeks: Sequence[str], chance: random.Random) -> Se
     """A request of one of the kinds of the fleet; kinds and endpoints alternate."""
     path = ENDPOINTS[number % 4]
     labels = {"week": chance.choice(weeks)}
-    kinds = ("plain", "top-p", "cut", "disconnect", "constant id", "greedy", "tools", "reasoning")
-    kind = kinds[number // 4 % len(kinds)]
+    kind = KINDS[number // 4 % len(KINDS)]
     name = f"n{number}"
     fields = request_fields(labels)
     fields["vllm_xargs"][REQUEST_FIELD] = name
     body: dict[str, Any] = {
         "model": MODEL_NAME,
         "temperature": 1.0,
-        "stream": bool(number // 32 % 2),
+        "stream": bool(number // (4 * len(KINDS)) % 2),
     }
     prompt = chance.choice(PROMPTS)
     limit = chance.randrange(8, 48)
@@ -118,6 +119,8 @@ def make_request(number: int, weeks: Sequence[str], chance: random.Random) -> Se
             fields.pop("return_token_ids")
     if kind == "top-p":
         body |= {"top_p": 0.3}
+    if kind == "endless" and path.endswith("completions"):
+        body |= {"ignore_eos": True}
     if kind == "constant id":
         body |= {"request_id": "always-the-same"}
     if kind == "greedy":
@@ -405,8 +408,13 @@ def audit(fleet: Fleet) -> dict[str, Any]:
             ids = generator.integers(3, size, 60).astype(np.uint32)
             labels = {"week": WEEKS[0], "replica": "replica-2"}
             sink.write(labels, ids, finish="length", prompt_token_ids=[5, 6])
+    manifest = build_index([fleet.folder / "log"], fleet.folder / "index", watermark.keyring)
     both = audit_log([fleet.folder / "log", idle], watermark.keyring)
-    return {"audit": str(good.conclusion), "audit_with_an_unmarked_replica": str(both.conclusion)}
+    return {
+        "audit": str(good.conclusion),
+        "audit_with_an_unmarked_replica": str(both.conclusion),
+        "responses_in_the_index": manifest.responses,
+    }
 
 
 def watch_memory(folder: Path, records: int) -> dict[str, Any]:

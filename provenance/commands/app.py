@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
+import provenance as pv
 from provenance.commands import (
     check,
     demo,
@@ -24,7 +25,7 @@ from provenance.commands import (
     suspects,
     verify,
 )
-from provenance.commands.console import print_version, words
+from provenance.commands.console import errors, print_version, words
 from provenance.commands.streams import guard_streams
 from provenance.errors import ProvenanceError, StorageError, clean
 
@@ -40,7 +41,7 @@ app = typer.Typer(
     name="provenance",
     help="Watermark a model's responses, and test whether another model was trained on them.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,6 +55,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     _version: Annotated[
         bool,
         typer.Option(
@@ -63,12 +65,25 @@ def _options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Log on stderr; show the traceback of a defect.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only results and errors, no other words.")
+    ] = False,
 ) -> None:
+    words.quiet = quiet
+    context.default_map = _spread(context.command, pv.read_defaults())
     _debug.append(debug)
     if debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("provenance").setLevel(logging.DEBUG)
+
+
+def _spread(command: Any, defaults: dict[str, str]) -> dict[str, Any]:
+    """What provenance.toml says, for every command below that has such an option."""
+    below = getattr(command, "commands", None)
+    if below is not None:
+        return {name: _spread(one, defaults) for name, one in below.items()}
+    return {one.name: defaults[one.name] for one in command.params if one.name in defaults}
 
 
 app.command("demo")(demo.demo)
@@ -126,5 +141,5 @@ def _call() -> int:
 
 
 def _say(message: str, code: int) -> int:
-    words.print(f"provenance: {clean(message)}", markup=False, highlight=False, soft_wrap=True)
+    errors.print(f"provenance: {clean(message)}", markup=False, highlight=False, soft_wrap=True)
     return code

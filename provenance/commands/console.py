@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time as clock
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -15,7 +16,10 @@ import provenance as pv
 from provenance.errors import UsageError
 
 words = Console(stderr=True)
+errors = Console(stderr=True)
 results = Console()
+_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
 
 
 class Sayable(Protocol):
@@ -74,7 +78,10 @@ def tell(sentence: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Bars on stderr: what the library logs as its steps, and how far models have read."""
+    """Bars on stderr: what the library logs as its steps, and how far models have read.
+
+    Where there is no terminal a line in their place, now and then.
+    """
     from rich.progress import Progress, TaskID
 
     with Progress(console=words, transient=True, disable=not words.is_terminal) as bars:
@@ -85,7 +92,13 @@ def progress() -> Iterator[Callable[[str, int, int | None], None]]:
             def emit(self, record: logging.LogRecord) -> None:
                 bars.update(step, description=record.getMessage())
 
+        said = clock.monotonic()
+
         def show(name: str, done: int, total: int | None) -> None:
+            nonlocal said
+            if not words.is_terminal and clock.monotonic() - said > _SECONDS:
+                said = clock.monotonic()
+                tell(f"{name}: {done:,}" + ("" if total is None else f" of {total:,}"))
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=total)
             bars.update(tasks[name], completed=done)

@@ -118,12 +118,18 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
             group: {name: given.pop(name) for name in _GROUPS[group]} for group in taken
         }
         if "mark" in groups:
+            source = given.pop("context").get_parameter_source("keys")
+            if groups["mark"]["scheme"] and source is not None and source.name == "DEFAULT_MAP":
+                groups["mark"]["keys"] = None  # provenance.toml's, and it is another mark
             groups["mark"] = pv.MarkChoice(**groups["mark"])
         if "reference" in groups:
             groups["reference"]["reference"] = groups["reference"]["reference"] or "none"
         return command(**given, **groups)
 
     parameters = []
+    if "mark" in taken:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("context", kind, annotation=typer.Context))
     for one in inspect.signature(command).parameters.values():
         if one.name in taken:
             parameters += [

@@ -71,6 +71,11 @@ def read_secret(default: Path | None, source: SecretSource) -> bytes:
         raise UsageError(
             f"a key must be named; none is. {source.advice} or set {source.file_variable}."
         )
+    if file and not os.path.lexists(path):  # what stands there may be the secret itself
+        raise StorageError(
+            f"{source.file_variable} must name a file that can be read; there is none of that "
+            f"name. {source.advice} or correct {source.file_variable}."
+        )
     secret = read_private_file(path, KEY_BYTES, f"{source.advice} or set {source.file_variable}.")
     if len(secret) != KEY_BYTES:
         raise DataError(

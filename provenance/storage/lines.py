@@ -51,6 +51,11 @@ class LineReader:
         self._maximum = maximum
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+            raise StorageError(  # it may never end, and cannot be read and hashed again
+                f"{self.path}: must be a regular file; it is a pipe or a device. Write what it "
+                "gives to a file."
+            )
         try:
             file = self.path.open("rb", buffering=0)
         except OSError as error:

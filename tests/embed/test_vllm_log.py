@@ -182,6 +182,38 @@ def test_the_end_token_is_logged_and_a_preempted_row_is_one_response(vllm, folde
     assert (_bits(record)[:-1] == expected[:-1]).all()
 
 
+@pytest.mark.parametrize("ignores", [False, True])
+def test_an_end_token_that_is_ignored_ends_nothing(vllm, folder, log, ignores):
+    """The request's ids go on behind it, and all of them are drawn and logged."""
+    runner = Runner(vllm, folder)
+    runner.step(add=[runner.ask("a", end=END, ignore_eos=ignores, max_tokens=12)])
+    runner.step(seed=1)
+    runner.requests["a"].output.append(END)
+    if ignores:
+        time.sleep(0.6)
+        while len(runner.requests["a"].output) < 12:
+            runner.step(seed=len(runner.requests["a"].output))
+    whole = list(runner.requests["a"].output)
+    runner.step(finish=["a"])
+    runner.close()
+    (record,) = _read(log)
+    assert record["token_ids"] == whole
+    assert record["finish"] == ("length" if ignores else "end")
+
+
+def test_an_idle_engine_takes_no_step_and_its_last_response_is_logged(vllm, folder, log):
+    runner = Runner(vllm, folder)
+    runner.step(add=[runner.ask("a", max_tokens=4)])
+    for seed in range(1, 4):
+        runner.step(seed=seed)
+    _wait_for(log, 1)
+    (record,) = _read(log)
+    assert record["token_ids"] == runner.requests["a"].output
+    runner.step(finish=["a"])
+    runner.close()
+    assert len(_read(log)) == 1
+
+
 def test_an_async_runner_makes_the_list_anew_when_a_row_comes_again(vllm, folder, log):
     runner = Runner(vllm, folder)
     runner.step(add=[runner.ask("a", max_tokens=20), runner.ask("b", prompt=(9,))])

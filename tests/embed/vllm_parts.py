@@ -24,16 +24,22 @@ def make_config(size, mode="raw_logprobs", **more):
     return SimpleNamespace(model_config=model, parallel_config=parallel, **values)
 
 
-def make_parameters(labels=("week=a",), *, fields=None, ends=(), **options):
+def make_parameters(labels=("week=a",), *, fields=None, ends=(), end=None, **options):
+    """`ends` are stop tokens of the request, `end` is the model's; `ignore_eos` is an option."""
     extra = {} if labels is None else {LABELS_FIELD: list(labels)}
     extra = {**extra, **(fields or {})} or None
     given = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": None, **options}
     if REAL:
         from vllm import SamplingParams
 
-        return SamplingParams(extra_args=extra, stop_token_ids=list(ends), **given)
-    more = {"stop": [], "max_tokens": None, "all_stop_token_ids": set(ends)}
-    return SimpleNamespace(extra_args=extra, **{**more, **given})
+        found = SamplingParams(extra_args=extra, stop_token_ids=list(ends), **given)
+        found.update_from_generation_config({}, end)
+        return found
+    more = {"stop": [], "max_tokens": None, "stop_token_ids": list(ends), "ignore_eos": False}
+    found = SimpleNamespace(extra_args=extra, **{**more, **given})
+    found.eos_token_id = None if found.ignore_eos else end
+    found.all_stop_token_ids = {*ends, *([] if end is None else [end])}
+    return found
 
 
 def make_logits(rows, size, seed=0):

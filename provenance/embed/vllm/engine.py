@@ -65,10 +65,11 @@ class Parameters(RequestParameters, Protocol):
 
     max_tokens: int | None
     stop: Any
+    stop_token_ids: list[int] | None
 
     @property
-    def all_stop_token_ids(self) -> set[int]:
-        """Tokens that end a response."""
+    def eos_token_id(self) -> int | None:
+        """The model's end token; None if the request ignores it."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Engine:
                 request_id=wish.request_id,
                 reason=reason,
             ),
-            ends=frozenset(parameters.all_stop_token_ids),
+            ends=_find_ends(parameters),
             most=most if parameters.max_tokens is None else min(parameters.max_tokens, most),
             has_stops=bool(parameters.stop),
         )
@@ -235,6 +236,15 @@ class Engine:
             gauge("provenance_log_written", "Records written.").set(self.log.written)
             gauge("provenance_log_lost", "Records that could not be written.").set(self.log.lost)
             gauge("provenance_log_waited_seconds", "Waiting for the log.").set(self.log.waited)
+
+
+def _find_ends(parameters: Parameters) -> frozenset[int]:
+    """Tokens that end a response, as `check_stop` of vllm/v1/core/sched/utils.py has it.
+
+    `all_stop_token_ids` holds the end token also where the request ignores it.
+    """
+    ends = set(parameters.stop_token_ids or ())
+    return frozenset(ends if parameters.eos_token_id is None else {*ends, parameters.eos_token_id})
 
 
 def _open_log(parallel: Any) -> BackgroundLog | None:
