@@ -10,6 +10,7 @@ from typing import Any
 from provenance.errors import DISTRIBUTION
 from provenance.served.index import Index
 from provenance.served.index_manifest import IndexManifest
+from provenance.storage.shapes.tally import say_reading
 from provenance.suspect.observations import Observations
 
 
@@ -94,6 +95,15 @@ def say_positions(described: Mapping[str, Any]) -> str:
         f"{described['prompted']:,} token for token in the prompt{also}; "
         f"{described['short_outputs']:,} too short."
     )
+
+
+def say_read(described: Mapping[str, Any]) -> list[str]:
+    """Sentences on the shapes of the files and on what held no text; none if all was our own form.
+
+    Parameters: what `describe_observations` says.
+    """
+    reading = described["source"].get("reading")
+    return say_reading(reading) if isinstance(reading, Mapping) else []
 
 
 def _describe_asked(asked: Observations | None) -> dict[str, int] | None:

@@ -169,7 +169,10 @@ def _refuse_special(path: Path) -> None:
             f"{path}: must be a readable file; got: {error.strerror or error}. Check the path."
         ) from error
     if not stat.S_ISREG(mode):
-        raise StorageError(f"{path}: must be a regular file; it is none. Write it to a file first.")
+        raise StorageError(
+            f"{path}: must be a regular file; it is a pipe or a device. Write what it "
+            "gives to a file."
+        )
 
 
 def _look(path: Path) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 SHOWN_PLACES: Final = 5
 """Records of each reason that are named."""
+_MOST_FILES: Final = 25
 
 
 @dataclass
@@ -65,25 +66,30 @@ def say_reading(described: Mapping[str, Any]) -> list[str]:
     ...     "not_read": [], "requests": {}})
     ['a.jsonl: read as openai-batch; 1 of 3 records without a text: 1 refusal (line 2).']
     """
-    said = []
-    for name, file in described.get("files", {}).items():
-        left = {reason: one["records"] for reason, one in file["left_out"].items()}
-        parts = [
-            f"{count:,} {reason} ({', '.join(file['left_out'][reason]['first'])}"
-            f"{', ...' if count > len(file['left_out'][reason]['first']) else ''})"
-            for reason, count in left.items()
-        ]
-        without = (
-            f"; {sum(left.values()):,} of {file['records']:,} records without a text: "
-            f"{', '.join(parts)}"
-            if left
-            else ""
-        )
-        unasked = file.get("unasked", 0)
-        also = f"; no request was found for {unasked:,}" if unasked else ""
-        said.append(f"{name}: read as {file['shape']}{without}{also}.")
-    if not_read := described.get("not_read"):
-        shown = ", ".join(not_read[:SHOWN_PLACES])
-        more = ", ..." if len(not_read) > SHOWN_PLACES else ""
-        said.append(f"Not read in the folder: {len(not_read):,} files ({shown}{more}).")
+    try:
+        files = list(described.get("files", {}).items())
+        said = [_say_file(name, file) for name, file in files[:_MOST_FILES]]
+        if len(files) > _MOST_FILES:
+            said.append(f"And {len(files) - _MOST_FILES:,} more files, see the verdict.")
+        if not_read := described.get("not_read"):
+            shown = ", ".join(not_read[:SHOWN_PLACES])
+            more = ", ..." if len(not_read) > SHOWN_PLACES else ""
+            said.append(f"Not read in the folder: {len(not_read):,} files ({shown}{more}).")
+    except (AttributeError, KeyError, TypeError, ValueError):  # a document of somebody else
+        return ["How the files were read is not said in a form that is known."]
     return said
+
+
+def _say_file(name: str, file: Mapping[str, Any]) -> str:
+    said = f"{name}: read as {file['shape']}"
+    parts, left = [], 0
+    for reason, one in file["left_out"].items():
+        more = ", ..." if one["records"] > len(one["first"]) else ""
+        parts.append(f"{one['records']:,} {reason} ({', '.join(one['first'])}{more})")
+        left += one["records"]
+    if parts:
+        records = f"{left:,} of {file['records']:,} records without a text"
+        said += f"; {records}: {', '.join(parts)}"
+    if unasked := file.get("unasked", 0):
+        said += f"; no request was found for {unasked:,}"
+    return f"{said}."

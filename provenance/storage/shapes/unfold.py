@@ -67,11 +67,24 @@ def records_in(value: Any) -> list[Any]:
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         if all("source" in one and ("action" in one or "observation" in one) for one in value):
             return [{"history": value}]
-        if all("role" in one and ("content" in one or "tool_calls" in one) for one in value):
+        if all(_is_turn(one) for one in value):
             return [{"messages": value}]
         if all("from" in one and "value" in one for one in value):
             return [{"conversations": value}]
-    return value if isinstance(value, list) else [value]
+    if isinstance(value, list):
+        return [one for entry in value for one in _spans_in(entry)]
+    return [value]
+
+
+def _is_turn(value: Mapping[str, Any]) -> bool:
+    """A turn of a conversation, and no answer of Anthropic's API, which has a role too."""
+    said = "content" in value or "tool_calls" in value
+    return "role" in value and said and value.get("type") != "message"
+
+
+def _spans_in(value: Any) -> list[Any]:
+    """What `records_in` finds in an object; anything else as it is."""
+    return records_in(value) if isinstance(value, dict) else [value]
 
 
 def unfold(record: Mapping[str, Any], how: str) -> dict[str, Any]:
@@ -198,7 +211,7 @@ def _openhands(record: Mapping[str, Any]) -> dict[str, Any]:
     turns: list[Any] = []
     seen: set[str] = set()
     for event in _flat(record.get("history")):
-        if event.get("source") != "agent" or event.get("action") not in _ACTIONS:
+        if event.get("source") != "agent" or str(event.get("action")) not in _ACTIONS:
             kept = {name: one for name, one in event.items() if name not in _EXTENSIONS}
             turns.append({"role": "environment", "content": [kept]})
             continue
