@@ -56,8 +56,11 @@ def recognise(record: Mapping[str, Any]) -> list[Shape]:
 
     An answer under our name beside what only another shape has is that shape's.
     """
-    found = {shape.name: shape for shape in SHAPES if shape.matches(record)}
     ours = any(name in record for name in _OWN) and "choices" not in record
+    marked = "traceId" in record or record.get("object") == "response"
+    if ours and not marked and not _is_foreign_list(record):
+        return [PROVENANCE]
+    found = {shape.name: shape for shape in SHAPES if shape.matches(record)}
     beside = [shape for name, shape in found.items() if name in ("langfuse", "openai-response")]
     if ours and not beside and not _is_foreign_list(record):
         return [PROVENANCE]

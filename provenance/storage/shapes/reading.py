@@ -181,7 +181,7 @@ class RecordFiles:
     def __init__(self, paths: Sequence[Path | str], reading: ReadAs | None = None) -> None:
         reading = reading or ReadAs()
         self.not_read: list[str] = []
-        self._any_text = reading.any_text
+        self._any_text, self._asked = reading.any_text, reading.requests
         files = [file for path in map(Path, paths) for file in self._expand(path)]
         check_distinct(files)
         self.requests = Requests.read(reading.requests)
@@ -229,6 +229,8 @@ class RecordFiles:
             found = sorted(one for one in path.rglob("*") if not one.is_dir())
         except OSError as error:
             raise StorageError(f"{path}: must be a readable folder; got: {error}.") from error
+        asked = {one.resolve() for one in self._asked}
+        found = [one for one in found if one.resolve() not in asked]
         read = [one for one in found if suffix_of(one) in DATA_SUFFIXES and _is_seen(one, path)]
         self.not_read += [str(one.relative_to(path)) for one in found if one not in set(read)]
         if not read:

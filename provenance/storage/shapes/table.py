@@ -171,7 +171,7 @@ SHAPES: Final = (
                 ("response.promptFeedback.blockReason:text", "refusal"),
             ),
             answers=("candidates[].content",),
-            shown=(("*", "request"),),
+            shown=(("*", "request"), ("shown", "candidates[].groundingMetadata")),
             known=_GEMINI_KNOWN,
             key="key",
         )
@@ -188,6 +188,7 @@ SHAPES: Final = (
         ("candidates[].content:object",),
         failed=_GEMINI_FAILED,
         answers=("candidates[].content",),
+        shown=(("shown", "candidates[].groundingMetadata"),),
         known=_GEMINI_KNOWN,
         key="responseId",
     ),
@@ -238,7 +239,7 @@ SHAPES: Final = (
             *("outputs.message", "outputs.output", "outputs.content", "outputs.text"),
             *("outputs.answer", "outputs.response"),
         ),
-        shown=(("inputs", "inputs"),),
+        shown=(("inputs", "inputs"), ("tools", "extra.invocation_params.tools")),
         known=(
             *("outputs", "extra", "serialized", "events", "metadata", "inputs_preview", "error"),
             *("outputs_preview", "manifest_id", "app_path", "feedback_stats", "dotted_order"),
@@ -372,9 +373,9 @@ FORMATS: Final = tuple(dict.fromkeys((OURS, *(shape.name for shape in SHAPES), T
 PARAMETERS: Final = (
     *("model", "metadata", "stop", "stop_sequences", "logit_bias", "stream", "stream_options"),
     *("safety_identifier", "prompt_cache_key", "logprobs", "top_logprobs", "store", "n"),
-    *("generationConfig", "generation_config", "safetySettings", "safety_settings", "thinking"),
-    *("reasoning_effort", "reasoning", "text", "modalities", "vllm_xargs", "parallel_tool_calls"),
-    *("service_tier", "include", "truncation", "labels", "cachedContent", "output_config"),
+    *("safetySettings", "safety_settings", "thinking", "reasoning_effort", "reasoning"),
+    *("modalities", "vllm_xargs", "parallel_tool_calls", "service_tier", "include", "truncation"),
+    *("labels", "cachedContent"),
 )
 """Fields of a request that no model reads as text."""
 
@@ -387,5 +388,9 @@ RENAMED: Final = {
     "system_instruction": "system",
     "toolConfig": "tool_choice",
     "tool_config": "tool_choice",
+    "generationConfig": "response_format",
+    "generation_config": "response_format",
+    "text": "response_format",
+    "output_config": "response_format",
 }
 """Names of requests that are not ours."""
