@@ -45,10 +45,10 @@ class LineReader:
     decides about compression. Memory: one line.
     """
 
-    def __init__(self, path: Path | str, maximum: int = MAXIMUM_LINE) -> None:
+    def __init__(self, path: Path | str, maximum: int | None = None) -> None:
         self.path = Path(path)
         self.sha256 = ""
-        self._maximum = maximum
+        self._maximum = MAXIMUM_LINE if maximum is None else maximum
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):

@@ -38,12 +38,14 @@ OUTPUT_READERS: Final = "provenance.output_readers"
 class RecordFile:
     """Records of one file in our own form; iterate once, then `sha256` and `tally` are complete.
 
-    Yields (`file: line n`, record). Raises DataError naming file and line, StorageError.
+    Yields (`file: line n`, record); `key` is the id of the record that was yielded last. Raises
+    DataError naming file and line, StorageError.
     """
 
     def __init__(self, path: Path, reading: ReadAs, requests: Requests) -> None:
         self.path = path
         self.tally = Tally()
+        self.key: str | None = None
         self._reading, self._requests = reading, requests
         plugin = _plugin_for(path, reading)
         as_text = reading.format == TEXT or (
@@ -104,7 +106,8 @@ class RecordFile:
             if shape is None:
                 yield Silent("error" if holds(value, "error:some") else "no text")
                 return
-            if self._requests and key_of(value, shape) not in self._requests.fields:
+            self.key = key_of(value, shape)
+            if self._requests and self.key not in self._requests.fields:
                 self.tally.unasked += 1
             yield from convert(value, shape, self._requests.fields, place)
         except RecursionError as error:
