@@ -23,7 +23,7 @@ from provenance.storage.files import Paths, as_paths
 from provenance.storage.shapes.reading import RecordFiles
 from provenance.storage.shapes.requests import ReadAs
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
-from provenance.suspect.positions import Chat, Positions, find_positions
+from provenance.suspect.positions import Chat, Positions, extends, find_positions
 from provenance.suspect.quotations import RULE, Spelled, Speller, find_quotations
 from provenance.suspect.shown import Shown, read_shown
 
@@ -199,7 +199,9 @@ class _Desk:
         self._batch.append(output)
         self._characters += len(output.text or output.token_ids or "")
         if output.shown is not before:
-            self._characters += sum(map(len, output.shown.texts))
+            texts, old = output.shown.texts, before.texts if before else ()
+            new = texts[len(old) :] if extends(texts, old) else texts
+            self._characters += sum(map(len, new))
         if len(self._batch) == _BATCH or self._characters > _BATCH_CHARACTERS:
             self.finish()
 
