@@ -69,7 +69,7 @@ class ValueFile:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         _refuse_special(self.path)
-        start = _look(self.path)
+        start = check_format(self.path)
         suffix = suffix_of(self.path)
         if suffix == ".parquet":
             yield from self._read_parquet()
@@ -175,7 +175,7 @@ def _refuse_special(path: Path) -> None:
         )
 
 
-def _look(path: Path) -> bytes:
+def check_format(path: Path) -> bytes:
     """The first bytes of what is in a file; DataError if its name says another format."""
     with path.open("rb") as file:
         raw = file.read(_TAR + 8)

@@ -156,6 +156,12 @@ def request_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     return built.fields
 
 
+def shown_beside(record: Mapping[str, Any], shape: Shape, origin: str) -> dict[str, Any]:
+    """What stands beside the answer of a record and may have been shown. Raises DataError."""
+    body = first(record, shape.base)
+    return _collect(record, body if isinstance(body, dict) else {}, shape, {}, origin).fields
+
+
 def _read_ours(record: Mapping[str, Any]) -> dict[str, Any] | Silent:
     """A record of our own form: as it is, unless it holds no text."""
     if record.get("output_token_ids") is not None:
