@@ -50,7 +50,8 @@ class ReadOutputs(Said):
     def say(self, width: int = 80) -> str:
         """In words, for a page of this width."""
         page = Page(width)
-        page.say(f"{self.outputs:,} outputs, {self.without_prompt:,} of them without a prompt.")
+        noun = "output" if self.outputs == 1 else "outputs"
+        page.say(f"{self.outputs:,} {noun}, {self.without_prompt:,} of them without a prompt.")
         for sentence in say_reading(self.reading):
             page.say(sentence)
         if self.first is not None:

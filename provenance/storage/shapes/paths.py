@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from provenance.errors import DataError
@@ -67,8 +68,12 @@ def without(value: Any, paths: Sequence[str]) -> Any:
     >>> without({"a": {"b": 1, "c": 2}, "d": 3}, ["a.b", "d"])
     {'a': {'c': 2}}
     """
+    plain = set(paths)
+    if isinstance(value, dict):
+        value = {name: one for name, one in value.items() if name not in plain}
     for path in paths:
-        value = _drop(value, path)
+        if "." in path or "[]" in path:
+            value = _drop(value, path)
     return value
 
 
@@ -118,6 +123,7 @@ def _is_of_kind(value: Any, kind: str) -> bool:
     return kind == "any" or value is not None
 
 
+@lru_cache(maxsize=4096)
 def _ends(path: str) -> list[int]:
     """Where the first name of a path may end, the longest first."""
     return sorted({i for i in range(1, len(path)) if path[i] == "." or path[i : i + 2] == "[]"})[

@@ -122,14 +122,17 @@ class RecordFile:
             return self._shape[0]
         if self._reading.format == TEXT or (self._reading.any_text and "text" in value):
             return _texts(value)
+        for shape in self._shape:
+            if shape.matches(value):
+                return shape
         found = recognise(value)
         if not self._shape:
             if not found and holds(value, "error:some") and "prompt" not in value:
                 return None
             self._shape = self._choose(found, value, place)
-        for shape in found:
-            if shape in self._shape:
-                return shape
+            if PROVENANCE in self._shape:
+                return PROVENANCE
+            return next(shape for shape in found if shape in self._shape)
         entry = self._shape[0]
         turns = entry.turns and first(value, entry.turns) is None and not found
         if self._reading.format is not None and not turns:
