@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from provenance.case.keyrings import make_keyring as make_keyring
     from provenance.case.looks import Look as Look
     from provenance.case.marks import MarkChoice as MarkChoice
+    from provenance.case.outputs import ReadOutputs as ReadOutputs
+    from provenance.case.outputs import read_outputs as read_outputs
     from provenance.case.planning import commit_plan as commit_plan
     from provenance.case.planning import make_plan as make_plan
     from provenance.case.proof import verify as verify
@@ -105,6 +107,7 @@ _HOMES = {
     "Page": "provenance.storage.printable",
     "Plan": "provenance.check.plan",
     "ProvenanceError": "provenance.errors",
+    "ReadOutputs": "provenance.case.outputs",
     "Schedule": "provenance.keys.schedule",
     "SchemeSpecification": "provenance.keys.keyring",
     "UnlockedKeyring": "provenance.keys.keyring",
@@ -143,6 +146,7 @@ _HOMES = {
     "prepare_batch": "provenance.suspect.collect.batches",
     "read_defaults": "provenance.case.defaults",
     "read_foreign_mark": "provenance.marks.foreign.reading",
+    "read_outputs": "provenance.case.outputs",
     "read_suspect": "provenance.check.suspects",
     "sign_bundle": "provenance.evidence.signature",
     "tell_story": "provenance.case.story",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from provenance.errors import UsageError
 from provenance.storage.files import Paths, as_path, as_paths
+from provenance.storage.shapes.requests import ReadAs
 
 Kind = Literal["outputs", "weights", "logprobs"]
 
@@ -17,13 +18,14 @@ class Access:
     """What there is of a suspect, and how it is looked at: outputs, weights or logprobs.
 
     paths : files of outputs or logprobs, or the folder of the model; logs, documents : what the
-    model is to read, and at most how many responses of it
+    model is to read, and at most how many responses of it; reading : how files of outputs are read
     """
 
     kind: Kind
     paths: tuple[Path, ...]
     logs: tuple[Path, ...] = ()
     documents: int | None = None
+    reading: ReadAs = field(default_factory=ReadAs)
 
     @classmethod
     def choose(
@@ -33,6 +35,7 @@ class Access:
         logprobs: Paths | None = None,
         read: Paths | None = None,
         documents: int | None = None,
+        read_as: Any = None,
     ) -> Access:
         """The one kind of access that was asked for; UsageError for none or several."""
         texts = _enter(as_paths(outputs, "outputs"), "outputs.jsonl")
@@ -50,8 +53,15 @@ class Access:
                 "one is missing. Name a served log for the model to read."
             )
         if weights is not None:
+            ReadAs.of(read_as)
             return cls("weights", (as_path(weights, "the model's folder"),), logs, documents)
-        return cls("outputs", texts) if texts else cls("logprobs", listed)
+        reading = ReadAs.of(read_as)
+        if listed and reading != ReadAs():
+            raise UsageError(
+                "--format, --requests, --map and --strict must come with OUTPUTS; they came with "
+                "--logprobs. Leave them out."
+            )
+        return cls("outputs" if texts else "logprobs", texts or listed, reading=reading)
 
     def of(self, path: Path) -> Access:
         """The same kind of access to another model."""

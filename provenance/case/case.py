@@ -19,6 +19,7 @@ from provenance.case.observer import Observer, Progress, no_progress
 from provenance.case.settings import Request
 from provenance.errors import DataError, UsageError
 from provenance.storage.files import Paths, as_path, as_paths
+from provenance.storage.shapes.requests import ReadAs
 
 if TYPE_CHECKING:
     from provenance.case.enough import Sufficiency
@@ -74,12 +75,13 @@ class Case:
         alpha: float | None = None,
         rule: str | None = None,
         placebo_keys: int | None = None,
+        read_as: Any = None,
     ) -> Verdict:
         """Was the suspect trained on the marked responses of this case's index?
 
         Parameters
         ----------
-        outputs : files of what the suspect wrote; or instead of them
+        outputs : files of what the suspect wrote, and folders of them; or instead of them
         weights, read, documents : the suspect's folder, and served logs (their first `documents`
             responses) that it is to read
         logprobs : files of what an API said of its most probable tokens
@@ -87,6 +89,7 @@ class Case:
         innocents : like the suspect, of models that cannot be guilty; each a model of its own
         plan : the file of the plan that the check must follow; without one it is exploratory
         alpha, rule, placebo_keys : see `CheckSettings`; None: those of the plan, or the defaults
+        read_as : how files of outputs are read, see `read_outputs`: a dict of its options
 
         Returns
         -------
@@ -115,6 +118,7 @@ class Case:
             alpha=alpha,
             rule=rule,
             placebo_keys=placebo_keys,
+            read_as=read_as,
         )
         free = as_paths(innocents, "innocents")
         measured = self._observer.measure_twins(paired, access.paths[0])
@@ -144,13 +148,14 @@ class Case:
         logprobs: Paths | None = None,
         twins: Paths | None = None,
         plan: Any = None,
+        read_as: Any = None,
         **settings: Any,
     ) -> tuple[Access, Request, tuple[Path, ...]]:
         """Refuse what `check` would refuse of these, before anything is opened or read.
 
         Returns how the suspect is looked at, what was asked for, and the files of twins.
         """
-        access = Access.choose(outputs, weights, logprobs, read, documents)
+        access = Access.choose(outputs, weights, logprobs, read, documents, read_as)
         paired = as_paths(twins, "twins")
         if paired and access.kind != "weights":
             raise UsageError(
@@ -177,6 +182,7 @@ class Case:
         alpha: float | None = None,
         rule: str | None = None,
         placebo_keys: int | None = None,
+        read_as: Any = None,
     ) -> Look:
         """Add a batch of outputs to the sequential check in a folder, and say what is known now.
 
@@ -193,7 +199,8 @@ class Case:
             rule=rule,
             placebo_keys=placebo_keys,
         )
-        observed = self._observer.observe(Access("outputs", files)) if files else None
+        access = Access("outputs", files, reading=ReadAs.of(read_as))
+        observed = self._observer.observe(access) if files else None
         folder = as_path(state, "the folder of the sequential check")
         return look(folder, observed, self.index, self.mark, request, self.reference.given)
 

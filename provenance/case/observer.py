@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from provenance.check.twin_test import MeasuredTwins
     from provenance.marks import Served
     from provenance.served.index import Index
+    from provenance.storage.shapes.requests import ReadAs
     from provenance.suspect.models.language_model import LanguageModel
     from provenance.suspect.models.ngram import NgramReference
     from provenance.suspect.observations import Observations
@@ -53,8 +54,10 @@ class Observer:
         if access.kind == "weights":
             return self._observe_weights(access)
         collected = _read_ledgers(access.paths)
-        read = self._observe_outputs if access.kind == "outputs" else self._observe_logprobs
-        observed = read(access.paths)
+        if access.kind == "outputs":
+            observed = self._observe_outputs(access)
+        else:
+            observed = self._observe_logprobs(access.paths)
         if not collected:
             return observed
         return replace(observed, source={**observed.source, "collected": collected})
@@ -84,19 +87,19 @@ class Observer:
 
         if access.kind != "outputs" or self._model is not None:
             return []
-        positions = self._read(access.paths)
+        positions = self._read(access.paths, access.reading)
         size = -(-len(positions.outputs) // batches)
         parts = split_positions(positions, size)
         return [self._add_ngrams(count_positions(part)) for part in parts]
 
-    def _observe_outputs(self, paths: Sequence[Path]) -> Observations:
+    def _observe_outputs(self, access: Access) -> Observations:
         """Text that the suspect wrote."""
         from provenance.suspect.access.outputs import count_positions
         from provenance.suspect.access.probabilities import expect_with_model
         from provenance.suspect.observations import add_expectations
 
         _LOG.info("Reading outputs")
-        positions = self._read(paths)
+        positions = self._read(access.paths, access.reading)
         observations = self._add_ngrams(count_positions(positions))
         if self._model is None:
             return observations
@@ -161,10 +164,10 @@ class Observer:
             )
         return self._models[folder]
 
-    def _read(self, paths: Sequence[Path]) -> Positions:
+    def _read(self, paths: Sequence[Path], reading: ReadAs | None = None) -> Positions:
         from provenance.suspect.access.outputs import read_positions
 
-        return read_positions(list(paths), self._tokenizer, self._keyring.public)
+        return read_positions(list(paths), self._tokenizer, self._keyring.public, reading)
 
     def _count(self) -> NgramReference:
         from provenance.suspect.models.ngram import NgramReference

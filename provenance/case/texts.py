@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,10 @@ from provenance.check.findings import Concluded, Conclusion
 from provenance.errors import DataError, UsageError
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks.detection import Detection, detect_mark, detect_pooled
-from provenance.storage.files import read_bytes
-from provenance.storage.lines import LineReader, read_json_lines
 from provenance.storage.printable import Page, Said
+from provenance.storage.shapes.reading import RecordFiles
+from provenance.storage.shapes.requests import ReadAs
+from provenance.storage.shapes.tally import say_reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class DetectedTexts(Concluded, Said):
     pooled : all of them together, if that was asked for; then the single texts are only counted
     alpha : over all texts
     blank : number of texts that are blank: no test, and no share of alpha
+    reading : in which shape files were read and what was left out; empty if all was plain
     """
 
     texts: tuple[Text, ...]
@@ -54,6 +55,7 @@ class DetectedTexts(Concluded, Said):
     pooled: Detection | None
     alpha: float
     blank: int
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def conclusion(self) -> Conclusion:
@@ -71,8 +73,15 @@ class DetectedTexts(Concluded, Said):
             {"origin": text.origin, **(result.to_json() if self.pooled is None else _count(result))}
             for text, result in zip(self.texts, self.found, strict=True)
         ]
+        read = {"reading": dict(self.reading)} if self.reading else {}
         together = {} if self.pooled is None else {"pooled": self.pooled.to_json()}
-        return {"conclusion": self.conclusion, "texts": entries, "blank": self.blank, **together}
+        return {
+            "conclusion": self.conclusion,
+            "texts": entries,
+            "blank": self.blank,
+            **together,
+            **read,
+        }
 
     def say(self, width: int = 80) -> str:
         """In words, for a page of this width."""
@@ -98,6 +107,8 @@ class DetectedTexts(Concluded, Said):
             page.say(f"{untested} of {len(self.found)} texts have no coin to score: not tested.")
         if self.blank:
             page.say(f"{_say_number(self.blank, 'blank text')} left out.")
+        for sentence in say_reading(self.reading):
+            page.say(sentence)
         if caveat := self.found[0].caveat:
             page.say(f"Caveat: {caveat}.")
         return str(page)
@@ -134,21 +145,24 @@ def detect_texts(
     tokenizer: Any = None,
     alpha: float = 1e-4,
     pool: bool = False,
+    read_as: Any = None,
 ) -> DetectedTexts:
-    """Test the texts of files: .jsonl (gz, zst) with `text` or `output`, or plain text.
+    """Test the texts of files: any shape of outputs, records with a `text`, or plain text.
 
     Parameters: names of files, `-` for standard input; the rest as of `detect`; whether all texts
-    are one test, each coin once. Raises UsageError, DataError, StorageError. Cost: as `detect`.
+    are one test, each coin once; how files are read, see `read_outputs`: a dict of its options.
+    Raises UsageError, DataError, StorageError. Cost: as `detect`.
     """
     mark: Mark = as_open_mark(keyring)
     _check_level(alpha)
     loaded = load_tokenizer(tokenizer_of(mark.public, tokenizer), mark.public)
-    texts, blank = _read_all(files, loaded)
+    reading = replace(ReadAs.of(read_as), any_text=True)
+    texts, blank, left_out = _read_all(files, loaded, reading)
     # decided by the texts, before any coin: blank ones are no test and cost no level
     level = alpha if pool else alpha / len(texts)
     found = tuple(detect_mark(text.ids, mark, level) for text in texts)
     pooled = detect_pooled([text.ids for text in texts], mark, alpha) if pool else None
-    return DetectedTexts(tuple(texts), found, pooled, alpha, blank)
+    return DetectedTexts(tuple(texts), found, pooled, alpha, blank, left_out)
 
 
 def _check_level(alpha: float) -> None:
@@ -161,40 +175,43 @@ def _encode(origin: str, text: str, tokenizer: Tokenizer) -> Text:
     return Text(origin, np.asarray(encoding.ids, dtype=np.uint32), encoding.offsets)
 
 
-def _read_all(names: Sequence[str], tokenizer: Tokenizer) -> tuple[list[Text], int]:
-    """Every text that is not blank, and the number of blank ones."""
+def _read_all(
+    names: Sequence[str], tokenizer: Tokenizer, reading: ReadAs
+) -> tuple[list[Text], int, dict[str, Any]]:
+    """Every text that is not blank, the number of blank ones, and what `RecordFiles` says."""
+    files = [name for name in map(str, names) if name != STANDARD_INPUT]
+    records = RecordFiles(files, reading)
     read, blank = [], 0
-    for name in names:
-        for origin, text in _read_texts(str(name)):
-            if text.strip():
-                read.append(_encode(origin, text, tokenizer))
-            else:
-                blank += 1
+    for origin, text in _read_texts(list(map(str, names)), records):
+        if text.strip():
+            read.append(_encode(origin, text, tokenizer))
+        else:
+            blank += 1
+    blank += sum(file.tally.left_out.pop("empty", 0) for file in records.files)
     if not read:
         raise DataError(
             f"{', '.join(map(str, names))}: must hold at least one text that is not blank; got "
-            f"{blank or 'none'}{' blank' if blank else ''}. Name the files that hold the text."
+            f"{blank or 'none'}{' blank' if blank else ''}{records.say_empty()}. Name the files "
+            "that hold the text."
         )
-    return read, blank
+    return read, blank, records.describe()
 
 
-def _read_texts(name: str) -> Iterator[tuple[str, str]]:
-    path = Path(name)
-    if name != STANDARD_INPUT and any(suffix == ".jsonl" for suffix in path.suffixes):
-        for origin, record in read_json_lines(LineReader(path)):
-            text = record.get("text", record.get("output")) if isinstance(record, dict) else None
+def _read_texts(names: Sequence[str], records: RecordFiles) -> Iterator[tuple[str, str]]:
+    if STANDARD_INPUT in names:
+        try:
+            yield STANDARD_INPUT, sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError("-: must be UTF-8 text; it is not. Convert it first.") from error
+    for origin, record in records:
+        texts = record.get("outputs", [record.get("text", record.get("output"))])
+        for text in texts if isinstance(texts, list) else [texts]:
             if not isinstance(text, str):
                 raise DataError(
                     f"{origin}: must have text or output (a string); it has none. "
                     "Write one object a line, with the text in one of them."
                 )
             yield origin, text
-        return
-    content = sys.stdin.buffer.read() if name == STANDARD_INPUT else read_bytes(path)
-    try:
-        yield name, content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: must be UTF-8 text; it is not. Convert it first.") from error
 
 
 def _count(result: Detection) -> dict[str, Any]:

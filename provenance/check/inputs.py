@@ -10,6 +10,7 @@ from typing import Any
 from provenance.errors import DISTRIBUTION
 from provenance.served.index import Index
 from provenance.served.index_manifest import IndexManifest
+from provenance.storage.shapes.tally import say_reading
 from provenance.suspect.observations import Observations
 
 
@@ -104,6 +105,15 @@ def _say_collected(source: Mapping[str, Any]) -> str:
         f"{one['unanswered']:,} unanswered; head of the ledger {one['head']}."
         for name, one in source.get("collected", {}).items()
     )
+
+
+def say_read(described: Mapping[str, Any]) -> list[str]:
+    """Sentences on the shapes of the files and on what held no text; none if all was our own form.
+
+    Parameters: what `describe_observations` says.
+    """
+    reading = described["source"].get("reading")
+    return say_reading(reading) if isinstance(reading, Mapping) else []
 
 
 def _describe_asked(asked: Observations | None) -> dict[str, int] | None:

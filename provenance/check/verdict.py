@@ -32,7 +32,7 @@ from provenance.check.findings import (
     Share,
     TwinsResult,
 )
-from provenance.check.inputs import say_positions
+from provenance.check.inputs import say_positions, say_read
 from provenance.check.power_statement import Power, say_power
 from provenance.check.words import add_controls, say_attributed
 from provenance.errors import UsageError
@@ -254,6 +254,8 @@ def _say(verdict: Verdict, width: int) -> str:
         f"alpha {verdict.alpha:g}" + (f"; smallest: {headline.name}" if headline else "")
     )
     page.say(say_positions(verdict.inputs["outputs"]))
+    for sentence in say_read(verdict.inputs["outputs"]):
+        page.say(sentence)
     page.say()
     _add_keys(page, verdict)
     page.say()

@@ -217,6 +217,7 @@ def select_first_unprompted(
     groups: NDArray[np.int64],
     prompt_groups: NDArray[np.int64],
     prompt_packed: NDArray[np.int64],
+    seen: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which positions count: the first of each context in its response, and not in its prompt.
 
@@ -225,6 +226,8 @@ def select_first_unprompted(
     rows, packed : int64 [m], response number and context of each position, in order of position
     groups : int64 [m], number of the prompt of each position's response
     prompt_groups, prompt_packed : int64 [p], the windows of the prompts, by the prompt's number
+    seen : int64 [m] and int64 [p], how many parts of its prompt a position's response has seen, and
+        the part of each window, which grows within a prompt; None: all saw all
 
     Returns
     -------
@@ -234,5 +237,11 @@ def select_first_unprompted(
     distinct, names = np.unique(both, return_inverse=True)
     own, prompted = names[: rows.shape[0]], names[rows.shape[0] :]
     size = max(distinct.shape[0], 1)
-    unprompted = ~np.isin(groups * size + own, prompt_groups * size + prompted)
+    asked = prompt_groups * size + prompted
+    if seen is None or not asked.size:
+        return first_occurrences(rows * size + own), ~np.isin(groups * size + own, asked)
+    counts, parts = seen
+    known, earliest = np.unique(asked, return_index=True)
+    place = np.minimum(np.searchsorted(known, groups * size + own), known.shape[0] - 1)
+    unprompted = (known[place] != groups * size + own) | (parts[earliest[place]] >= counts)
     return first_occurrences(rows * size + own), unprompted

@@ -21,6 +21,7 @@ from provenance.commands import (
     index,
     keys,
     log,
+    outputs,
     plan,
     suspects,
     verify,
@@ -93,6 +94,7 @@ app.add_typer(log.app, name="log")
 app.add_typer(index.app, name="index")
 app.add_typer(plan.app, name="plan")
 app.add_typer(collect.app, name="collect")
+app.add_typer(outputs.app, name="outputs")
 app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.add_typer(evidence.app, name="evidence")

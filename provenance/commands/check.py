@@ -20,8 +20,9 @@ def check(
     access: Any,
     reference: Any,
     settings: Any,
+    read_as: Any,
     outputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="JSONL, gz, zst.")
+        list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="Files, folders.")
     ] = None,
     innocent: Annotated[
         list[Path] | None,
@@ -55,6 +56,7 @@ def check(
     """
     if (disclose or without_pairs) and output is None:
         raise UsageError("--disclose and --without-pairs must come with -o. Name a folder.")
+    settings["read_as"] = read_as
     if sequential is not None:
         _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs])
     else:

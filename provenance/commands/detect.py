@@ -15,11 +15,10 @@ from provenance.commands.options import Json, shares_options
 def detect(
     texts: Annotated[
         list[str],
-        typer.Argument(
-            metavar="TEXT...", help="Files: .jsonl[.gz|.zst] or plain text; - is stdin."
-        ),
+        typer.Argument(metavar="TEXT...", help="Files of outputs or plain text; - is stdin."),
     ],
     mark: Any,
+    read_as: Any,
     alpha: Annotated[float, typer.Option(help="Level over all keys, windows and texts.")] = 1e-4,
     pool: Annotated[
         bool, typer.Option("--pool", help="One test of all texts together, each coin once.")
@@ -30,6 +29,8 @@ def detect(
 
     Exit 1: at least one is marked; 0: none is; 3: none is, but one or more could not be tested.
     """
-    found = pv.detect_texts(texts, mark.open(), tokenizer=mark.tokenizer, alpha=alpha, pool=pool)
+    options = {"tokenizer": mark.tokenizer, "alpha": alpha, "pool": pool, "read_as": read_as}
+    options = {"tokenizer": mark.tokenizer, "alpha": alpha, "pool": pool, "read_as": read_as}
+    found = pv.detect_texts(texts, mark.open(), **options)
     print_result(found, as_json=as_json)
     raise typer.Exit(found.exit_code)

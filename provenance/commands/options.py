@@ -87,6 +87,16 @@ for _one in fields(pv.CollectSettings):
     _option, _kind, _help = _one.metadata["option"]
     _COLLECTING[_one.name] = Annotated[_kind, typer.Option(_option, help=_help)]
 _ASKED = ("model", "endpoint", "parameters", "samples", "logprobs")
+_READING: dict[str, Any] = {
+    "format": Annotated[str | None, typer.Option(help="Shape of the files; default: found out.")],
+    "requests": Annotated[
+        list[Path] | None, typer.Option(help="What a batch was asked, joined by its ids; repeat.")
+    ],
+    "mapping": Annotated[
+        list[str] | None, typer.Option("--map", help="output=PATH, prompt=PATH, ...; repeat.")
+    ],
+    "strict": Annotated[bool, typer.Option("--strict", help="Refuse records without a text.")],
+}
 _GROUPS: dict[str, dict[str, Any]] = {
     "asking": {name: _COLLECTING[name] for name in _ASKED},
     "sending": {name: _COLLECTING[name] for name in _COLLECTING if name not in _ASKED},
@@ -94,6 +104,7 @@ _GROUPS: dict[str, dict[str, Any]] = {
     "access": _ACCESS,
     "reference": _REFERENCE,
     "settings": _SETTINGS,
+    "read_as": _READING,
 }
 
 IndexFolder = Annotated[Path, typer.Option(help="Folder of the index.")]
@@ -105,7 +116,7 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for 
 def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a group in place of a parameter of its name, annotated Any.
 
-    `mark` becomes a MarkChoice; `access`, `reference` and `settings` are dicts of the options.
+    `mark` becomes a MarkChoice; the others are dicts of the options.
     """
     hints = get_type_hints(command, include_extras=True)
     taken = [name for name in _GROUPS if hints.get(name) is Any]

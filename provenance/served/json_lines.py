@@ -28,6 +28,7 @@ from provenance.served.records import (
     check_name,
     list_array,
 )
+from provenance.served.shaped_log import ShapedLines, is_shaped
 from provenance.served.writer import PART
 from provenance.storage.files import parse_json
 from provenance.storage.lines import open_lines
@@ -48,7 +49,7 @@ class JsonLinesFile:
 
     def __init__(self, path: Path, vocabulary_size: int, batch_rows: int) -> None:
         self.path = path
-        self._lines = open_lines(path, LOG_READERS)
+        self._lines = ShapedLines(path) if is_shaped(path) else open_lines(path, LOG_READERS)
         self._vocabulary_size = vocabulary_size
         self._batch_rows = batch_rows
         self.torn = 0

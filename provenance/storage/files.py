@@ -48,10 +48,11 @@ def interchange_json(value: Any) -> bytes:
     return rfc8785.dumps(value)
 
 
-def parse_json(text: bytes | str, origin: str) -> Any:
+def parse_json(text: bytes | str, origin: str, *, cut_characters: bool = False) -> Any:
     """Parse JSON strictly: UTF-8, no NaN or Infinity, no duplicate keys, no lone surrogates.
 
-    `origin` names the place (file, or file and line) in the one-line DataError.
+    `origin` names the place (file, or file and line) in the one-line DataError. `cut_characters`:
+    lone surrogates are let through, for a caller who asks `has_cut_character`.
     """
     try:
         if isinstance(text, bytes):
@@ -59,7 +60,7 @@ def parse_json(text: bytes | str, origin: str) -> Any:
         value = json.loads(
             text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates
         )
-        if "\\u" in text:
+        if "\\u" in text and not cut_characters:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -67,6 +68,15 @@ def parse_json(text: bytes | str, origin: str) -> Any:
             f"{origin}: must be strict JSON in UTF-8; got: {reason}. Repair the file and run again."
         ) from error
     return value
+
+
+def has_cut_character(value: Any) -> bool:
+    """Whether half of a character stands somewhere in a value: a lone surrogate."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def read_bytes(path: Path | str, limit: int = _MAXIMUM_JSON_BYTES) -> bytes:

@@ -45,9 +45,10 @@ class LineReader:
     decides about compression. Memory: one line.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, maximum: int | None = None) -> None:
         self.path = Path(path)
         self.sha256 = ""
+        self._maximum = MAXIMUM_LINE if maximum is None else maximum
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
@@ -64,16 +65,28 @@ class LineReader:
             expanded = _Expanded(source, COMPRESSIONS.get(self.path.suffix))
             lines: BinaryIO = io.BufferedReader(expanded, 1 << 20)
             number = 0
-            while line := lines.readline(MAXIMUM_LINE + 1):
+            while line := lines.readline(self._maximum + 1):
                 number += 1
-                if len(line) > MAXIMUM_LINE:
+                if len(line) > self._maximum:
                     raise DataError(
-                        f"{self.path}: line {number}: must be at most {MAXIMUM_LINE} bytes; it is "
+                        f"{self.path}: line {number}: must be at most {self._maximum} bytes; it is "
                         "longer. Write one record per line."
                     )
                 yield number, line
             source.drain()
             self.sha256 = source.digest.hexdigest()
+
+
+def read_start(path: Path | str, size: int = 1 << 16) -> bytes:
+    """The first bytes of a file as they are unpacked. Raises DataError, StorageError."""
+    path = Path(path)
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with file:
+        expanded = _Expanded(_HashedFile(file, path), COMPRESSIONS.get(path.suffix))
+        return io.BufferedReader(expanded, size).read(size)
 
 
 class RecordReader(LineReader):

@@ -9,8 +9,8 @@ key, no index and no file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,15 @@ Chat = tuple[tuple[str, str], ...]
 """(role, content) of the messages before an output."""
 
 
+def extends(parts: Sequence[object], before: Sequence[object]) -> bool:
+    """Whether a prompt is an earlier one and more: the next turn of a conversation.
+
+    >>> extends(("a", "b"), ("a",)), extends(("a",), ("b",))
+    (True, False)
+    """
+    return len(parts) >= len(before) and parts[: len(before)] == before
+
+
 @dataclass(frozen=True)
 class Positions:
     """Where a suspect's choices count, before they are counted.
@@ -46,6 +55,7 @@ class Positions:
     open_documents : of documents of a log, how many marked ones are not known to be whole: which
         positions they have may hang on what was drawn there
     asked : the distinct texts of the prompts, read as if they were outputs; None if nobody asked
+    reading : in which shape files were read and what was left out, if there is something to say
     """
 
     outputs: Sequence[NDArray[np.uint32]]
@@ -64,6 +74,7 @@ class Positions:
     quoted: int = 0
     with_prompt: int = 0
     asked: Positions | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tokens_read(self) -> int:
@@ -97,21 +108,27 @@ def find_positions(
     ids, lengths = join_ids(outputs)
     rows, starts = list_windows(ids, lengths, width, followed=True)
     packed = pack_windows(ids, starts, width)
-    groups, distinct = _group_prompts(len(outputs), prompt_parts, prompt_rows)
+    groups, counts, distinct = _group_prompts(len(outputs), prompt_parts, prompt_rows)
     asked, asked_lengths = join_ids([part for own in distinct for part in own])
     parts, asked_starts = list_windows(asked, asked_lengths, width, followed=False)
     owners = np.repeat(np.arange(len(distinct)), [len(own) for own in distinct])
+    places = np.concatenate([*(np.arange(len(own)) for own in distinct), np.arange(0)])
     first, unprompted = select_first_unprompted(
-        rows, packed, groups[rows], owners[parts], pack_windows(asked, asked_starts, width)
+        rows,
+        packed,
+        groups[rows],
+        owners[parts],
+        pack_windows(asked, asked_starts, width),
+        seen=(counts[rows], places[parts]),
     )
     marks = np.concatenate([*(quoted or ()), np.empty(0, dtype=np.bool_)])
     own = ~marks[starts + width] if quoted is not None else np.ones_like(first)
     chosen = first & unprompted & own
-    prompts = [join_ids(own)[0] for own in distinct]
+    prompts = _join_prompts(groups, counts, distinct)
     begins = np.cumsum(lengths) - lengths
     return Positions(
         outputs=outputs,
-        prompts=[prompts[group] for group in groups],
+        prompts=prompts,
         rows=rows[chosen],
         offsets=(starts + width - begins[rows])[chosen],
         contexts=packed[chosen],
@@ -120,7 +137,7 @@ def find_positions(
         repeated=int((~first).sum()),
         prompted=int((first & ~unprompted).sum()),
         quoted=int((first & unprompted & ~own).sum()),
-        with_prompt=sum(prompts[group].size > 0 for group in groups),
+        with_prompt=sum(prompt.size > 0 for prompt in prompts),
         sha256=dict(sha256),
         wide=_collect_wide(ids, starts[chosen], width),
     )
@@ -128,21 +145,44 @@ def find_positions(
 
 def _group_prompts(
     outputs: int, parts: Sequence[NDArray[np.uint32]], rows: Sequence[int]
-) -> tuple[NDArray[np.int64], list[list[NDArray[np.uint32]]]]:
-    """Number of each output's prompt, int64 [outputs], and the parts of each: one if shared."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[list[NDArray[np.uint32]]]]:
+    """Number of each output's prompt and of its parts, int64 [outputs]; the parts of each prompt.
+
+    One if shared; the turns of a conversation share the prompt of the last, and see a part of it.
+    """
     prompts: list[list[NDArray[np.uint32]]] = [[] for _ in range(outputs)]
     for row, part in zip(rows, parts, strict=True):
         prompts[row].append(part)
     numbers: dict[tuple[int, ...], int] = {}
     groups = np.zeros(outputs, dtype=np.int64)
     distinct: list[list[NDArray[np.uint32]]] = []
+    last: tuple[int, ...] = ()
     for row, own in enumerate(prompts):
         name = tuple(map(id, own))
         if name not in numbers:
-            numbers[name] = len(distinct)
-            distinct.append(own)
+            if last and extends(name, last):
+                distinct[-1] = own
+            else:
+                distinct.append(own)
+            last = name
+            numbers[name] = len(distinct) - 1
         groups[row] = numbers[name]
-    return groups, distinct
+    return groups, np.array(list(map(len, prompts)), dtype=np.int64), distinct
+
+
+def _join_prompts(
+    groups: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    distinct: Sequence[Sequence[NDArray[np.uint32]]],
+) -> list[NDArray[np.uint32]]:
+    """The parts that each output saw, joined; views of one array for each prompt."""
+    joined = [join_ids(own) for own in distinct]
+    ends = [np.append(0, np.cumsum(lengths)) for _, lengths in joined]
+    pairs = list(zip(groups.tolist(), counts.tolist(), strict=True))
+    views = {
+        (group, count): joined[group][0][: int(ends[group][count])] for group, count in set(pairs)
+    }
+    return [views[pair] for pair in pairs]
 
 
 def _collect_wide(

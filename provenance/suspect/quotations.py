@@ -32,6 +32,7 @@ from provenance.coins.contexts import list_windows
 from provenance.coins.distinct import first_positions
 from provenance.errors import ConfigurationMismatchError
 from provenance.suspect.letters import Letters, decode_escapes, decode_fully, normalise
+from provenance.suspect.positions import extends
 from provenance.suspect.tokenizers.vocabularies import TokenTable, token_bytes
 
 UNITS: Final = 12
@@ -145,15 +146,15 @@ def find_quotations(
     for rows in _cut(outputs, shown):
         own = [outputs[row] for row in rows]
         texts = [shown[row] for row in rows]
-        groups, distinct = _group(texts)
+        seen, distinct = _group(texts)
         known = _prepare(distinct)
         found = [np.zeros(one.begins.shape[0], dtype=np.bool_) for one in own]
         if drawn_by_suspect:
             tails = [prompt[-1][-_TAIL:] for prompt in texts]
-            for mask, touched in zip(found, _touch(own, tails, groups, known), strict=True):
+            for mask, touched in zip(found, _touch(own, tails, seen, known), strict=True):
                 mask |= leave_out(touched, width, with_token=True)
         if read_as_distribution or not drawn_by_suspect:
-            for mask, ended in zip(found, _end(own, groups, known), strict=True):
+            for mask, ended in zip(found, _end(own, seen, known), strict=True):
                 mask |= leave_out(ended, width, with_token=False)
         for row, mask in zip(rows, found, strict=True):
             masks[row] = mask
@@ -175,47 +176,71 @@ def leave_out(marked: _Mask, width: int, *, with_token: bool) -> _Mask:
 def _cut(outputs: Sequence[Spelled], shown: Sequence[tuple[str, ...]]) -> Iterator[list[int]]:
     """Numbers of outputs that were shown something, in parts of about `_CHUNK` characters."""
     part: list[int] = []
-    size, before = 0, None
+    size = 0
+    before: tuple[str, ...] = ()
     for row, texts in enumerate(shown):
         if not texts:
             continue
         more = len(outputs[row].text)
         if texts is not before:
-            more += sum(map(len, texts))
+            new = texts[len(before) :] if before and extends(texts, before) else texts
+            more += sum(map(len, new))
         if part and size + more > _CHUNK:
             yield part
-            part, size = [], 0
+            part, size, more = [], 0, len(outputs[row].text) + sum(map(len, texts))
         part.append(row)
         size, before = size + more, texts
     if part:
         yield part
 
 
-def _group(shown: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], list[tuple[str, ...]]]:
-    """Number of the prompt of each output, and the distinct prompts."""
+@dataclass(frozen=True)
+class _Seen:
+    """Which texts each output was shown: int64 [outputs], the first `counts` ones of `groups`."""
+
+    groups: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def _group(shown: Sequence[tuple[str, ...]]) -> tuple[_Seen, list[tuple[str, ...]]]:
+    """The prompt of each output, and the distinct prompts: the turns of a conversation are one."""
     numbers: dict[tuple[str, ...], int] = {}
-    groups = [numbers.setdefault(texts, len(numbers)) for texts in shown]
-    return np.array(groups, dtype=np.int64), list(numbers)
+    distinct: list[tuple[str, ...]] = []
+    for texts in shown:
+        if texts in numbers:
+            continue
+        if distinct and extends(texts, distinct[-1]):
+            distinct[-1] = texts
+        else:
+            distinct.append(texts)
+        numbers[texts] = len(distinct) - 1
+    groups = np.array([numbers[texts] for texts in shown], dtype=np.int64)
+    return _Seen(groups, np.array(list(map(len, shown)), dtype=np.int64)), distinct
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Names of all letters in a row of the prompts: int64 [.] for 12 and for 8 of them."""
+    """Names of all letters in a row of the prompts, 12 and 8 of them: int64 [2, .].
+
+    The second row is the number of the text in its prompt, which grows within each prompt.
+    """
 
     long: NDArray[np.int64]
     short: NDArray[np.int64]
 
 
 def _prepare(prompts: Sequence[tuple[str, ...]]) -> _Known:
-    letters, groups = [], []
+    letters, groups, places = [], [], []
     for number, texts in enumerate(prompts):
-        for text in texts:
+        for place, text in enumerate(texts):
             forms = {text, decode_escapes(text).text, decode_fully(text).text}
             own = [form for one in sorted(forms) for form in _spell_both(normalise(one))]
             letters += own
             groups += [number] * len(own)
-    rows = np.array(groups, dtype=np.int64)
-    return _Known(_name(letters, rows, UNITS)[2], _name(letters, rows, UNITS_BEFORE)[2])
+            places += [place] * len(own)
+    rows, at = np.array(groups, dtype=np.int64), np.array(places, dtype=np.int64)
+    found = [_name(letters, rows, units) for units in (UNITS, UNITS_BEFORE)]
+    return _Known(*(np.stack([names, at[lines]]) for lines, _, names in found))
 
 
 def _spell_both(letters: Letters) -> list[Letters]:
@@ -251,18 +276,20 @@ def _name(
     return rows, starts, names.view(np.int64)
 
 
-def _find(names: NDArray[np.int64], known: NDArray[np.int64]) -> _Mask:
-    """Which names are known. Linear: by hashing."""
+def _find(names: NDArray[np.int64], known: NDArray[np.int64], counts: NDArray[np.int64]) -> _Mask:
+    """Which names are known from the first `counts` texts of their prompt. Linear: by hashing."""
     if not names.size:
         return np.zeros(0, dtype=np.bool_)
-    first = first_positions(np.concatenate([known, names]))[known.shape[0] :]
-    return np.asarray(first < known.shape[0], dtype=np.bool_)
+    first = first_positions(np.concatenate([known[0], names]))[known.shape[1] :]
+    found = first < known.shape[1]
+    found[found] = known[1][first[found]] < counts[found]
+    return np.asarray(found, dtype=np.bool_)
 
 
 def _touch(
     outputs: Sequence[Spelled],
     tails: Sequence[str],
-    groups: NDArray[np.int64],
+    seen: _Seen,
     known: _Known,
 ) -> list[_Mask]:
     """Tokens of each output that a quotation touches, the end of the prompt read before it."""
@@ -276,11 +303,12 @@ def _touch(
             own += _spell_both(normalise(decoded))
         letters += own
         rows += [row] * len(own)
-    lines, starts, names = _name(letters, groups[np.array(rows, dtype=np.int64)], UNITS)
-    found = _find(names, known.long)
+    owners = np.array(rows, dtype=np.int64)
+    lines, starts, names = _name(letters, seen.groups[owners], UNITS)
+    found = _find(names, known.long, seen.counts[owners[lines]])
     begins = np.concatenate([np.empty(0, dtype=np.int64), *(one.begins for one in letters)])
     ends = np.concatenate([np.empty(0, dtype=np.int64), *(one.ends for one in letters)])
-    matched = np.array(rows, dtype=np.int64)[lines[found]]
+    matched = owners[lines[found]]
     first, last = begins[starts[found]], ends[starts[found] + UNITS - 1]
     order = np.argsort(matched, kind="stable")
     cuts = np.searchsorted(matched[order], np.arange(len(outputs) + 1))
@@ -330,7 +358,7 @@ def _meet(covered: _Mask, output: Spelled) -> _Mask:
     return np.asarray(sums[ends] > sums[begins], dtype=np.bool_)
 
 
-def _end(outputs: Sequence[Spelled], groups: NDArray[np.int64], known: _Known) -> list[_Mask]:
+def _end(outputs: Sequence[Spelled], seen: _Seen, known: _Known) -> list[_Mask]:
     """Tokens of each output in which, or just before which, a quotation is complete.
 
     Escapes of the output stay as they are: whether one begins is not known before it ends.
@@ -338,8 +366,8 @@ def _end(outputs: Sequence[Spelled], groups: NDArray[np.int64], known: _Known) -
     letters = [_spell_both(normalise(output.text)) for output in outputs]
     flat = [one for own in letters for one in own]
     rows = np.array([row for row, own in enumerate(letters) for _ in own], dtype=np.int64)
-    _, starts, names = _name(flat, groups[rows], UNITS_BEFORE)
-    found = _find(names, known.short)
+    lines, starts, names = _name(flat, seen.groups[rows], UNITS_BEFORE)
+    found = _find(names, known.short, seen.counts[rows[lines]])
     sizes = np.array([one.codes.shape[0] for one in flat], dtype=np.int64)
     ending = np.zeros(int(sizes.sum()), dtype=np.bool_)
     ending[starts[found] + UNITS_BEFORE - 1] = True

@@ -149,7 +149,7 @@ def test_deep_json_and_wrong_bytes_and_missing_files(tmp_path, tokenizer, keyrin
             observe([path], tokenizer, keyring.public)
     with pytest.raises(StorageError):
         observe([tmp_path / "missing.jsonl"], tokenizer, keyring.public)
-    with pytest.raises(StorageError):
+    with pytest.raises(DataError, match="must be strict JSON"):  # a folder stands for its files
         observe([tmp_path], tokenizer, keyring.public)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provenance.check.inputs import say_positions
+from provenance.check.inputs import say_positions, say_read
 from provenance.check.looks.result import SequentialVerdict
 from provenance.check.power_statement import say_power
 from provenance.check.words import add_controls, say_attributed
@@ -59,6 +59,8 @@ def _add_batches(page: Page, verdict: SequentialVerdict) -> None:
     )
     for number, look in enumerate(verdict.looks, start=1):
         page.say(f"Batch {number}: {say_positions(look.outputs)}")
+        for sentence in say_read(look.outputs):
+            page.say(sentence)
 
 
 def _add_keys(page: Page, verdict: SequentialVerdict) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from provenance.check.findings import HypothesisResult
-from provenance.check.inputs import say_positions
+from provenance.check.inputs import say_positions, say_read
 from provenance.check.plan import Plan
 from provenance.check.power_statement import say_power
 from provenance.check.trajectory import Trajectory
@@ -114,7 +114,7 @@ def render_report(
         not_shown=NOT_SHOWN,
         files=_list_files(verdict.inputs),
         observed=outputs,
-        counted=say_positions(outputs),
+        counted=" ".join([say_positions(outputs), *say_read(outputs)]),
     )
 
 

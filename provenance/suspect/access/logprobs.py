@@ -38,9 +38,11 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import tokenise
 from provenance.served.records import WHOLE_FINISHES
 from provenance.storage.lines import LineReader, check_distinct, read_json_lines
+from provenance.storage.shapes.containers import check_format
 from provenance.suspect.access.api_tokens import Spelled, fit_text, is_logprob
 from provenance.suspect.access.api_tokens import Speller as TokenSpeller
 from provenance.suspect.access.listed import Listed, forget_chosen
+from provenance.suspect.access.logprob_shapes import unfold_logprobs
 from provenance.suspect.access.logprobs_part import LogprobsPart
 from provenance.suspect.passes import PART_DOCUMENTS
 from provenance.suspect.positions import find_positions
@@ -120,8 +122,13 @@ def read_logprobs(
     check_distinct(paths)
     for path in paths:
         shapes.begin_file()
+        check_format(Path(path))
         reader = LineReader(path)
-        records = (shapes.read(record, origin) for origin, record in read_json_lines(reader))
+        records = (
+            shapes.read(one, origin)
+            for origin, record in read_json_lines(reader)
+            for one in unfold_logprobs(record, origin)
+        )
         while part := list(islice(records, PART_DOCUMENTS)):
             prompts = [(row, ids) for row, record in enumerate(part) for ids in record.prompt]
             positions = find_positions(

@@ -6,10 +6,10 @@ Knows the served tokenizer and the format of outputs; knows no key, no index and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +20,15 @@ from provenance.errors import DataError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import tokenise, tokenise_placed
 from provenance.storage.files import Paths, as_paths
-from provenance.storage.lines import (
-    LineReader,
-    check_distinct,
-    hashes_of,
-    open_lines,
-    read_json_lines,
-)
+from provenance.storage.shapes.reading import RecordFiles
+from provenance.storage.shapes.requests import ReadAs
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
-from provenance.suspect.positions import Chat, Positions, find_positions
+from provenance.suspect.positions import Chat, Positions, extends, find_positions
 from provenance.suspect.quotations import RULE, Spelled, Speller, find_quotations
 from provenance.suspect.shown import Shown, read_shown
 
 _BATCH: Final = 4096
 _BATCH_CHARACTERS: Final = 1 << 22
-OUTPUT_READERS: Final = "provenance.output_readers"
-"""Group of the entry points that read outputs in other forms: path -> records as in our JSONL."""
 _OUTPUT_FIELDS: Final = frozenset({"output", "outputs", "output_token_ids"})
 _Ids = NDArray[np.uint32]
 
@@ -53,33 +46,37 @@ class Output:
     token_ids: Sequence[int] | None
 
 
-def read_outputs(lines: LineReader) -> Iterator[Output]:
-    """Outputs of a JSONL file, and what the suspect was shown (`shown.read_shown`).
+def outputs_of(record: Mapping[str, Any], origin: str) -> Iterator[Output]:
+    """Outputs of one record of our form, and what the suspect was shown (`shown.read_shown`).
 
     `output` is a string, `outputs` a list of strings; `output_token_ids` (a list of ids of the
-    served tokenizer) may stand instead. Raises DataError with file and line, StorageError.
+    served tokenizer) may stand instead. Raises DataError naming the place.
     """
-    for origin, record in read_json_lines(lines):
-        if not isinstance(record, dict):
-            raise DataError(f"{origin}: must be a JSON object; got {type(record).__name__}.")
+    try:
         if "output_token_ids" in record:
             shown = read_shown(record, origin, _OUTPUT_FIELDS)
             yield Output(origin, shown, None, record["output_token_ids"])
-            continue
+            return
         texts = [record["output"]] if "output" in record else record.get("outputs")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DataError(
                 f"{origin}: must have output (a string) or outputs (a list of strings); got "
-                f"{sorted(record)}. See the README for the format."
+                f"{sorted(record)}. See docs/formats.md for the shapes that are read."
             )
         if "output" in record and record.get("outputs") is not None:
             raise DataError(f"{origin}: must have output or outputs; got both. Keep one of them.")
         shown = _settle(read_shown(record, origin, _OUTPUT_FIELDS), texts)
-        for text in texts:
-            yield Output(origin, shown, text, None)
+    except RecursionError as error:
+        raise DataError(
+            f"{origin}: must be JSON of a moderate depth; it is nested too deeply. Repair it."
+        ) from error
+    for text in texts:
+        yield Output(origin, shown, text, None)
 
 
-def observe(paths: Paths, tokenizer: Tokenizer, keyring: Keyring) -> Observations:
+def observe(
+    paths: Paths, tokenizer: Tokenizer, keyring: Keyring, reading: ReadAs | None = None
+) -> Observations:
     """Count N(c, t) over all outputs of one file or several, see `read_positions`.
 
     Raises UsageError for anything but paths, and what `read_positions` raises.
@@ -87,7 +84,7 @@ def observe(paths: Paths, tokenizer: Tokenizer, keyring: Keyring) -> Observation
     files = as_paths(paths, "outputs")
     if not files:
         raise UsageError("outputs must be at least one file; got none. Name the suspect's outputs.")
-    return count_positions(read_positions(files, tokenizer, keyring))
+    return count_positions(read_positions(files, tokenizer, keyring, reading))
 
 
 def count_positions(positions: Positions) -> Observations:
@@ -112,22 +109,26 @@ def count_positions(positions: Positions) -> Observations:
         quoted=positions.quoted,
         with_prompt=positions.with_prompt,
         sha256=positions.sha256,
-        source={"access": "outputs", "left_out": RULE},
+        source={"access": "outputs", "left_out": RULE, **positions.reading},
         wide=positions.wide,
         asked=count_positions(positions.asked) if positions.asked else None,
     )
 
 
 def read_positions(
-    paths: Sequence[Path | str], tokenizer: Tokenizer, keyring: Keyring
+    paths: Sequence[Path | str],
+    tokenizer: Tokenizer,
+    keyring: Keyring,
+    reading: ReadAs | None = None,
 ) -> Positions:
     """Read outputs and find the positions that count.
 
     Parameters
     ----------
-    paths : JSONL files of outputs
+    paths : files of outputs, in any shape of docs/formats.md, and folders of them
     tokenizer : the served tokenizer, see `provenance.keys.tokenizer.load_tokenizer`
     keyring : for its context width and vocabulary size
+    reading : how the files are to be read; None: their shape is found out
 
     Raises
     ------
@@ -138,26 +139,27 @@ def read_positions(
     Cost: tokenising (about 1 M tokens per second and core), comparing with the prompts
     (`find_quotations`) and sorting; memory about 100 bytes a token.
     """
-    check_distinct(paths)
-    readers = [open_lines(path, OUTPUT_READERS) for path in paths]
+    files = RecordFiles(paths, reading)
     width = keyring.context_width
     desk = _Desk(tokenizer, keyring.vocabulary_size, width)
-    for reader in readers:
-        for output in read_outputs(reader):
+    for origin, record in files:
+        for output in outputs_of(record, origin):
             desk.take(output)
     desk.finish()
     if all(ids.shape[0] <= width for ids in desk.outputs):
         raise DataError(
             f"{', '.join(map(str, paths))}: at least one output must have more than {width} "
-            f"tokens; got {len(desk.outputs)} outputs without one. Collect longer outputs."
+            f"tokens; got {len(desk.outputs)} outputs without one"
+            f"{files.say_empty()}. Collect longer outputs."
         )
-    sha256 = hashes_of(readers)
+    sha256, described = files.sha256, files.describe()
     found = find_positions(desk.outputs, desk.prompts, desk.prompt_rows, width, sha256, desk.quoted)
     asked = find_positions(desk.asked, [], [], width, {})
     return replace(
         found,
         chats=desk.chats if any(desk.chats) else (),
         asked=asked if asked.contexts.size else None,
+        reading={"reading": described} if described else {},
     )
 
 
@@ -197,7 +199,9 @@ class _Desk:
         self._batch.append(output)
         self._characters += len(output.text or output.token_ids or "")
         if output.shown is not before:
-            self._characters += sum(map(len, output.shown.texts))
+            texts, old = output.shown.texts, before.texts if before else ()
+            new = texts[len(old) :] if extends(texts, old) else texts
+            self._characters += sum(map(len, new))
         if len(self._batch) == _BATCH or self._characters > _BATCH_CHARACTERS:
             self.finish()
 

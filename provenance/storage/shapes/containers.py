@@ -1,0 +1,274 @@
+"""One file -> the values in it: JSON lines, a JSON document, a table, or a text.
+
+What a file is follows from its name, and its first bytes must not say otherwise: a Parquet file
+named .jsonl is refused by its name, not by what a codec thinks of it. Knows bytes; no shape.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from provenance.errors import DataError, StorageError, say_briefly
+from provenance.storage.files import has_cut_character, parse_json, sha256_of_file
+from provenance.storage.lines import COMPRESSIONS, MAXIMUM_LINE, LineReader, read_start
+
+CUT: Final = object()
+"""A value in which half of a character stands: a response that was cut, or was damaged."""
+MAXIMUM_DOCUMENT: Final = 1 << 28
+"""Bytes of one JSON document, and of one text."""
+_BOM: Final = b"\xef\xbb\xbf"
+_MAGIC: Final = (
+    (b"PAR1", "a Parquet file"),
+    (b"PK\x03\x04", "a zip archive (or an Office file)"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file"),
+    (b"BZh", "a bzip2 file"),
+    (b"\xfd7zXZ\x00", "an xz file"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"%PDF", "a PDF"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\xff\xfe", "text in UTF-16"),
+    (b"\xfe\xff", "text in UTF-16"),
+    (b"\x80\x04", "a Python pickle"),
+)
+_TAR: Final = 257
+_TABLES: Final = {".csv": ",", ".tsv": "\t"}
+_TEXTS: Final = (".txt", ".md")
+_JSON: Final = (".json", ".jsonl", ".ndjson", ".traj")
+DATA_SUFFIXES: Final = (*_JSON, *_TABLES, ".parquet")
+"""Files that are read out of a folder; a text there may be anything, and is named instead."""
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that says what a file is, below its compression."""
+    name = path.stem if path.suffix in COMPRESSIONS else path.name
+    return Path(name).suffix.casefold()
+
+
+class ValueFile:
+    """The values of one file; iterate once, then `sha256` is that of its bytes.
+
+    Yields (`file: line n`, value), `CUT` in place of a value with half of a character in it.
+    `as_text`: the whole file is one text. Raises DataError naming file and line, StorageError.
+    """
+
+    def __init__(self, path: Path | str, *, as_text: bool = False) -> None:
+        self.path = Path(path)
+        self.sha256 = ""
+        self.is_text = as_text or suffix_of(self.path) in _TEXTS
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        _refuse_special(self.path)
+        start = check_format(self.path)
+        suffix = suffix_of(self.path)
+        if suffix == ".parquet":
+            yield from self._read_parquet()
+        elif self.is_text:
+            yield str(self.path), {"output": self._read_whole().decode()}
+        elif suffix in _TABLES:
+            yield from self._read_table(_TABLES[suffix])
+        elif _is_document(start, self.path):
+            yield from self._read_document()
+        else:
+            yield from self._read_lines()
+
+    def _read_lines(self) -> Iterator[tuple[str, Any]]:
+        lines = LineReader(self.path)
+        for number, line in lines:
+            text = line.removeprefix(_BOM) if number == 1 else line
+            if text.strip():
+                origin = f"{self.path}: line {number}"
+                yield origin, _parse(text, origin)
+        self.sha256 = lines.sha256
+
+    def _read_document(self) -> Iterator[tuple[str, Any]]:
+        """A JSON array, or one object over many lines."""
+        content, origin = self._read_whole(), str(self.path)
+        value = parse_json(content, origin, cut_characters=True)
+        if b"\\u" in content:
+            value = [CUT if has_cut_character(one) else one for one in _as_list(value)]
+            value = value if content.lstrip().startswith(b"[") else value[0]
+        yield origin, value
+
+    def _read_whole(self) -> bytes:
+        """All of the file, without a mark of its encoding; UTF-8."""
+        lines = LineReader(self.path, MAXIMUM_DOCUMENT)
+        parts, size = [], 0
+        for _, line in lines:
+            parts.append(line)
+            size += len(line)
+            if size > MAXIMUM_DOCUMENT:
+                raise DataError(
+                    f"{self.path}: one document must be at most {MAXIMUM_DOCUMENT} bytes; it is "
+                    "longer. Write one record per line."
+                )
+        self.sha256 = lines.sha256
+        content = b"".join(parts).removeprefix(_BOM)
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self.path}: must be text in UTF-8; it is not. Convert it."
+            ) from error
+        return content
+
+    def _read_table(self, delimiter: str) -> Iterator[tuple[str, Any]]:
+        lines = LineReader(self.path)
+        csv.field_size_limit(MAXIMUM_LINE)
+        rows = csv.reader(_decode(lines), delimiter=delimiter, strict=True)
+        names: list[str] = []
+        try:
+            for number, row in enumerate(rows, start=0):
+                origin = f"{self.path}: row {number}"
+                if not number:
+                    names = _check_header(row, origin)
+                elif row:
+                    _check_row(row, names, origin)
+                    yield origin, dict(zip(names, row, strict=True))
+        except csv.Error as error:
+            raise DataError(
+                f"{self.path}: must be a table with named columns; got: {say_briefly(error)}. "
+                "Export it again."
+            ) from error
+        self.sha256 = lines.sha256
+
+    def _read_parquet(self) -> Iterator[tuple[str, Any]]:
+        number = 0
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(batch_size=1024):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield f"{self.path}: row {number}", _plain(row)
+        except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{self.path}: must be a whole Parquet file; got: {say_briefly(error)}. "
+                "Copy it again."
+            ) from error
+        self.sha256 = sha256_of_file(self.path)
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise StorageError for what is no file: a pipe can be read once, and may hang."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise StorageError(
+            f"{path}: must be a readable file; got: {error.strerror or error}. Check the path."
+        ) from error
+    if not stat.S_ISREG(mode):
+        raise StorageError(
+            f"{path}: must be a regular file; it is a pipe or a device. Write what it "
+            "gives to a file."
+        )
+
+
+def check_format(path: Path) -> bytes:
+    """The first bytes of what is in a file; DataError if its name says another format."""
+    with path.open("rb") as file:
+        raw = file.read(_TAR + 8)
+    suffix, outer = suffix_of(path), path.suffix in COMPRESSIONS
+    expected = {".gz": "a gzip file", ".zst": "a zstd file"}.get(path.suffix)
+    _refuse_format(raw, path, [expected or ("a Parquet file" if suffix == ".parquet" else "")])
+    start = read_start(path)
+    if outer:
+        _refuse_format(start, path, [])
+        if suffix == ".parquet":
+            raise DataError(f"{path}: Parquet must not be packed once more; it is. Unpack it.")
+    return start
+
+
+def _refuse_format(start: bytes, path: Path, expected: Sequence[str]) -> None:
+    for magic, name in _MAGIC:
+        if start.startswith(magic) and name not in expected:
+            raise DataError(
+                f"{path}: this is {name} named {path.suffix or 'without a suffix'}. "
+                f"{_advise(name)}."
+            )
+    if start[_TAR : _TAR + 5] == b"ustar":
+        raise DataError(f"{path}: this is a tar archive. Unpack it, and name the folder.")
+
+
+def _advise(name: str) -> str:
+    if "archive" in name:
+        return "Unpack it, and name the folder"
+    if name in ("a Parquet file", "a gzip file", "a zstd file"):
+        ending = {"a Parquet file": ".parquet", "a gzip file": ".gz", "a zstd file": ".zst"}[name]
+        return f"Let its name end in {ending}"
+    return "Convert it to JSON lines in UTF-8"
+
+
+def _is_document(start: bytes, path: Path) -> bool:
+    """Whether a file is one JSON document: an array, or an object over many lines."""
+    text = start.removeprefix(_BOM).lstrip()
+    if text[:1] == b"[":
+        return True
+    line, broken, _ = text.partition(b"\n")
+    if not broken or text[:1] != b"{":
+        return suffix_of(path) == ".traj"
+    try:
+        parse_json(line, "", cut_characters=True)
+    except DataError:
+        return line.strip() == b"{" or suffix_of(path) in (".json", ".traj")
+    return False
+
+
+def _parse(text: bytes, origin: str) -> Any:
+    value = parse_json(text, origin, cut_characters=True)
+    return CUT if b"\\u" in text and has_cut_character(value) else value
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _decode(lines: LineReader) -> Iterator[str]:
+    for number, line in lines:
+        try:
+            yield (line.removeprefix(_BOM) if number == 1 else line).decode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{lines.path}: line {number}: must be UTF-8; it is not. Export it in UTF-8."
+            ) from error
+
+
+def _check_header(row: Sequence[str], origin: str) -> list[str]:
+    names = [name.strip() for name in row]
+    if len(set(names)) < len(names) or not all(names):
+        raise DataError(
+            f"{origin}: the first row must name every column once; it does not. Name the columns."
+        )
+    return names
+
+
+def _check_row(row: Sequence[str], names: Sequence[str], origin: str) -> None:
+    if len(row) != len(names):
+        raise DataError(
+            f"{origin}: must have {len(names)} cells, one a column; it has {len(row)}. "
+            "Export the table again."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet as JSON has it."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, (str, bool, int, float, type(None))) else str(value)
