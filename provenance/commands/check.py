@@ -12,6 +12,11 @@ from provenance.commands.console import print_result, progress, tell
 from provenance.commands.options import Force, IndexFolder, Output, open_case, shares_options
 from provenance.errors import UsageError
 
+_SHORT_KEY = (
+    "The bundle's scored pairs are as confidential as the scheme's key: a short key can be found "
+    "from them by trying. To leave them out: --without-pairs."
+)
+
 
 @shares_options
 def check(
@@ -54,15 +59,15 @@ def check(
 
     Exit 1: evidence; 0: none, with power stated; 3: inconclusive, and why.
     """
-    if (disclose or without_pairs) and output is None:
-        raise UsageError("--disclose and --without-pairs must come with -o. Name a folder.")
+    if output is None and (disclose or without_pairs or force):
+        raise UsageError("--disclose, --without-pairs and --force must come with -o. Name it.")
     settings["read_as"] = read_as
     if sequential is not None:
         _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs])
     else:
         pv.Case.refuse(outputs, **access, **settings)  # nonsense, before hours of reading
-    models = {"cache": cache, "other_tokenizer": other_tokenizer}
-    with progress() as show, open_case(mark, index, reference, show, **models) as case:
+    models = {**reference, "cache": cache, "other_tokenizer": other_tokenizer}
+    with progress() as show, open_case(mark, index, models, show) as case:
         if sequential is not None:
             found = case.look(sequential, outputs, **settings)
             if output is not None:
@@ -74,10 +79,7 @@ def check(
                 found.save(output, disclose or (), pairs=not without_pairs, force=force)
     print_result(found, as_json=as_json)
     if output is not None and mark.scheme is not None and not without_pairs and not sequential:
-        tell(
-            "The bundle's scored pairs are as confidential as the scheme's key: a short key "
-            "can be found from them by trying. To leave them out: --without-pairs."
-        )
+        tell(_SHORT_KEY)
     raise typer.Exit(found.exit_code)
 
 

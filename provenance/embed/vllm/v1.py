@@ -118,7 +118,7 @@ class _Row:
         """All ids that were drawn, and which of them a coin decided."""
         ids = np.array([token for token in self.output if token >= 0], dtype=np.uint32)
         self.note(ids.shape[0], drawn=False)
-        return ids, self._drawn[: ids.shape[0]]
+        return ids, self._drawn[: ids.shape[0]].copy()
 
     def is_over(self) -> bool:
         """Whether the request has ended, by its ids, or since it left and nobody else holds them.
