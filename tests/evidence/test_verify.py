@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from provenance.check.pairs import read_pairs, write_pairs
 from provenance.check.score import WeightedPairs
+from provenance.errors import StorageError
 from provenance.evidence.bundle import BundleParts, make_report, write_bundle
 from provenance.evidence.manifest import write_manifest
 from provenance.evidence.signature import sign_bundle
@@ -82,14 +83,19 @@ def test_some_keys_may_be_disclosed_and_others_not(run, lab, tmp_path):
 def test_a_bundle_replaces_an_earlier_one_and_nothing_else(lab, tmp_path):
     folder = tmp_path / "bundle"
     write_bundle(folder, lab.examination, lab.world.keyring, BundleParts(disclosed=["all"]))
-    sign_bundle(folder, lab.signing_key)
-    write_bundle(folder, lab.examination, lab.world.keyring, BundleParts(pairs=False))
+    parts = BundleParts(pairs=False)
+    with pytest.raises(StorageError, match="--force"):
+        write_bundle(folder, lab.examination, lab.world.keyring, parts)
+    write_bundle(folder, lab.examination, lab.world.keyring, parts, force=True)
     assert not list(folder.glob("pairs/*"))
-    assert not (folder / "manifest.sig").exists()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(Exception, match=r"notes\.txt"):
-        write_bundle(folder, lab.examination, lab.world.keyring, BundleParts())
+    with pytest.raises(StorageError, match=r"notes\.txt"):
+        write_bundle(folder, lab.examination, lab.world.keyring, parts, force=True)
     assert (folder / "manifest.json").exists()
+    (folder / "notes.txt").unlink()
+    sign_bundle(folder, lab.signing_key)
+    with pytest.raises(StorageError, match="signed"):
+        write_bundle(folder, lab.examination, lab.world.keyring, parts, force=True)
 
 
 def test_the_same_examination_gives_the_same_bytes(lab, tmp_path):
@@ -189,6 +195,7 @@ def test_a_signing_key_is_as_private_as_the_master_key(run, lab, bundle, tmp_pat
     (tmp_path / "key").chmod(0o600)
     assert run("evidence", "sign", bundle, "--signing-key", key)[0] == 0
     assert run("evidence", "sign", bundle)[0] == 2
+    assert run("evidence", "new-signing-key", key)[0] == 0  # the public half was missing
     assert run("evidence", "new-signing-key", key)[0] == 74
     monkeypatch.setenv("PROVENANCE_SIGNING_KEY_CMD", f"cat {key}")
     assert run("evidence", "sign", bundle)[0] == 0
