@@ -160,7 +160,8 @@ def test_a_finished_response_is_logged_whole_with_what_coins_decided(vllm, folde
 
 def test_the_end_token_is_logged_and_a_preempted_row_is_one_response(vllm, folder, log):
     runner = Runner(vllm, folder)
-    runner.step(add=[runner.ask("a", ends=(END,)), runner.ask("b", ends=(END,), prompt=(9,))])
+    given = {"ends": (END,), "max_tokens": 99}  # vLLM's own default is 16
+    runner.step(add=[runner.ask("a", **given), runner.ask("b", **given, prompt=(9,))])
     for seed in range(1, 8):
         runner.step(seed=seed)
     runner.step(remove=["a"], seed=30)  # preempted: the runner keeps its list
