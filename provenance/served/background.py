@@ -26,7 +26,7 @@ from provenance.served.writer import Log
 
 _log = logging.getLogger(__name__)
 
-_TICK_SECONDS: Final = 0.25
+_TICK_SECONDS: Final = 0.05
 _RETRY_SECONDS: Final = 1.0
 _CLOSING_SECONDS: Final = 30.0
 
@@ -81,7 +81,7 @@ class BackgroundLog:
         return self
 
     def on_tick(self, call: Callable[[], None]) -> None:
-        """Have something called in the thread four times a second."""
+        """Have something called in the thread twenty times a second."""
         self._ticks.append(call)
 
     def on_close(self, call: Callable[[], None]) -> None:

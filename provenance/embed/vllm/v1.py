@@ -27,7 +27,7 @@ does not use) follow from the seed and the position.
 
 The runner tells a processor when a row leaves its batch, and not why: it may be finished, or
 preempted and come again. A row whose ids say that it ended is logged, in the batch or out of it: a
-thread looks four times a second, for an engine without requests takes no steps. Another row that
+thread looks twenty times a second, for an engine without requests takes no steps. Another row that
 left waits until the runner has let go of its list of output ids, which it keeps as long as the
 request lives.
 
@@ -243,7 +243,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         return None
 
     def _log_those_that_ended(self) -> None:
-        """Called four times a second, in a thread of the log."""
+        """Called twenty times a second, in a thread of the log."""
         with self._lock:
             over = [row for row in (*self._gone, *self._rows.values()) if row.is_over()]
             self._gone = [row for row in self._gone if row not in over]

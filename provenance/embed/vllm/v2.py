@@ -336,7 +336,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
                 self._engine.write(*one)
 
     def _log_those_that_ended(self) -> None:
-        """Called four times a second: requests that rest, and whose ids say that they ended."""
+        """Called twenty times a second: requests that rest, and whose ids say that they ended."""
         found = []
         with self._lock:
             now = clock.monotonic()
