@@ -29,7 +29,7 @@ from benchmarks.smollm import decode
 from benchmarks.smollm.convert import PACKAGE, make_served_model
 from benchmarks.smollm.model import SERVED_MODEL, VOCABULARY, precision
 from benchmarks.smollm.prompts import prompts_for
-from benchmarks.smollm.serve import plain_draw
+from benchmarks.smollm.serve import marked_draw, plain_draw
 from provenance.embed.watermark import Watermark
 from provenance.keys.keyring import SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
@@ -120,22 +120,7 @@ def _make_draw(
         )
     watermark = Watermark.load(folder, generator)
     contexts = [watermark.read_prompt(ids) for ids in prompts]
-
-    def draw(
-        rows: NDArray[np.int64],
-        tokens: NDArray[np.uint32],
-        candidates: NDArray[np.uint32],
-        probabilities: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
-        drawn = [
-            watermark.draw({}, response, ids, chances, contexts[row]).token
-            for row, response, ids, chances in zip(
-                rows, tokens, candidates, probabilities, strict=True
-            )
-        ]
-        return np.argmax(candidates == np.array(drawn, dtype=np.uint32)[:, np.newaxis], axis=1)
-
-    return draw
+    return marked_draw(watermark, [{}] * len(prompts), contexts)
 
 
 def measure(conversations: Sequence[Conversation], model: Any) -> dict[str, NDArray[np.float64]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -30,6 +31,7 @@ from benchmarks.smollm.model import (
     precision,
 )
 from benchmarks.smollm.prompts import CAPABILITIES, Prompt, prompts_for
+from provenance.embed.rules import PromptContexts
 from provenance.embed.watermark import Watermark
 from provenance.keys.keyring import Keyring, SchemeSpecification, create_keyring
 from provenance.keys.schedule import Schedule
@@ -126,8 +128,16 @@ def plain_draw(generator: np.random.Generator) -> decode.Draw:
     return draw
 
 
-def marked_draw(watermark: Watermark, labels: list[dict[str, str]]) -> decode.Draw:
-    """The product's draw for each row; `labels` by row of the piece."""
+def marked_draw(
+    watermark: Watermark,
+    labels: list[dict[str, str]],
+    prompts: Sequence[PromptContexts] | None = None,
+) -> decode.Draw:
+    """The product's draw for each row; `labels` by row of the piece, and what its prompt holds."""
+
+    def _draw(row: int, response: Any, ids: Any, chances: Any) -> int:
+        prompt = None if prompts is None else prompts[row]
+        return watermark.draw(labels[row], response, ids, chances, prompt).token
 
     def draw(
         rows: NDArray[np.int64],
@@ -136,7 +146,7 @@ def marked_draw(watermark: Watermark, labels: list[dict[str, str]]) -> decode.Dr
         probabilities: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         chosen = [
-            int(np.flatnonzero(ids == watermark.draw(labels[row], response, ids, chances).token)[0])
+            int(np.flatnonzero(ids == _draw(row, response, ids, chances))[0])
             for row, response, ids, chances in zip(
                 rows, tokens, candidates, probabilities, strict=True
             )

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from provenance.embed.rules import MarkWish
 from provenance.errors import DataError, StorageError, say_briefly
+from provenance.storage.files import Stamp, read_stamp
 
 MARKS: Final = get_args(MarkWish)
 
@@ -37,19 +38,9 @@ MARK_COLUMN: Final = "mark"
 CALLER_COLUMNS: Final = (KEY_COLUMN, "account", "organisation")
 """What says who calls, the most telling first."""
 
-Stamp = tuple[int, int, int]
 _CHUNK_ROWS: Final = 1 << 14
 """Rows that become Python objects at once: no more, since a server answers meanwhile."""
 _SUFFIXES: Final = (".parquet", ".csv", ".sqlite", ".db")
-
-
-def read_stamp(path: Path) -> Stamp | None:
-    """What changes when the file is replaced or written; None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 class CallerTable:

@@ -26,12 +26,11 @@ from provenance.embed.callers import (
     MARK_COLUMN,
     MARKS,
     CallerTable,
-    read_stamp,
 )
 from provenance.embed.rules import MarkWish
 from provenance.errors import DataError, ProvenanceError, UsageError
 from provenance.served.records import Labels
-from provenance.storage.files import as_path
+from provenance.storage.files import as_path, read_stamp
 
 _log = logging.getLogger(__name__)
 

@@ -166,6 +166,18 @@ def write_atomically(path: Path | str, content: bytes, mode: int = 0o644) -> Non
             Path(temporary).unlink(missing_ok=True)
 
 
+Stamp = tuple[int, int, int]
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """What changes when a file is replaced or written; None if it cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def name_of_leftover(name: str) -> str | None:
     """Name of the file that a killed `write_atomically` was writing; None for any other file.
 

@@ -54,6 +54,8 @@ PROMPTS_VARIABLE: Final = "PROVENANCE_LOG_PROMPTS"
 REPLICA_VARIABLE: Final = "PROVENANCE_REPLICA"
 SWITCH_VARIABLE: Final = "PROVENANCE_SWITCH"
 REPLICA_LABEL: Final = "replica"
+MAXIMUM_WAIT: Final = 600.0
+"""Seconds without a step after which a request is logged, whatever became of it."""
 _QUIET_SECONDS: Final = 60.0
 
 _REQUESTS: Final = ("provenance_requests", "Requests that entered the engine.", "outcome")

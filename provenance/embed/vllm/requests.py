@@ -41,6 +41,7 @@ from provenance.keys.keyring import KEYRING_FILE, Keyring
 from provenance.keys.marking import KnownKeys, MarkingKeys
 from provenance.keys.worker import open_keys, read_public
 from provenance.served.records import Labels
+from provenance.storage.files import Stamp, read_stamp
 
 _log = logging.getLogger(__name__)
 
@@ -279,12 +280,8 @@ class PublicKeyring:
         check_labels(self.known, labels, names_may_be_unknown=False)
         check_labels(self.known, {**groups, **labels}, names_may_be_unknown=True)
 
-    def _read_stamp(self) -> tuple[int, int, int] | None:
-        try:
-            status = (self.path / KEYRING_FILE if self.path.is_dir() else self.path).stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+    def _read_stamp(self) -> Stamp | None:
+        return read_stamp(self.path / KEYRING_FILE if self.path.is_dir() else self.path)
 
     def _reread(self) -> bool:
         """Read a file that has changed; whether it had."""

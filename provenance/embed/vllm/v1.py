@@ -48,7 +48,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.embed.rules import PromptContexts
-from provenance.embed.vllm.engine import Engine, Task
+from provenance.embed.vllm.engine import MAXIMUM_WAIT, Engine, Task
 from provenance.embed.vllm.requests import admit_request
 from provenance.embed.watermark import Draw, Watermark
 from provenance.errors import MissingExtraError
@@ -66,8 +66,6 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
-_MAXIMUM_WAIT: Final = 600.0
-"""Seconds after which a row that left is logged, though the runner may hold on to its ids."""
 _OWN_REFERENCES: Final = 2
 """To the list of a row's output: the row, and the argument of `sys.getrefcount`."""
 
@@ -129,7 +127,7 @@ class _Row:
             return True
         return self.left is not None and (
             sys.getrefcount(self.output) <= _OWN_REFERENCES
-            or clock.monotonic() - self.left > _MAXIMUM_WAIT
+            or clock.monotonic() - self.left > MAXIMUM_WAIT
         )
 
 
@@ -226,7 +224,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         contexts = watermark.read_prompt(prompt or ())  # embeddings have no ids
         row = _Row(task, prompt, contexts, parameters, output)
         if output and task.labels is not None:  # logged already, and resumed after that
-            ids = np.array([token for token in output if token >= 0], dtype=np.uint32)
+            ids = row.finish()[0]
             for place in np.flatnonzero(watermark.marked_positions(task.labels, ids, prompt or ())):
                 row.note(int(place), drawn=True)
         return row

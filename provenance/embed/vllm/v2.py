@@ -60,7 +60,7 @@ from provenance.embed.device.torch_batch import (
     scale_logits,
 )
 from provenance.embed.device.torch_coins import pack_keys
-from provenance.embed.vllm.engine import Engine, Task
+from provenance.embed.vllm.engine import MAXIMUM_WAIT, Engine, Task
 from provenance.embed.vllm.requests import admit_request, make_generator
 from provenance.errors import ConfigurationMismatchError, MissingExtraError
 
@@ -87,8 +87,6 @@ _LENGTHS = 64
 """Lengths are rounded up to this, so that few shapes occur."""
 _RESTS = 0.5
 """Seconds without a step after which it is asked whether a request has ended."""
-_MAXIMUM_WAIT = 600.0
-"""Seconds without a step after which a request is logged, whatever became of it."""
 
 
 @dataclass(eq=False)
@@ -342,7 +340,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             now = clock.monotonic()
             for slot, held in list(self._slots.items()):
                 rests = now - held.seen
-                if rests > _MAXIMUM_WAIT or (
+                if rests > MAXIMUM_WAIT or (
                     rests > _RESTS and held.task.how_ended(self._read(slot)[0]) is not None
                 ):
                     found.append(self._take_out(slot))
