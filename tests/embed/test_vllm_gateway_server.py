@@ -6,6 +6,7 @@ the `extra_args` that vLLM made of each request; the last server marks and logs.
 
 import http.client
 import json
+import threading
 import time
 import urllib.request
 from importlib.util import find_spec
@@ -181,7 +182,7 @@ def test_the_engines_log_says_what_the_gateway_wrote(folder, tmp_path, monkeypat
     more_tokens = {"max_tokens": 60, "max_output_tokens": 60, "ignore_eos": True}
     long = {**more_tokens, "metadata": {"conversation_id": "c"}, **HOSTILE}
     sent = {}
-    options = [*GATEWAY, "--max-num-batched-tokens", "64"]
+    options = [*GATEWAY, "--max-num-batched-tokens", "64", "--shutdown-timeout", "30"]
     with run_server(folder / "model", folder / "keys", tmp_path / "log", options=options) as server:
         for key, more in (("sk-one", {}), ("sk-if", {"temperature": 0}), ("sk-never", {})):
             for path, body in BODIES.items():
@@ -191,12 +192,17 @@ def test_the_engines_log_says_what_the_gateway_wrote(folder, tmp_path, monkeypat
                     status, text = _request(server, path, asked, key=key)
                     assert status == 200, text
                     sent[name] = key
-        time.sleep(2)  # vLLM may end its worker out of order when it is stopped
+        last = {**BODIES["/v1/completions"], **long, "request_id": "last", "max_tokens": 900}
+        running = threading.Thread(target=_request, args=(server, "/v1/completions", last))
+        running.start()
+        time.sleep(1)  # told to stop, vLLM lets it end
+    running.join()
+    assert not list((tmp_path / "served").glob("*.part"))
     parts = [part.read_text().splitlines() for part in (tmp_path / "served").iterdir()]
     records = [json.loads(line) for lines in parts for line in lines]
-    names = sorted(record["request_id"] for record in records if record["request_id"] != "last")
-    assert names == sorted(sent)
+    assert sorted(record["request_id"] for record in records) == sorted([*sent, "last"])
     records = {record["request_id"]: record for record in records}
+    assert (len(records["last"]["token_ids"]), records["last"]["finish"]) == (900, "length")
     for name, key in sent.items():
         record = records[name]
         labels = {"cohort": "a", "payment": "card-7"} if key == "sk-one" else {"cohort": "b"}

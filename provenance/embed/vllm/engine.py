@@ -119,6 +119,11 @@ class Engine:
         self._logs_prompts = asked or not self.served.known.reads_prompt
         self._failed = -_QUIET_SECONDS
         self.log = _open_log(vllm_config.parallel_config)
+        if self.log is not None and getattr(vllm_config, "shutdown_timeout", None) == 0:
+            _log.warning(
+                "without --shutdown-timeout vLLM kills this process when the server is told to "
+                "stop: responses that run then will be missing in the served log"
+            )
         self._replica = _name_replica(vllm_config.parallel_config)
         self._sink: ResponseSink | None = None
         if self.log is not None:

@@ -175,12 +175,15 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         Cost: nothing for rows that do not ask for the mark; one coin for the slot of a row that
         does; top-k/top-p and the scheme's draw for a row whose context is marked.
         """
-        with self._engine.guard("draw"), self._engine.timed():
-            self._apply(logits)
+        with self._engine.guard("draw"):
+            ready = self._find_ready()
+            if ready:
+                with self._engine.timed():
+                    self._apply(logits, ready)
         return logits
 
-    def _apply(self, logits: torch.Tensor) -> None:
-        watermark = self._engine.served.watermark
+    def _find_ready(self) -> dict[int, NDArray[np.uint32]]:
+        """The rows to mark, and their responses so far."""
         ready: dict[int, NDArray[np.uint32]] = {}
         for index, row in self._rows.items():
             if row.task.labels is not None:
@@ -189,6 +192,10 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
                     self._engine.count_placeholder()
                 else:
                     ready[index] = ids
+        return ready
+
+    def _apply(self, logits: torch.Tensor, ready: dict[int, NDArray[np.uint32]]) -> None:
+        watermark = self._engine.served.watermark
         rows = [self._rows[index] for index in ready]
         labels = [row.task.labels or {} for row in rows]
         keys = watermark.next_keys(labels, list(ready.values()), [row.contexts for row in rows])
