@@ -27,7 +27,7 @@ def check(
     settings: Any,
     read_as: Any,
     outputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="Files, folders.")
+        list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="Files, folders; - is stdin.")
     ] = None,
     innocent: Annotated[
         list[Path] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time as clock
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from provenance.errors import UsageError
 words = Console(stderr=True)
 errors = Console(stderr=True)
 results = Console()
+_UNBROKEN = 10_000
+"""Cells: no paragraph is as long. A file or a pipe gets whole lines, for grep and for editors."""
 _SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
 
@@ -55,7 +58,13 @@ def print_result(result: Sayable, *, as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        print_page(result.say(results.width))
+        print_page(result.say(page_width()))
+
+
+def page_width() -> int:
+    """Cells of a line: as wide as the terminal, or as COLUMNS says; else lines are not broken."""
+    broken = results.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+    return results.width if broken else _UNBROKEN
 
 
 def print_page(page: str) -> None:

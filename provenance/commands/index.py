@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import provenance as pv
-from provenance.commands.console import print_json, print_page, results, tell
+from provenance.commands.console import page_width, print_json, print_page, tell
 from provenance.commands.options import Force, Json, shares_options
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def info(
     if as_json:
         print_json(found)
         return
-    page = pv.Page(results.width)
+    page = pv.Page(page_width())
     for name, value in found.items():
         if not isinstance(value, (list, tuple, dict)):
             page.say(f"{name}: {value}", wrap=False)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import provenance as pv
-from provenance.commands.console import parse_labels, print_json, print_page, results, tell
+from provenance.commands.console import page_width, parse_labels, print_json, print_page, tell
 from provenance.errors import UsageError
 
 app = typer.Typer(help="Keyrings: master secret, slots and commitments.", no_args_is_help=True)
@@ -71,7 +71,7 @@ def show(
     if as_json:
         print_json(keyring.to_json())
         return
-    page = pv.Page(results.width)
+    page = pv.Page(page_width())
     page.say(f"keyring {keyring.id}")
     parameters = json.dumps(dict(keyring.scheme.parameters))
     page.say(f"scheme {keyring.scheme.name} {parameters}", wrap=False)

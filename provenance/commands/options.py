@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 import provenance as pv
+from provenance.commands.streams import keep_stdin
 
 _MARK: dict[str, Any] = {
     "keys": Annotated[Path | None, typer.Option(help="Folder of the keyring.")],
@@ -107,6 +109,9 @@ _GROUPS: dict[str, dict[str, Any]] = {
     "read_as": _READING,
 }
 
+_FILES = ("outputs", "files")
+"""Parameters that are files of outputs."""
+
 IndexFolder = Annotated[Path, typer.Option(help="Folder of the index.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there, unless signed.")]
@@ -116,7 +121,8 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for 
 def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a group in place of a parameter of its name, annotated Any.
 
-    `mark` becomes a MarkChoice; the others are dicts of the options.
+    `mark` becomes a MarkChoice; the others are dicts of the options. Among `outputs` or `files` a
+    `-` is stdin.
     """
     hints = get_type_hints(command, include_extras=True)
     taken = [name for name in _GROUPS if hints.get(name) is Any]
@@ -133,7 +139,11 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
             groups["mark"] = pv.MarkChoice(**groups["mark"])
         if "reference" in groups:
             groups["reference"]["reference"] = groups["reference"]["reference"] or "none"
-        return command(**given, **groups)
+        files = {name: given[name] for name in _FILES if given.get(name)}
+        with ExitStack() as kept:
+            for name, paths in files.items():
+                given[name] = kept.enter_context(keep_stdin(paths))
+            return command(**given, **groups)
 
     parameters = []
     if "mark" in taken:

@@ -11,7 +11,9 @@ import provenance as pv
 from provenance.commands.console import print_result
 from provenance.commands.options import Json, shares_options
 
-Files = Annotated[list[Path], typer.Argument(metavar="OUTPUTS...", help="Files, folders.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="OUTPUTS...", help="Files, folders; - is stdin.")
+]
 app = typer.Typer(help="Files of outputs: how they are read.", no_args_is_help=True)
 app.callback()(lambda: None)  # `show` stays a command of its own while it is the only one
 

@@ -9,6 +9,7 @@ import typer
 
 import provenance as pv
 from provenance.commands.console import (
+    page_width,
     print_json,
     print_page,
     print_result,
@@ -125,7 +126,7 @@ def show(
     if as_json:
         print_json(plan.document)
         return
-    page = pv.Page(results.width)
+    page = pv.Page(page_width())
     page.say(f"plan {plan.sha256}", wrap=False)
     rows = [(name, _say(value)) for name, value in plan.document.items() if name != "commitments"]
     rows.append(("commitments", f"{len(plan.document['commitments'])} keys"))

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 
@@ -112,3 +115,17 @@ def _open(descriptor: int, before: TextIO | None, *, quiet: bool) -> io.TextIOWr
         line_buffering=quiet or raw.isatty(),
         write_through=quiet,
     )
+
+
+@contextmanager
+def keep_stdin(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """The same files, where `-` is one that holds what stdin said, as long as the body runs.
+
+    Files are read more than once, which a pipe cannot be. Raises OSError if the disk is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="provenance-") as folder:
+        kept = Path(folder) / "stdin.jsonl"
+        if Path("-") in files:
+            with kept.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        yield [kept if path == Path("-") else path for path in files]

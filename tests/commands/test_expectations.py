@@ -1,9 +1,12 @@
 """What people expect of a command line: short options, a file of defaults, quiet, no surprises."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -143,3 +146,37 @@ def test_a_damaged_file_of_defaults_is_one_line(run, tmp_path, monkeypatch, cont
     code, _, err = run("keys", "show", "anywhere")
     assert code == 65
     assert len(err.splitlines()) == 1
+
+
+# --- pipes ----------------------------------------------------------------------------------------
+
+
+def _pipe(content, *command, **more):
+    arguments = [sys.executable, "-m", "provenance", *map(str, command)]
+    return subprocess.run(
+        arguments, input=content, capture_output=True, check=False, env={**os.environ, **more}
+    )
+
+
+def test_outputs_may_come_from_a_pipe(tmp_path):
+    file = tmp_path / "stdin.jsonl"
+    file.write_text('{"prompt": "hello", "output": "one two three"}\n' * 3)
+    piped = _pipe(file.read_bytes(), "outputs", "show", "-", "--json")
+    named = _pipe(b"", "outputs", "show", file, "--json")
+    assert piped.returncode == named.returncode == 0
+    told = re.sub(rb'"/[^"]*stdin\.jsonl', b'"' + os.fsencode(file), piped.stdout)
+    assert told == named.stdout
+    assert not list(Path(tempfile.gettempdir()).glob("provenance-*/stdin.jsonl"))
+    damaged = _pipe(b"{", "outputs", "show", "-")
+    assert damaged.returncode == 65
+    assert len(damaged.stderr.splitlines()) == 1
+
+
+def test_lines_are_broken_for_a_terminal_only(tmp_path):
+    file = tmp_path / "outputs.jsonl"
+    file.write_text(json.dumps({"prompt": "long " * 40, "output": "answer " * 40}) + "\n")
+    whole = _pipe(b"", "outputs", "show", file, COLUMNS="").stdout.decode()
+    broken = _pipe(b"", "outputs", "show", file, COLUMNS="60").stdout.decode()
+    assert max(map(len, whole.splitlines())) > 120
+    assert max(map(len, broken.splitlines())) <= 60
+    assert whole.split() == broken.split()
