@@ -89,7 +89,10 @@ def _make_processor(folder: Path, vocabulary: int) -> WatermarkLogitsProcessor:
     os.environ[KEYRING_VARIABLE] = str(folder)
     config = SimpleNamespace(
         model_config=SimpleNamespace(
-            get_vocab_size=lambda: vocabulary, logprobs_mode="raw_logprobs", seed=0
+            get_vocab_size=lambda: vocabulary,
+            logprobs_mode="raw_logprobs",
+            seed=0,
+            max_model_len=4096,
         ),
         parallel_config=SimpleNamespace(tensor_parallel_size=1),
     )
