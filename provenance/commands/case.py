@@ -32,8 +32,16 @@ def new(
 ) -> None:
     """Begin a case. Commands that run in its folder find it, and enter what they try."""
     keyring = mark.keys or mark.describe(index)
-    more = {"number": number, "author": author, "signing_key": signing_key, "index": index}
-    print_result(pv.new_case(folder, keyring, suspect, **more), as_json=as_json)
+    made = pv.new_case(
+        folder,
+        keyring,
+        suspect,
+        number=number,
+        author=author,
+        signing_key=signing_key,
+        index=index,
+    )
+    print_result(made, as_json=as_json)
 
 
 @app.command("show")
