@@ -23,6 +23,7 @@ from provenance.case.defaults import FILE
 from provenance.case.registrar import PATIENCE, need_register
 from provenance.check.registered import say_count
 from provenance.errors import DataError, StorageError, UsageError
+from provenance.evidence.manifest import MANIFEST_FILE
 from provenance.evidence.register import REGISTER_FILE, Register, read_register
 from provenance.evidence.register_entries import (
     FORMAT,
@@ -223,7 +224,8 @@ def _find_strangers(folder: Path) -> Iterator[str]:
     """Registers of bundles below the folder that are not the beginning of its own."""
     whole = (folder / REGISTER_FILE).read_bytes()
     for path in sorted(folder.rglob(f"*/{REGISTER_FILE}")):
-        if not whole.startswith(path.read_bytes()):
+        is_bundle = (path.parent / MANIFEST_FILE).is_file()
+        if is_bundle and not whole.startswith(path.read_bytes()):
             yield (
                 f"{path.parent}: this bundle has lines that the register has not: an end was cut "
                 "off, or it is another case's"

@@ -151,6 +151,20 @@ def test_a_check_is_entered_before_a_key_is_opened_and_its_end_afterwards(run, p
     assert (last["conclusion"], last["log10_p"]) == ("evidence", verdict["log10_p"])
 
 
+def test_a_check_that_was_killed_counts(run, place):
+    code = (
+        "import os, signal\nfrom unittest import mock\nimport provenance as pv\n"
+        "def kill(*_):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with mock.patch('provenance.check.examine.open_coins', kill):\n"
+        "    pv.open_case('keys', 'index', case='case').check('guilty.jsonl', placebo_keys=50)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert [one["kind"] for one in _entries()] == ["case", "check"]
+    _, verdict, _ = _check(run, "--placebo-keys", 50)
+    assert verdict["register"]["checks"] == 2
+    assert "without a result: one" in run("case", "show", "case")[1].replace("\n", " ")
+
+
 def test_what_is_refused_costs_nothing(run, place):
     """A check that may not be made opens no key, and uses no plan up."""
     _plan(run, outputs=41)  # more than there are

@@ -8,6 +8,7 @@ import pytest
 
 from provenance.case.folder import new_case, read_case
 from provenance.case.registrar import Registrar
+from provenance.case.settings import Request
 from provenance.check.examine import examine_outputs
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.evidence.bundle import BundleParts, gather_plan, make_report, write_bundle
@@ -277,3 +278,20 @@ def test_clocks(lab):
             early.require_before(moment, "then")
     with pytest.raises(ConfigurationMismatchError, match="must be one of RFC 3339"):
         early.require_before("yesterday", "then")
+    request = Request(BundleParts(plan=early))
+    request.require_before({"collected": {"own": {"created": "2026-05-01T09:00:00.1Z"}}})
+    with pytest.raises(ConfigurationMismatchError, match="collection of own began"):
+        request.require_before({"collected": {"own": {"created": "2026-05-01T07:00:00Z"}}})
+
+
+def test_without_the_lock_a_line_of_two_writers_is_lost(tmp_path):
+    """The fault that the lock is for: a register that was read before another's line."""
+    path = tmp_path / "register.jsonl"
+    with Chain(path) as chain:
+        chain.append("case", **asdict(CASE))
+    with Chain(path) as one, Chain(path) as other:
+        for writer in (one, other):
+            list(writer.replay())
+        for writer in (one, other):
+            writer.append("check", **asdict(tried()))
+    assert read_register(path).checks == 1
