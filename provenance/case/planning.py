@@ -28,6 +28,7 @@ from provenance.served.index import Index
 from provenance.storage.files import Paths, as_path, as_paths, read_bytes, write_atomically
 
 if TYPE_CHECKING:
+    from provenance.case.registrar import Registrar
     from provenance.keys.keyring import Keyring
 
 
@@ -73,23 +74,19 @@ def make_plan(
     not those of the case. Cost: the index is verified.
     """
     registrar = open_registrar(case, signing_key)
-    path = as_path(file, "the plan")
-    if path.exists():
-        raise StorageError(f"{path}: must not exist yet; it does. A plan is never overwritten.")
+    path = _need_new(as_path(file, "the plan"))
     expected = Reference(reference, as_paths(reference_text, "the reference's text"))
     rule = rule or choose_rule(sampled=access == "outputs", has_reference=expected.given)
     CheckSettings(alpha, refuse_retired(rule), placebo_keys)
     public: Keyring = getattr(keyring, "public", keyring)
-    if registrar is not None:
-        registrar.refuse(public, suspect)
-        suspect = registrar.case.suspect
+    suspect = _name_suspect(suspect, registrar, public)
     committed = None if prompts is None else _take_prompts(as_path(prompts, "prompts"), access)
     with Index.open(as_path(index, "the index"), public) as opened:
         names = sorted(str(key) for key in opened.keys_served(public.schedule))
         content = opened.manifest.content_sha256
     made = write_plan(
         {
-            "suspect": _need_suspect(suspect),
+            "suspect": suspect,
             "access": access,
             "keyring_id": public.id,
             "scheme": public.scheme.to_json(),
@@ -131,7 +128,17 @@ def _take_prompts(path: Path, access: str) -> bytes:
     return read_bytes(path)
 
 
-def _need_suspect(suspect: str | None) -> str:
+def _need_new(path: Path) -> Path:
+    if path.exists():
+        raise StorageError(f"{path}: must not exist yet; it does. A plan is never overwritten.")
+    return path
+
+
+def _name_suspect(suspect: str | None, registrar: Registrar | None, public: Keyring) -> str:
+    """As given, or that of the case, which it must be. Raises UsageError, or as `refuse` does."""
+    if registrar is not None:
+        registrar.refuse(public, suspect)
+        return registrar.case.suspect
     if suspect is None:
         raise UsageError("--suspect must say which model will be tested; or give --case.")
     return suspect
