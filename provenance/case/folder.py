@@ -99,7 +99,8 @@ class CaseFolder(Said):
         )
         signed = fingerprint(found.key) if found.key is not None else None
         signer = f"signed by {signed}" if signed else "not signed"
-        page.say(f"Register: {found.records:,} lines, {signer}, head {found.head}", wrap=False)
+        lines = f"{found.records:,} line{'' if found.records == 1 else 's'}"
+        page.say(f"Register: {lines}, {signer}, head {found.head}", wrap=False)
         rows = [[str(one.n), one.time, one.kind, _say_entry(one.facts)] for one in found.entries]
         page.table(["line", "time", "kind", "what"], rows)
         return str(page)
