@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from provenance.case.case import open_case as open_case
     from provenance.case.defaults import read_defaults as read_defaults
     from provenance.case.doors import open_keyring as open_keyring
+    from provenance.case.folder import CaseFolder as CaseFolder
+    from provenance.case.folder import new_case as new_case
+    from provenance.case.folder import read_case as read_case
     from provenance.case.indexing import audit_log as audit_log
     from provenance.case.indexing import build_index as build_index
     from provenance.case.indexing import describe_index as describe_index
@@ -87,6 +90,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 _HOMES = {
     "DEFAULT_SHARES": "provenance.keys.schedule",
     "Case": "provenance.case.case",
+    "CaseFolder": "provenance.case.folder",
     "CheckSettings": "provenance.check.examine",
     "CollectSettings": "provenance.suspect.collect.settings",
     "Collection": "provenance.suspect.collect.result",
@@ -140,10 +144,12 @@ _HOMES = {
     "make_keyring": "provenance.case.keyrings",
     "make_plan": "provenance.case.planning",
     "make_scheme": "provenance.marks.own",
+    "new_case": "provenance.case.folder",
     "observe": "provenance.suspect.access.outputs",
     "open_case": "provenance.case.case",
     "open_keyring": "provenance.case.doors",
     "prepare_batch": "provenance.suspect.collect.batches",
+    "read_case": "provenance.case.folder",
     "read_defaults": "provenance.case.defaults",
     "read_foreign_mark": "provenance.marks.foreign.reading",
     "read_outputs": "provenance.case.outputs",

@@ -4,6 +4,7 @@ import provenance
 
 PUBLIC = [
     "Case",
+    "CaseFolder",
     "CheckSettings",
     "CollectSettings",
     "Collection",
@@ -59,10 +60,12 @@ PUBLIC = [
     "make_keyring",
     "make_plan",
     "make_scheme",
+    "new_case",
     "observe",
     "open_case",
     "open_keyring",
     "prepare_batch",
+    "read_case",
     "read_defaults",
     "read_foreign_mark",
     "read_outputs",

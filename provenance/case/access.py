@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from provenance.errors import UsageError
 from provenance.storage.files import Paths, as_path, as_paths
 from provenance.storage.shapes.requests import ReadAs
+
+if TYPE_CHECKING:
+    from provenance.check.plan import Plan
+    from provenance.suspect.planned import Wanted
 
 Kind = Literal["outputs", "weights", "logprobs"]
 
@@ -18,7 +22,8 @@ class Access:
     """What there is of a suspect, and how it is looked at: outputs, weights or logprobs.
 
     paths : files of outputs or logprobs, or the folder of the model; logs, documents : what the
-    model is to read, and at most how many responses of it; reading : how files of outputs are read
+    model is to read, and at most how many responses of it; reading : how files of outputs are read;
+    wanted : which outputs a plan wants; None: all
     """
 
     kind: Kind
@@ -26,6 +31,7 @@ class Access:
     logs: tuple[Path, ...] = ()
     documents: int | None = None
     reading: ReadAs = field(default_factory=ReadAs)
+    wanted: Wanted | None = None
 
     @classmethod
     def choose(
@@ -65,7 +71,19 @@ class Access:
 
     def of(self, path: Path) -> Access:
         """The same kind of access to another model."""
-        return replace(self, paths=(path,))
+        return replace(self, paths=(path,), wanted=None)
+
+    def following(self, plan: Plan | None, prompts: Path | None) -> Access:
+        """The same, limited to what a plan wants of outputs.
+
+        Parameters: the plan; the file of its prompts, if it commits one. Raises
+        ConfigurationMismatchError, StorageError, DataError.
+        """
+        from provenance.suspect.planned import Wanted
+
+        if plan is None or self.kind != "outputs":
+            return self
+        return replace(self, wanted=Wanted.of(plan.most_outputs, prompts, plan.prompts_sha256))
 
 
 def _enter(paths: tuple[Path, ...], name: str) -> tuple[Path, ...]:

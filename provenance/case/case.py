@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from provenance.case.access import Access, Reference
 from provenance.case.doors import as_open_mark, tokenizer_of
 from provenance.case.observer import Observer, Progress, no_progress
+from provenance.case.registrar import Registrar, Trial, open_registrar
 from provenance.case.settings import Request
 from provenance.errors import DataError, UsageError
 from provenance.storage.files import Paths, as_path, as_paths
@@ -42,6 +44,7 @@ class Case:
     mark : the mark under test, opened
     index : the marked responses
     reference : what is expected of an innocent model
+    registrar : of the case folder in whose register every check is entered; None: in none
     """
 
     def __init__(
@@ -51,10 +54,14 @@ class Case:
         tokenizer: Path,
         reference: Reference,
         progress: Progress = no_progress,
+        registrar: Registrar | None = None,
     ) -> None:
         from provenance.keys.tokenizer import load_tokenizer
         from provenance.served.index import Index
 
+        if registrar is not None:
+            registrar.refuse(mark.public)
+        self.registrar = registrar
         loaded = load_tokenizer(tokenizer, mark.public)
         opened = Index.open(index, mark.public)
         self.mark, self.reference = mark, reference
@@ -120,23 +127,37 @@ class Case:
             placebo_keys=placebo_keys,
             read_as=read_as,
         )
+        if self.registrar is not None and request.plan is not None:
+            self.registrar.refuse_plan(request.plan)
+        access = access.following(request.plan, request.prompts)
         free = as_paths(innocents, "innocents")
         measured = self._observer.measure_twins(paired, access.paths[0])
         observations = self._observer.observe(access)
+        request.require_before(observations.source)
         names = name_files(list(free))
         others = [self._observer.observe(access.of(path)) for path in free]
         _LOG.info("Checking")
-        examination = examine_outputs(
-            observations,
-            self.index,
-            self.mark,
-            request.settings(observations.outputs),
-            dict(zip(names, others, strict=True)),
-            request.plan,
-            measured,
-        )
-        keep = partial(self._keep, examination, access, request)
-        return replace(examination.verdict, keep=keep)
+        with self._try(request) as trial:
+            examination = examine_outputs(
+                observations,
+                self.index,
+                self.mark,
+                request.settings(observations.outputs),
+                dict(zip(names, others, strict=True)),
+                request.plan,
+                measured,
+                announce=trial.enter if trial else None,
+            )
+            verdict = examination.verdict
+            if trial is not None:
+                trial.conclude(verdict.conclusion, verdict.log10_p, None, None)
+        lines = trial.lines if trial else None
+        keep = partial(self._keep, examination, access, request, lines)
+        return replace(verdict, keep=keep)
+
+    def _try(self, request: Request) -> AbstractContextManager[Trial | None]:
+        """A trial in the register of the case; None without a case."""
+        return nullcontext() if self.registrar is None else self.registrar.trying(request.plan)
 
     @staticmethod
     def refuse(
@@ -199,10 +220,23 @@ class Case:
             rule=rule,
             placebo_keys=placebo_keys,
         )
+        if self.registrar is not None and request.plan is not None:
+            self.registrar.refuse_plan(request.plan)
         access = Access("outputs", files, reading=ReadAs.of(read_as))
+        access = access.following(request.plan, request.prompts)
         observed = self._observer.observe(access) if files else None
+        if observed is not None:
+            request.require_before(observed.source)
         folder = as_path(state, "the folder of the sequential check")
-        return look(folder, observed, self.index, self.mark, request, self.reference.given)
+        return look(
+            folder,
+            observed,
+            self.index,
+            self.mark,
+            request,
+            self.reference.given,
+            self.registrar,
+        )
 
     def enough(
         self,
@@ -243,6 +277,7 @@ class Case:
         examination: Examination,
         access: Access,
         request: Request,
+        register: bytes | None,
         folder: Path | str,
         disclose: Sequence[str] = (),
         *,
@@ -258,6 +293,7 @@ class Case:
             disclosed=tuple(disclose),
             pairs=pairs,
             trajectory=self._trace(examination.verdict, access),
+            register=register,
         )
         place = as_path(folder, "the bundle's folder")
         write_bundle(place, examination, self._keyring or self.mark, contents, force=force)
@@ -303,6 +339,8 @@ def open_case(
     cache: Any = None,
     other_tokenizer: bool = False,
     progress: Progress = no_progress,
+    case: Any = None,
+    signing_key: Any = None,
 ) -> Case:
     """Open all that checks of suspects have in common, and match it once.
 
@@ -316,17 +354,21 @@ def open_case(
     cache : folder in which passes of models are kept, to go on after a stop
     other_tokenizer : trust the tokenizers in the models' folders, if they are other ones
     progress : told while models read
+    case : folder of a case (`new_case`), in whose register every check is entered before a key is
+        opened; None: nobody counts the checks, and verdicts say so
+    signing_key : file of the key of the case's signer, if it has one
 
     Raises
     ------
     UsageError, StorageError, DataError, KeyPermissionError; ConfigurationMismatchError if index,
-    tokenizer and keyring do not belong together.
+    tokenizer, keyring and case do not belong together.
 
     Notes
     -----
     Cost: every row of the index is verified, about 10 M a second; a reference is read or counted.
     """
     mark = as_open_mark(keyring)
+    registrar = open_registrar(case, signing_key)
     expected = Reference(
         str(as_path(reference, "the reference")),
         as_paths(reference_text, "the reference's text"),
@@ -334,4 +376,5 @@ def open_case(
         other_tokenizer,
     )
     folder = as_path(index, "the index")
-    return Case(mark, folder, tokenizer_of(mark.public, tokenizer), expected, progress)
+    served = tokenizer_of(mark.public, tokenizer)
+    return Case(mark, folder, served, expected, progress, registrar)

@@ -4,9 +4,11 @@
     index = "index"               # folder of the index
     reference = "base-model"      # none, ngram, or a model's folder
     cache = "passes"              # folder of a reading model's passes
+    case = "."                    # folder of the case, in whose register checks are entered
+    signing_key = "signing.key"   # file of the key that signs
 
 The file is looked for in the folder and above it, as git looks for its own; paths are relative to
-where it lies. It holds no secret: `keys` names a folder.
+where it lies. It holds no secret: `keys` names a folder, `signing_key` a file.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Final
 from provenance.errors import DataError, StorageError, say_briefly
 
 FILE: Final = "provenance.toml"
-_PATHS: Final = ("keys", "index", "cache")
+_PATHS: Final = ("keys", "index", "cache", "case", "signing_key")
 _NO_PATHS: Final = ("none", "ngram")
 
 
@@ -26,7 +28,7 @@ def read_defaults(folder: Path | str = ".") -> dict[str, str]:
     """The values of the nearest `provenance.toml` in a folder or above it, paths made absolute.
 
     Empty if there is none. Raises DataError if it is no TOML, or holds anything but strings named
-    keys, index, reference and cache; StorageError if it cannot be read.
+    keys, index, reference, cache, case and signing_key; StorageError if it cannot be read.
     """
     here = Path(folder).absolute()
     file = next((p / FILE for p in (here, *here.parents) if (p / FILE).is_file()), None)
@@ -41,8 +43,8 @@ def read_defaults(folder: Path | str = ".") -> dict[str, str]:
     for name, value in found.items():
         if name not in (*_PATHS, "reference") or not isinstance(value, str):
             raise DataError(
-                f"{file}: must hold strings named keys, index, reference or cache; got "
-                f"{name!a}. Correct it."
+                f"{file}: must hold strings named keys, index, reference, cache, case or "
+                f"signing_key; got {name!a}. Correct it."
             )
     return {
         name: value

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from provenance.suspect.models.language_model import LanguageModel
     from provenance.suspect.models.ngram import NgramReference
     from provenance.suspect.observations import Observations
+    from provenance.suspect.planned import Wanted
     from provenance.suspect.positions import Positions
 
 Progress = Callable[[str, int, int | None], None]
@@ -87,7 +88,7 @@ class Observer:
 
         if access.kind != "outputs" or self._model is not None:
             return []
-        positions = self._read(access.paths, access.reading)
+        positions = self._read(access.paths, access.reading, access.wanted)
         size = -(-len(positions.outputs) // batches)
         parts = split_positions(positions, size)
         return [self._add_ngrams(count_positions(part)) for part in parts]
@@ -99,7 +100,7 @@ class Observer:
         from provenance.suspect.observations import add_expectations
 
         _LOG.info("Reading outputs")
-        positions = self._read(access.paths, access.reading)
+        positions = self._read(access.paths, access.reading, access.wanted)
         observations = self._add_ngrams(count_positions(positions))
         if self._model is None:
             return observations
@@ -164,10 +165,15 @@ class Observer:
             )
         return self._models[folder]
 
-    def _read(self, paths: Sequence[Path], reading: ReadAs | None = None) -> Positions:
+    def _read(
+        self,
+        paths: Sequence[Path],
+        reading: ReadAs | None = None,
+        wanted: Wanted | None = None,
+    ) -> Positions:
         from provenance.suspect.access.outputs import read_positions
 
-        return read_positions(list(paths), self._tokenizer, self._keyring.public, reading)
+        return read_positions(list(paths), self._tokenizer, self._keyring.public, reading, wanted)
 
     def _count(self) -> NgramReference:
         from provenance.suspect.models.ngram import NgramReference

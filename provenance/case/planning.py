@@ -6,10 +6,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.case.access import Reference
+from provenance.case.registrar import open_registrar
+from provenance.case.settings import place_prompts
 from provenance.check.examine import CheckSettings, has_control_slot
 from provenance.check.plan import (
     CONTROLS,
@@ -25,6 +28,7 @@ from provenance.served.index import Index
 from provenance.storage.files import Paths, as_path, as_paths, read_bytes, write_atomically
 
 if TYPE_CHECKING:
+    from provenance.case.registrar import Registrar
     from provenance.keys.keyring import Keyring
 
 
@@ -32,7 +36,7 @@ def make_plan(
     file: Any,
     keyring: Any,
     index: Any,
-    suspect: str,
+    suspect: str | None = None,
     *,
     access: str = "outputs",
     outputs: Sequence[int] = (),
@@ -44,6 +48,9 @@ def make_plan(
     placebo_keys: int = 400,
     innocents: int = 0,
     twins: bool = False,
+    prompts: Any = None,
+    case: Any = None,
+    signing_key: Any = None,
 ) -> Plan:
     """Write a plan. It names every key that may be opened; later values are not tested.
 
@@ -52,7 +59,7 @@ def make_plan(
     file : where the plan goes; never overwritten
     keyring : of the mark; the public half suffices
     index : folder of the index
-    suspect : which model will be tested, in words
+    suspect : which model will be tested, in words; None: that of the case
     access : outputs, weights or logprobs
     outputs : how many outputs will be read; several for several looks
     sequential : an e-process that stops when the evidence suffices, instead of `outputs`
@@ -60,16 +67,20 @@ def make_plan(
     alpha, rule, placebo_keys : as of `CheckSettings`; rule None: the one that a check would take
     innocents : how many innocent models will be checked
     twins : whether twins take half of alpha
+    prompts : the file of the prompts whose answers will be checked; a copy is kept beside the plan
+    case, signing_key : folder of the case that the plan is entered in, and its signer's key
 
-    Raises UsageError, StorageError, DataError. Cost: the index is verified.
+    Raises UsageError, StorageError, DataError; ConfigurationMismatchError if keyring or suspect are
+    not those of the case. Cost: the index is verified.
     """
-    path = as_path(file, "the plan")
-    if path.exists():
-        raise StorageError(f"{path}: must not exist yet; it does. A plan is never overwritten.")
+    registrar = open_registrar(case, signing_key)
+    path = _need_new(as_path(file, "the plan"))
     expected = Reference(reference, as_paths(reference_text, "the reference's text"))
     rule = rule or choose_rule(sampled=access == "outputs", has_reference=expected.given)
     CheckSettings(alpha, refuse_retired(rule), placebo_keys)
     public: Keyring = getattr(keyring, "public", keyring)
+    suspect = _name_suspect(suspect, registrar, public)
+    committed = None if prompts is None else _take_prompts(as_path(prompts, "prompts"), access)
     with Index.open(as_path(index, "the index"), public) as opened:
         names = sorted(str(key) for key in opened.keys_served(public.schedule))
         content = opened.manifest.content_sha256
@@ -93,10 +104,44 @@ def make_plan(
             "tokenizer_sha256": public.tokenizer_sha256,
             "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "nonce": secrets.token_hex(32),
+            **({} if committed is None else {"prompts_sha256": sha256(committed).hexdigest()}),
         }
     )
+    if registrar is not None:
+        registrar.add_plan(made)
+    if committed is not None:  # before the plan, which cannot be followed without it
+        write_atomically(place_prompts(path), committed, 0o600)
     write_atomically(path, made.content)
     return made
+
+
+def _take_prompts(path: Path, access: str) -> bytes:
+    """The bytes of a file of prompts that can be read. Raises UsageError, DataError."""
+    from provenance.suspect.planned import read_prompts
+
+    if access != "outputs" or path.suffix != ".jsonl":
+        raise UsageError(
+            "--prompts must be a .jsonl file, and come with --access outputs; it does not. Unpack "
+            "the file, or leave the option out."
+        )
+    read_prompts(path)
+    return read_bytes(path)
+
+
+def _need_new(path: Path) -> Path:
+    if path.exists():
+        raise StorageError(f"{path}: must not exist yet; it does. A plan is never overwritten.")
+    return path
+
+
+def _name_suspect(suspect: str | None, registrar: Registrar | None, public: Keyring) -> str:
+    """As given, or that of the case, which it must be. Raises UsageError, or as `refuse` does."""
+    if registrar is not None:
+        registrar.refuse(public, suspect)
+        return registrar.case.suspect
+    if suspect is None:
+        raise UsageError("--suspect must say which model will be tested; or give --case.")
+    return suspect
 
 
 @dataclass(frozen=True)
@@ -135,18 +180,29 @@ class Commitment:
 
 
 def commit_plan(
-    file: Any, *, url: str | None = None, response: Any = None, trust: Any = None
+    file: Any,
+    *,
+    url: str | None = None,
+    response: Any = None,
+    trust: Any = None,
+    case: Any = None,
+    signing_key: Any = None,
 ) -> Commitment:
     """Write a time-stamp request for a plan, or take the answer of an authority in.
 
     Parameters: file of the plan; the authority to ask (over the network); or the file of its answer
-    that was carried back; root certificates (PEM) that the answer must chain to. Raises UsageError,
-    StorageError, DataError, MissingExtraError.
+    that was carried back; root certificates (PEM) that the answer must chain to; folder of the case
+    that it is entered in, with the plan if that is not there, and its signer's key. Raises
+    UsageError, StorageError, DataError, MissingExtraError, ConfigurationMismatchError.
     """
+    registrar = open_registrar(case, signing_key)
     if url and response:
         raise UsageError("only one of --url and --response may be given; both are. Choose one.")
     path = as_path(file, "the plan")
     plan = Plan.load(path)
+    if registrar is not None:
+        registrar.refuse_plan(plan)
+        registrar.add_commitment(plan, None)
     request, answer = path.with_suffix(".tsq"), path.with_suffix(".tsr")
     if response is None:
         try:
@@ -161,6 +217,8 @@ def commit_plan(
     content = ask_authority(url, request.read_bytes()) if url else read_bytes(response or answer)
     roots = read_roots(as_path(trust, "the root certificates")) if trust else ()
     found = read_timestamp(content, plan.content, roots, url or str(response))
+    if registrar is not None:
+        registrar.add_commitment(plan, found.time)
     write_atomically(answer, content)
     return Commitment(plan, request if url else None, answer, found.time, bool(roots))
 

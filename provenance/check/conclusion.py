@@ -24,6 +24,7 @@ from provenance.check.findings import (
 )
 from provenance.check.plan import Plan
 from provenance.check.power_statement import Power, Setting, find_shortfall, state_power
+from provenance.check.registered import Registered
 from provenance.check.reservations import list_reservations
 from provenance.check.verdict import Verdict
 from provenance.keys.keyring import Keyring
@@ -157,6 +158,7 @@ def make_verdict(
     reservations: Sequence[Reservation],
     caveat: str,
     versions: Mapping[str, str],
+    register: Registered | None = None,
 ) -> Verdict:
     """All that follows from tested keys, controls and twins; whoever verifies it calls this again.
 
@@ -189,6 +191,7 @@ def make_verdict(
         twins=twins,
         reasons=ruling.reasons,
         reservations=tuple(reservations),
+        register=register,
     )
 
 

@@ -7,7 +7,7 @@ inputs give the same bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from provenance.check.controls import (
 from provenance.check.findings import Control, HypothesisResult, Reservation
 from provenance.check.inputs import describe_inputs, describe_versions
 from provenance.check.plan import Plan
+from provenance.check.registered import Registered
 from provenance.check.score import Coins, Weighing, open_coins, weigh_observations
 from provenance.check.selection import control_selection, weigh_selection
 from provenance.check.twin_test import MeasuredTwins
@@ -42,6 +43,9 @@ from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.storage.files import canonical_json
 from provenance.suspect.observations import Observations
+
+Announce = Callable[[Mapping[str, Any]], Registered]
+"""Told the inputs of a check; says what the register counts."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,12 @@ def examine_outputs(
     plan: Plan | None = None,
     twins: MeasuredTwins | None = None,
     reservations: Sequence[Reservation] = (),
+    announce: Announce | None = None,
 ) -> Examination:
-    """`check_outputs`, with the weighted pairs and their scores beside the verdict."""
+    """`check_outputs`, with the weighted pairs and their scores beside the verdict.
+
+    `announce` is told the inputs before a key is opened, and returns what a register says of them.
+    """
     innocents = innocents or {}
     mark = as_mark(keyring)
     if mark.shares_coins:
@@ -170,6 +178,7 @@ def examine_outputs(
         plan.require(mark.public, list(weighing.hypotheses), inputs, twins=twins is not None)
     selection = weigh_selection(observations, index, mark)
     beside = {name: weigh_selection(found, index, mark) for name, found in innocents.items()}
+    register = announce(inputs) if announce is not None else None
     coins = _open_all(weighing, mark)
     hypotheses = try_keys(_tabulate(coins, mark), alpha.keys)
     tested = {name: _try_other(found, index, mark, settings) for name, found in innocents.items()}
@@ -195,6 +204,7 @@ def examine_outputs(
         reservations=reservations,
         caveat=say_caveat(mark),
         versions=describe_versions(),
+        register=register,
     )
     return Examination(verdict, weighing, coins)
 

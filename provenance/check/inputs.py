@@ -108,12 +108,29 @@ def _say_collected(source: Mapping[str, Any]) -> str:
 
 
 def say_read(described: Mapping[str, Any]) -> list[str]:
-    """Sentences on the shapes of the files and on what held no text; none if all was our own form.
+    """Sentences on the shapes of the files, on what held no text, and on what a plan left out.
 
-    Parameters: what `describe_observations` says.
+    None if all was our own form and no plan chose. Parameters: what `describe_observations` says.
     """
-    reading = described["source"].get("reading")
-    return say_reading(reading) if isinstance(reading, Mapping) else []
+    reading, planned = (described["source"].get(name) for name in ("reading", "planned"))
+    said = say_reading(reading) if isinstance(reading, Mapping) else []
+    return [*said, *_say_planned(planned)] if isinstance(planned, Mapping) else said
+
+
+def _say_planned(planned: Mapping[str, Any]) -> list[str]:
+    """What a plan chose of the outputs."""
+    said = []
+    if planned.get("left_out"):
+        said.append(
+            f"The plan takes the first {planned['taken']:,} outputs, in the order of the files; "
+            f"left out: the {planned['left_out']:,} after them."
+        )
+    if "prompts" in planned:
+        said.append(
+            f"Every output answers one of the {planned['prompts']:,} prompts that the plan "
+            f"commits; {planned['prompts_answered']:,} of them have one."
+        )
+    return said
 
 
 def _describe_asked(asked: Observations | None) -> dict[str, int] | None:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,9 @@ _HEX_256: Final = re.compile(r"[0-9a-f]{64}")
 _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _MAXIMUM_BYTES: Final = 1 << 24
 
+_OPTIONAL: Final = ("tokenizer_sha256", "prompts_sha256")
+"""Fields that are no part of the file if there is nothing to say."""
+
 _ADVICE: Final = "Make one with: provenance plan new"
 
 
@@ -39,8 +43,9 @@ _ADVICE: Final = "Make one with: provenance plan new"
 class Plan:
     """A plan; the fields are those of its file, which docs/formats.md explains.
 
-    `tokenizer_sha256` is None in plans of 0.1. `timestamp`, which is not in the file, is when an
-    authority saw its hash (RFC 3339, UTC), or None.
+    `tokenizer_sha256` is None in plans of 0.1; `prompts_sha256`, of the file of the prompts whose
+    answers are checked, is None if none was committed. `timestamp`, which is not in the file, is
+    when an authority saw its hash (RFC 3339, UTC), or None.
 
     Raises ValueError, KeyError, TypeError or AttributeError if a field is out of its domain.
     """
@@ -63,6 +68,7 @@ class Plan:
     created: str
     nonce: str
     tokenizer_sha256: str | None = None
+    prompts_sha256: str | None = None
     timestamp: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +88,8 @@ class Plan:
             "commitments": set(self.keys) <= set(self.commitments),
             "tokenizer_sha256": self.tokenizer_sha256 is None
             or bool(_HEX_256.fullmatch(self.tokenizer_sha256)),
+            "prompts_sha256": self.prompts_sha256 is None
+            or (self.access == "outputs" and bool(_HEX_256.fullmatch(self.prompts_sha256))),
         }
         for name, holds in rules.items():
             if not holds:
@@ -115,8 +123,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The document of its file."""
         rest = {n: value for n, value in vars(self).items() if n != "timestamp"}
-        if self.tokenizer_sha256 is None:
-            del rest["tokenizer_sha256"]
+        for name in _OPTIONAL:
+            if rest[name] is None:
+                del rest[name]
         lists = {"keys": list(self.keys), "controls": list(self.controls)}
         return {"format": _FORMAT, "version": _VERSION, **rest, **lists}
 
@@ -134,6 +143,26 @@ class Plan:
     def sha256(self) -> str:
         """The commitment: hex SHA-256 of the file."""
         return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def most_outputs(self) -> int | None:
+        """How many outputs are taken, in the order of the files; None if no number is planned."""
+        planned = self.stopping.get("outputs")
+        return max(planned) if isinstance(planned, list) else planned
+
+    def require_before(self, moment: str, what: str) -> None:
+        """Raise ConfigurationMismatchError if it was made, or seen by an authority, later.
+
+        Parameters: a moment (RFC 3339), and what happened then, in words. To the second: a plan
+        names no parts of one.
+        """
+        for name, own in (("created", self.created), ("timestamp", self.timestamp)):
+            if own is not None and _read_time(own) > _read_time(moment):
+                raise ConfigurationMismatchError(
+                    f"{name}: expected {moment} or earlier, {what}; found {own} in the plan "
+                    f"{self.sha256[:16]}... A plan that is made afterwards fixes nothing: check "
+                    "without it: exploratory."
+                )
 
     def alpha_at(self, outputs: int) -> float:
         """Alpha of all lines of evidence at so many outputs.
@@ -205,6 +234,7 @@ class Plan:
             # values that were added to the keyring later were not promised and are not tested
             "commitments": {name: commitments.get(name) for name in document["commitments"]},
             "tokenizer_sha256": keyring.tokenizer_sha256,
+            "prompts_sha256": observed["source"].get("planned", {}).get("prompts_sha256"),
         }
         differences = [
             (name, document[name], value)
@@ -296,6 +326,19 @@ def _is_stopping_rule(rule: Mapping[str, Any]) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 40
+
+
+def _read_time(stated: str) -> datetime:
+    """Raises ConfigurationMismatchError for what is no time with a zone."""
+    try:
+        found = datetime.fromisoformat(stated)
+        if found.tzinfo is None:
+            raise ValueError("no zone")
+    except ValueError as error:
+        raise ConfigurationMismatchError(
+            f"a time must be one of RFC 3339; got {stated[:40]!a}. Take the plan's own files."
+        ) from error
+    return found
 
 
 def _short(value: object) -> str:

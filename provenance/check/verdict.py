@@ -34,7 +34,8 @@ from provenance.check.findings import (
 )
 from provenance.check.inputs import say_positions, say_read
 from provenance.check.power_statement import Power, say_power
-from provenance.check.words import add_controls, say_attributed
+from provenance.check.registered import Registered
+from provenance.check.words import add_controls, is_exploratory, say_attributed, say_plan
 from provenance.errors import UsageError
 from provenance.storage.documents import read_fields, take_stated
 from provenance.storage.printable import Page, Said
@@ -78,8 +79,9 @@ class Verdict(Judged, Said):
     control passed, no key was rejected and something was scored under the global key. `reasons`
     says why the verdict is inconclusive and is empty for the other two; `reservations` are all
     that were raised, whether or not they changed the conclusion. `schema_version` is that of its
-    document; one that was made today has the newest. `keep` writes its evidence; only the check
-    that made the verdict has what that needs.
+    document; one that was made today has the newest. `register` is what the register of the case
+    says of this check; None, and no field of the document, if it was not made in a case. `keep`
+    writes its evidence; only the check that made the verdict has what that needs.
     """
 
     conclusion: Conclusion
@@ -100,6 +102,7 @@ class Verdict(Judged, Said):
     reasons: tuple[str, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     schema_version: Literal[1, 2] = SCHEMA_VERSION
+    register: Registered | None = None
     keep: Keep | None = field(default=None, compare=False)
 
     def save(
@@ -145,8 +148,9 @@ class Verdict(Judged, Said):
         """True if no plan fixed the check before it was made: its p-value is no evidence by itself.
 
         Whoever tries several outputs, rules or thresholds and keeps the best one finds something.
+        The second check of a plan is exploratory too, where a register says that it is the second.
         """
-        return self.plan is None
+        return is_exploratory(self.plan, self.register)
 
     @property
     def found_by(self) -> tuple[Literal["keys", "twins"], ...]:
@@ -194,6 +198,8 @@ class Verdict(Judged, Said):
             "power": self.power.to_json() if self.power else None,
             "twins": self.twins.to_json() if self.twins else None,
         }
+        if self.register is not None:
+            document["register"] = self.register.to_json()
         if self.is_old:
             document = {name: document[name] for name in document if name not in _ADDED}
             document["conclusion"] = _word_as_version_1(self)
@@ -248,7 +254,8 @@ def _say(verdict: Verdict, width: int) -> str:
     for one in verdict.reservations:
         if one.reason not in verdict.reasons:
             page.say(f"Known of the inputs: {one}.", wrap=False)
-    page.say(_say_plan(verdict))
+    for sentence in say_plan(verdict.plan, verdict.register):
+        page.say(sentence)
     page.say(
         f"p of the whole check <= 10^{verdict.log10_p:.2f} (family-wise, all keys); "
         f"alpha {verdict.alpha:g}" + (f"; smallest: {headline.name}" if headline else "")
@@ -309,13 +316,6 @@ def _conclude(verdict: Verdict) -> str:
     if verdict.conclusion == "inconclusive":
         return "INCONCLUSIVE: this check speaks neither for nor against training on the responses."
     return "NO EVIDENCE of training on marked responses."
-
-
-def _say_plan(verdict: Verdict) -> str:
-    if verdict.plan is None:
-        return "Exploratory: no plan fixed this check before it was made."
-    stamped = f", timestamped {verdict.plan.timestamp}" if verdict.plan.timestamp else ""
-    return f"Planned: {verdict.plan.sha256}{stamped}."
 
 
 def _say_twins(twins: TwinsResult) -> str:

@@ -12,6 +12,7 @@ import typer
 
 import provenance as pv
 from provenance.commands import (
+    case,
     check,
     collect,
     demo,
@@ -93,6 +94,7 @@ app.command("generate")(generate.generate)
 app.add_typer(log.app, name="log")
 app.add_typer(index.app, name="index")
 app.add_typer(plan.app, name="plan")
+app.add_typer(case.app, name="case")
 app.add_typer(collect.app, name="collect")
 app.add_typer(outputs.app, name="outputs")
 app.command("check")(check.check)

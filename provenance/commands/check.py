@@ -26,6 +26,7 @@ def check(
     reference: Any,
     settings: Any,
     read_as: Any,
+    registering: Any,
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="Files, folders; - is stdin.")
     ] = None,
@@ -66,7 +67,7 @@ def check(
         _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs])
     else:
         pv.Case.refuse(outputs, **access, **settings)  # nonsense, before hours of reading
-    models = {**reference, "cache": cache, "other_tokenizer": other_tokenizer}
+    models = {**reference, **registering, "cache": cache, "other_tokenizer": other_tokenizer}
     with progress() as show, open_case(mark, index, models, show) as case:
         if sequential is not None:
             found = case.look(sequential, outputs, **settings)

@@ -99,7 +99,16 @@ _READING: dict[str, Any] = {
     ],
     "strict": Annotated[bool, typer.Option("--strict", help="Refuse records without a text.")],
 }
+_REGISTERING: dict[str, Any] = {
+    "case": Annotated[
+        Path | None, typer.Option(help="Folder of the case, in whose register this is entered.")
+    ],
+    "signing_key": Annotated[
+        Path | None, typer.Option(help="Key that signs its lines, if the case has a signer.")
+    ],
+}
 _GROUPS: dict[str, dict[str, Any]] = {
+    "registering": _REGISTERING,
     "asking": {name: _COLLECTING[name] for name in _ASKED},
     "sending": {name: _COLLECTING[name] for name in _COLLECTING if name not in _ASKED},
     "mark": _MARK,

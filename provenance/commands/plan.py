@@ -58,9 +58,12 @@ def enough(
 def new(
     file: File,
     index: IndexFolder,
-    suspect: Annotated[str, typer.Option(help="Which model will be tested, in words.")],
     mark: Any,
     reference: Any,
+    registering: Any,
+    suspect: Annotated[
+        str | None, typer.Option(help="Which model, in words; default: that of the case.")
+    ] = None,
     access: Annotated[str, typer.Option(help="outputs, weights or logprobs.")] = "outputs",
     outputs: Annotated[
         list[int] | None,
@@ -78,6 +81,9 @@ def new(
         int, typer.Option(min=0, help="How many innocent models will be checked.")
     ] = 0,
     twins: Annotated[bool, typer.Option("--twins", help="Twins take half of alpha.")] = False,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSONL of the prompts whose answers will be checked.")
+    ] = None,
 ) -> None:
     """Write a plan. It names every key that may be opened; later values are not tested."""
     made = pv.make_plan(
@@ -94,13 +100,17 @@ def new(
         placebo_keys=placebo_keys,
         innocents=innocents,
         twins=twins,
+        prompts=prompts,
+        **registering,
     )
     tell(f"Wrote {file}, sha256 {made.sha256}.")
 
 
 @app.command("commit")
+@shares_options
 def commit(
     file: File,
+    registering: Any,
     url: Annotated[
         str | None, typer.Option(help="Ask this time-stamp authority; else carry the request.")
     ] = None,
@@ -112,7 +122,7 @@ def commit(
     ] = None,
 ) -> None:
     """Print the plan's hash; write a time-stamp request, or take its answer in."""
-    made = pv.commit_plan(file, url=url, response=response, trust=trust)
+    made = pv.commit_plan(file, url=url, response=response, trust=trust, **registering)
     results.print(made.plan.sha256, markup=False, highlight=False)
     tell(str(made))
 

@@ -5,6 +5,7 @@
     verdict.json           the result with its class tables
     keyring.json           public: schedule and commitments
     plan.json, .tsq, .tsr  the plan, the request and the answer of a time-stamp authority
+    register.jsonl         the register of the case, to the line of this check
     pairs/                 scored pairs of every key, and those of the controls; confidential
     disclosed/             keys, if the user says so; whoever holds one can forge its mark; of
                            another scheme its configuration with the key
@@ -34,6 +35,7 @@ from provenance.evidence.manifest import (
     SIGNATURE_FILE,
     write_manifest,
 )
+from provenance.evidence.register import REGISTER_FILE
 from provenance.evidence.report.page import render_report
 from provenance.evidence.timestamp import read_timestamp
 from provenance.keys.keyring import (
@@ -74,6 +76,7 @@ _OWN_FILES: Final = frozenset(
         RESPONSE_FILE,
         REPORT_FILE,
         TRAJECTORY_FILE,
+        REGISTER_FILE,
     }
 )
 _OWN_FOLDERS: Final = frozenset({PAIRS_FOLDER, DISCLOSED_FOLDER})
@@ -90,6 +93,7 @@ class BundleParts:
     disclosed : names of keys to reveal; see `choose_disclosed`
     pairs : write the scored pairs
     trajectory : what the report's picture of evidence against tokens shows, if any
+    register : lines of the case's register, to that of this check
     """
 
     plan: Plan | None = None
@@ -98,6 +102,7 @@ class BundleParts:
     disclosed: Sequence[str] = ()
     pairs: bool = True
     trajectory: Trajectory | None = None
+    register: bytes | None = None
 
 
 def gather_plan(path: Path) -> BundleParts:
@@ -150,6 +155,7 @@ def write_bundle(
             (PLAN_FILE, plan.content if plan else None),
             (REQUEST_FILE, contents.request),
             (RESPONSE_FILE, contents.response),
+            (REGISTER_FILE, contents.register or None),
             (REPORT_FILE, make_report(folder, plan)),
         ):
             if content is not None:

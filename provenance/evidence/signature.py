@@ -6,6 +6,7 @@ The signing key is 32 bytes in a private file, handled like the master key. mani
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import secrets
 from pathlib import Path
@@ -60,6 +61,52 @@ def create_signing_key(path: Path) -> Path:
     return public
 
 
+class Signer:
+    """A signing key that is open, to sign line after line.
+
+    Parameters: its file, unless PROVENANCE_SIGNING_KEY_FILE or PROVENANCE_SIGNING_KEY_CMD names
+    one. Raises what `provenance.keys.secrets.read_secret` raises.
+    """
+
+    def __init__(self, key: Path | None) -> None:
+        self._private = Ed25519PrivateKey.from_private_bytes(read_secret(key, SIGNING))
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"<Signer {fingerprint(self._private.public_key())}>"
+
+    @property
+    def public_key(self) -> str:
+        """The public key in PEM."""
+        return _encode(self._private.public_key()).decode("ascii")
+
+    def sign(self, content: bytes) -> str:
+        """The signature in base64."""
+        return base64.b64encode(self._private.sign(content)).decode("ascii")
+
+
+def parse_public_key(content: bytes, name: str) -> Ed25519PublicKey:
+    """A public key from PEM in the one form that is written here. Raises DataError."""
+    try:
+        key = load_pem_public_key(content)
+        if not isinstance(key, Ed25519PublicKey) or _encode(key) != content:
+            raise ValueError("another kind of key, or another form")
+    except ValueError as error:
+        raise DataError(
+            f"{name}: must be an Ed25519 public key in PEM; it is not. Take the signer's .pub.pem."
+        ) from error
+    return key
+
+
+def is_signed(key: Ed25519PublicKey, content: bytes, signature: str) -> bool:
+    """Whether a signature in base64 is that of the content by the key."""
+    try:
+        key.verify(base64.b64decode(signature, validate=True), content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
 def sign_bundle(folder: Path, key: Path | None) -> str:
     """Sign the manifest of a bundle; returns the fingerprint of the public key.
 
@@ -87,17 +134,8 @@ def sign_bundle(folder: Path, key: Path | None) -> str:
 
 
 def read_public_key(path: Path, name: str) -> Ed25519PublicKey:
-    """A public key from PEM in the one form that is written here. Raises DataError."""
-    content = read_bytes(path, _MAXIMUM_BYTES)
-    try:
-        key = load_pem_public_key(content)
-        if not isinstance(key, Ed25519PublicKey) or _encode(key) != content:
-            raise ValueError("another kind of key, or another form")
-    except ValueError as error:
-        raise DataError(
-            f"{name}: must be an Ed25519 public key in PEM; it is not. Take the signer's .pub.pem."
-        ) from error
-    return key
+    """`parse_public_key` of a file. Raises DataError, StorageError."""
+    return parse_public_key(read_bytes(path, _MAXIMUM_BYTES), name)
 
 
 def verify_bytes(folder: Path, trusted: Ed25519PublicKey | None) -> str:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,8 +192,11 @@ def name_of_leftover(name: str) -> str | None:
 
 
 @contextmanager
-def lock_folder(folder: Path | str) -> Iterator[None]:
-    """Hold the only writer's lock on a folder; the second writer gets a LockedError."""
+def lock_folder(folder: Path | str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the only writer's lock on a folder; the second writer gets a LockedError.
+
+    `wait`: seconds that it waits first, for folders whose lock is held for moments.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -202,16 +206,25 @@ def lock_folder(folder: Path | str) -> Iterator[None]:
             f"{folder}: must be a writable folder; got: {error.strerror}. Choose another place."
         ) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LockedError(
-                f"{folder}: must have one writer at a time; another process holds its lock. "
-                "Wait until it ends."
-            ) from error
+        _lock(descriptor, folder, time.monotonic() + wait)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() >= until:
+                raise LockedError(
+                    f"{folder}: must have one writer at a time; another process holds its lock. "
+                    "Wait until it ends."
+                ) from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 def sync_folder(folder: Path) -> None:

@@ -52,7 +52,7 @@ def _failures(run, bundle, *options):
     assert err == ""
     lines = out.splitlines()
     assert lines[-1].startswith("NOT VERIFIED")
-    assert len(lines) == 18
+    assert len(lines) == 19
     found = re.findall(r"^ *(\d+) FAILED .*? \[([^\]]*)\]: .+$", out, re.MULTILINE)
     return {int(number): file for number, file in found}
 

@@ -135,7 +135,7 @@ class SequentialVerdict(Judged):
             raise ValueError("another kind of document")
         if stated.get("schema_version") == 1 and stated.get("conclusion") in _OLD_WORDS:
             stated["conclusion"] = "inconclusive"
-        beside = {"kind", "state_sha256", "exploratory", "plan"}
+        beside = {"kind", "state_sha256", "exploratory", "plan", "register"}
         verdict = read_fields(cls, {n: value for n, value in stated.items() if n not in beside})
         if verdict.schema_version > 1 and (
             missing := sorted(set(verdict.to_json()) - {*stated, *_FOLLOWS})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from provenance.check.inputs import say_positions, say_read
 from provenance.check.looks.result import SequentialVerdict
 from provenance.check.power_statement import say_power
@@ -9,16 +11,19 @@ from provenance.check.words import add_controls, say_attributed
 from provenance.storage.printable import Page
 
 
-def say_look(verdict: SequentialVerdict, state_sha256: str, plan: str | None, width: int) -> str:
+def say_look(
+    verdict: SequentialVerdict, state_sha256: str, standing: Sequence[str], width: int
+) -> str:
     """The readable report of one look.
 
-    Parameters: the verdict; SHA-256 of the state, "" if there is none yet; that of the plan, if
-    any; width of the page.
+    Parameters: the verdict; SHA-256 of the state, "" if there is none yet; sentences on plan and
+    register; width of the page.
     """
     page = Page(width)
     page.say(_conclude(verdict))
     page.reasons(verdict.reasons)
-    page.say(f"Planned: {plan}." if plan else "Exploratory: no plan fixed this check.")
+    for sentence in standing:
+        page.say(sentence)
     page.say(
         f"Evidence at any time: p <= 10^{verdict.log10_p:.2f} (all keys, all looks); "
         f"log10 e {verdict.log10_e:.2f} now; alpha {verdict.alpha:g}"

@@ -21,6 +21,7 @@ from provenance.check.plan import Plan
 from provenance.check.power_statement import say_power
 from provenance.check.trajectory import Trajectory
 from provenance.check.verdict import Verdict
+from provenance.check.words import say_plan
 from provenance.evidence.report.figures import ACCENT, INK, SECOND, draw_placebo, draw_trajectory
 from provenance.evidence.report.wording import (
     ASSUMPTIONS,
@@ -88,6 +89,7 @@ def render_report(
     """
     standing, valid = find_standing(verdict), shows_numbers(verdict)
     twins, power, outputs = verdict.twins, verdict.power, verdict.inputs["outputs"]
+    fixed, tried = say_plan(verdict.plan, verdict.register)
     reserved = [str(one) for one in verdict.reservations if one.reason not in verdict.reasons]
     return _load_template().render(
         verdict=verdict,
@@ -115,6 +117,8 @@ def render_report(
         files=_list_files(verdict.inputs),
         observed=outputs,
         counted=" ".join([say_positions(outputs), *say_read(outputs)]),
+        fixed=fixed,
+        tried=tried,
     )
 
 

@@ -185,7 +185,7 @@ def rebuild_verdict(
 ) -> Verdict:
     """The verdict that follows from recomputed parts, by the rules of the stated one.
 
-    Inputs, versions, reservations and a foreign mark's caveat are as stated.
+    Inputs, versions, register, reservations and a foreign mark's caveat are as stated.
     """
     alpha = split_stated_alpha(stated)
     verdict = make_verdict(
@@ -199,6 +199,7 @@ def rebuild_verdict(
         reservations=stated.reservations,
         caveat="" if keyring.scheme.name in SCHEMES else stated.caveat,
         versions=stated.versions,
+        register=stated.register,
     )
     if stated.shares and not any(share.method for share in stated.shares):  # of 0.1.0
         shares = older_shares(hypotheses, keyring.schedule, verdict.conclusion)

@@ -17,6 +17,7 @@ from provenance.check.findings import HypothesisResult
 from provenance.check.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
 from provenance.check.reading import VERDICT_FILE
 from provenance.check.score import Weighing, WeightedPairs, open_coins
+from provenance.check.words import name_standing
 from provenance.coins.contexts import name_contexts
 from provenance.evidence.bundle import (
     CONTROL_PAIRS,
@@ -320,9 +321,8 @@ def check_verdict(state: State) -> str:
     # with the file, not with what was read of it: some of its fields follow from the others
     if difference := compare(state.document, follows := found.to_json()):
         raise StepFailedError(VERDICT_FILE, difference)
-    return f"{follows['conclusion']}; log10 p {found.log10_p:.2f}; " + (
-        "exploratory" if found.exploratory else "planned"
-    )
+    standing = name_standing(found.plan, found.register)
+    return f"{follows['conclusion']}; log10 p {found.log10_p:.2f}; {standing}"
 
 
 def check_report(state: State) -> str:

@@ -24,8 +24,9 @@ from provenance.evidence.bundle import (
     RESPONSE_FILE,
 )
 from provenance.evidence.manifest import MANIFEST_FILE, SIGNATURE_FILE
+from provenance.evidence.register import REGISTER_FILE
 from provenance.evidence.steps import NotPossibleError, Step, StepFailedError, Verification
-from provenance.evidence.verify import custody, recomputed
+from provenance.evidence.verify import custody, recomputed, registered
 from provenance.evidence.verify.state import State, Trust
 from provenance.keys.keyring import KEYRING_FILE
 from provenance.storage.documents import MALFORMED
@@ -48,6 +49,7 @@ _STEPS: Final[tuple[tuple[str, str, Callable[[State], str]], ...]] = (
     ("the verdict says what its numbers say", VERDICT_FILE, recomputed.check_verdict),
     ("the report is made from the verdict", REPORT_FILE, recomputed.check_report),
     ("versions are stated", VERDICT_FILE, custody.check_versions),
+    ("the register counts this check", REGISTER_FILE, registered.check_register),
 )
 
 

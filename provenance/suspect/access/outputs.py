@@ -23,6 +23,7 @@ from provenance.storage.files import Paths, as_paths
 from provenance.storage.shapes.reading import RecordFiles
 from provenance.storage.shapes.requests import ReadAs
 from provenance.suspect.observations import Observations, sum_pairs, totals_of_pairs
+from provenance.suspect.planned import Chooser, Wanted
 from provenance.suspect.positions import Chat, Positions, extends, find_positions
 from provenance.suspect.quotations import RULE, Spelled, Speller, find_quotations
 from provenance.suspect.shown import Shown, read_shown
@@ -120,6 +121,7 @@ def read_positions(
     tokenizer: Tokenizer,
     keyring: Keyring,
     reading: ReadAs | None = None,
+    wanted: Wanted | None = None,
 ) -> Positions:
     """Read outputs and find the positions that count.
 
@@ -129,9 +131,11 @@ def read_positions(
     tokenizer : the served tokenizer, see `provenance.keys.tokenizer.load_tokenizer`
     keyring : for its context width and vocabulary size
     reading : how the files are to be read; None: their shape is found out
+    wanted : which of the outputs a plan wants; None: all
 
     Raises
     ------
+    ConfigurationMismatchError for an output that the plan does not want;
     DataError for a malformed record or if no output has more than k tokens; StorageError.
 
     Notes
@@ -142,9 +146,11 @@ def read_positions(
     files = RecordFiles(paths, reading)
     width = keyring.context_width
     desk = _Desk(tokenizer, keyring.vocabulary_size, width)
+    chooser = Chooser(wanted or Wanted())
     for origin, record in files:
         for output in outputs_of(record, origin):
-            desk.take(output)
+            if chooser.takes(output.shown, output.origin):
+                desk.take(output)
     desk.finish()
     if all(ids.shape[0] <= width for ids in desk.outputs):
         raise DataError(
@@ -159,7 +165,7 @@ def read_positions(
         found,
         chats=desk.chats if any(desk.chats) else (),
         asked=asked if asked.contexts.size else None,
-        reading={"reading": described} if described else {},
+        reading={**({"reading": described} if described else {}), **chooser.describe()},
     )
 
 

@@ -25,6 +25,7 @@ from provenance.errors import (
     UsageError,
     clean,
 )
+from provenance.storage.chain import Chain, find_breaks, read_links
 from provenance.storage.files import as_path, canonical_json, lock_folder, sha256_of_file
 from provenance.suspect.collect.derive import (
     DERIVED,
@@ -32,16 +33,10 @@ from provenance.suspect.collect.derive import (
     name_derived,
     write_derived,
 )
-from provenance.suspect.collect.ledger import (
-    LEDGER_FILE,
-    Ledger,
-    find_breaks,
-    read_links,
-)
 from provenance.suspect.collect.prompts import PROMPTS_FILE, Prompts, load_prompts
 from provenance.suspect.collect.result import Collection, Progress
 from provenance.suspect.collect.settings import CollectSettings
-from provenance.suspect.collect.standing import FORMAT, VERSION, Standing
+from provenance.suspect.collect.standing import FORMAT, LEDGER_FILE, VERSION, Standing
 
 API: Final = "api"
 _SPENDABLE: Final = ("concurrency", "timeout", "retries", "max_tokens_total", "max_spend")
@@ -52,7 +47,7 @@ class OpenCollection:
     """A collection whose folder is locked."""
 
     folder: Path
-    ledger: Ledger
+    ledger: Chain
     standing: Standing
     prompts: Prompts
 
@@ -144,7 +139,7 @@ def open_collection(
     with lock_folder(folder):
         if not (folder / LEDGER_FILE).exists():
             _refuse_occupied(folder)
-        with Ledger(folder) as ledger:
+        with Chain(folder / LEDGER_FILE) as ledger:
             standing = Standing()
             for link in ledger.replay():
                 standing.take(link)

@@ -16,9 +16,8 @@ from typing import Any, BinaryIO, Final
 from provenance.errors import DataError, StorageError
 from provenance.storage.files import canonical_json, parse_json, sync_folder
 from provenance.suspect.collect.answers import Answer, read_answer, read_batch_line, unpack_body
-from provenance.suspect.collect.ledger import LEDGER_FILE
 from provenance.suspect.collect.prompts import Prompts, chat_of, load_prompts
-from provenance.suspect.collect.standing import Standing
+from provenance.suspect.collect.standing import LEDGER_FILE, Standing
 
 OUTPUTS_FILE: Final = "outputs.jsonl"
 LOGPROBS_FILE: Final = "logprobs.jsonl"

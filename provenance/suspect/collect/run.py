@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Any, Final
 
+from provenance.storage.chain import Chain
 from provenance.suspect.collect.answers import Answer, pack_body, read_answer
 from provenance.suspect.collect.client import TOO_LONG, Client, Reply
-from provenance.suspect.collect.ledger import Ledger
 from provenance.suspect.collect.prompts import Prompts, Request
 from provenance.suspect.collect.result import Progress, say_spent
 from provenance.suspect.collect.settings import CollectSettings
@@ -34,7 +34,7 @@ class Run:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: Chain,
         standing: Standing,
         prompts: Prompts,
         settings: CollectSettings,

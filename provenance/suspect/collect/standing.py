@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from provenance.errors import DataError
-from provenance.suspect.collect.ledger import GENESIS, LEDGER_FILE, Link, read_chain
+from provenance.storage.chain import GENESIS, Link, read_chain
 
+LEDGER_FILE: Final = "ledger.jsonl"
 FORMAT: Final = "provenance-collection"
 VERSION: Final = 1
 

@@ -11,24 +11,24 @@ import pytest
 
 import provenance
 from provenance.errors import DataError, StorageError, UsageError
-from provenance.storage.files import canonical_json
-from provenance.suspect.collect.answers import pack_body, read_answer, unpack_body
-from provenance.suspect.collect.ledger import (
+from provenance.storage.chain import (
     GENESIS,
-    LEDGER_FILE,
     MAXIMUM_RECORD,
-    Ledger,
+    Chain,
     find_breaks,
     read_chain,
     read_links,
 )
+from provenance.storage.files import canonical_json
+from provenance.suspect.collect.answers import pack_body, read_answer, unpack_body
+from provenance.suspect.collect.standing import LEDGER_FILE
 
 COUNT = 8
 
 
 @pytest.fixture
 def ledger(tmp_path):
-    with Ledger(tmp_path) as own:
+    with Chain(tmp_path / LEDGER_FILE) as own:
         for number in range(COUNT):
             own.append("note", text=f"number {number} é", value=number / 3)
     return tmp_path / LEDGER_FILE
@@ -49,7 +49,7 @@ def test_the_chain_is_what_stock_software_recomputes(ledger):
         assert record["previous"] == previous
         assert record["n"] == number
         previous = hashlib.sha256(line[:-1]).hexdigest()
-    with Ledger(ledger.parent) as own:
+    with Chain(ledger) as own:
         assert len(list(own.replay())) == COUNT
         assert own.head == previous
     assert breaks_of(ledger) == []
@@ -140,7 +140,7 @@ def test_what_follows_the_last_line_break_is_no_record(ledger):
     whole = ledger.read_bytes()
     ledger.write_bytes(whole + b'{"kind":"answ')
     assert breaks_of(ledger) == []
-    with Ledger(ledger.parent) as own:
+    with Chain(ledger) as own:
         assert len(list(own.replay())) == COUNT
         own.append("note")
     assert ledger.read_bytes().startswith(whole)
@@ -154,7 +154,7 @@ def test_a_record_that_the_disk_refuses_leaves_nothing(ledger, monkeypatch, code
         raise OSError(code, os.strerror(code))
 
     whole = ledger.read_bytes()
-    with Ledger(ledger.parent) as own:
+    with Chain(ledger) as own:
         list(own.replay())
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", refuse)
@@ -167,7 +167,7 @@ def test_a_record_that_the_disk_refuses_leaves_nothing(ledger, monkeypatch, code
 
 def test_an_unopened_ledger_takes_nothing(tmp_path):
     with pytest.raises(UsageError, match="open"):
-        Ledger(tmp_path).append("note")
+        Chain(tmp_path / LEDGER_FILE).append("note")
 
 
 @pytest.mark.parametrize(

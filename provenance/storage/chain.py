@@ -1,12 +1,12 @@
-"""The ledger of a collection: one line a fact, appended, forced to the disk, chained by hashes.
+"""Records that are only ever appended: one line a fact, forced to the disk, chained by hashes.
 
 A line is the canonical JSON of a record, and holds the SHA-256 of the line before it (without its
 line break), so nobody can take out, change, repeat or move one and leave the rest as it is. What no
-chain can show is an end that was cut off, or a whole ledger written anew: for that its *head*, the
+chain can show is an end that was cut off, or a whole file written anew: for that its *head*, the
 hash of the last line, must be known from elsewhere. The verdict of a check states it.
 
-What follows the last line break is no record: a killed process left it. Knows lines and hashes;
-what a record means is the business of `standing`.
+What follows the last line break is no record: a killed process left it. The ledger of a collection
+and the register of a case are such files. Knows lines and hashes; not what a record means.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import Any, Final
 from provenance.errors import DataError, StorageError, UsageError
 from provenance.storage.files import canonical_json, parse_json, sync_folder
 
-LEDGER_FILE: Final = "ledger.jsonl"
 GENESIS: Final = "0" * 64
 """What the first record says of the line before it."""
 MAXIMUM_RECORD: Final = 1 << 26
@@ -33,7 +32,7 @@ _BREAKS_NAMED: Final = 20
 
 @dataclass(frozen=True)
 class Link:
-    """One line of a ledger.
+    """One line of a chain.
 
     Attributes
     ----------
@@ -61,20 +60,22 @@ class Link:
         return -1 if self.record is None else int(self.record["n"])
 
 
-class Ledger:
-    """Appends to the ledger in a folder whose lock the caller holds; use it in a `with` statement.
+class Chain:
+    """Appends to the file of a folder whose lock the caller holds; use it in a `with` statement.
 
     Opening cuts off a line that does not end. `head` and `records` are those after the last append.
 
-    Raises DataError if the chain does not hold, StorageError.
+    Parameters: the file; what signs a record, if anything: from the canonical JSON of the record
+    without its `signature` to that field. Raises DataError if the chain does not hold;
+    StorageError.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LEDGER_FILE
+    def __init__(self, path: Path, sign: Callable[[bytes], str] | None = None) -> None:
+        self.path, self._sign = path, sign
         self.head, self.records, self.bytes = GENESIS, 0, 0
         self._file: io.FileIO | None = None
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Chain:
         try:
             descriptor = os.open(
                 self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
@@ -106,6 +107,8 @@ class Ledger:
         Raises StorageError if the disk refuses; then nothing of the record is left.
         """
         record = {**fields, "kind": kind, "n": self.records, "previous": self.head, "time": now()}
+        if self._sign is not None:
+            record["signature"] = self._sign(canonical_json(record))
         content = canonical_json(record)
         file, line = self._need(), memoryview(content + b"\n")
         if len(line) > MAXIMUM_RECORD:
@@ -134,7 +137,7 @@ class Ledger:
 
     def _need(self) -> io.FileIO:
         if self._file is None:
-            raise UsageError("a Ledger must be open. Use it in a with statement.")
+            raise UsageError("a Chain must be open. Use it in a with statement.")
         return self._file
 
     def _unwritable(self, error: OSError) -> StorageError:
@@ -159,7 +162,7 @@ def read_links(path: Path) -> Iterator[Link]:
         file = path.open("rb")
     except OSError as error:
         raise StorageError(
-            f"{path}: must be a readable ledger; got: {error.strerror}. Name a collection's folder."
+            f"{path}: must be readable; got: {error.strerror}. Name the folder that holds it."
         ) from error
     with file:
         offset = line = 0
@@ -182,15 +185,15 @@ def read_chain(path: Path) -> Iterator[Link]:
         record = link.record
         if record is None or record["previous"] != previous or record["n"] != number:
             raise DataError(
-                f"{path}: line {link.line}: must follow from the line before; it does not. Run: "
-                "provenance collect verify"
+                f"{path}: line {link.line}: must follow from the line before; it does not. "
+                "Somebody changed the file: find out who, or take your copy."
             )
         previous, number = link.digest, number + 1
         yield link
 
 
 def find_breaks(links: Sequence[Link]) -> list[str]:
-    """What was done to a ledger, a sentence each; empty if its chain holds.
+    """What was done to a chain, a sentence each; empty if its chain holds.
 
     Names records that were taken out, changed, repeated or moved. Cost: memory of all links.
     """
@@ -239,7 +242,7 @@ def _name_range(numbers: Sequence[int]) -> str:
 def _parse(content: bytes) -> Mapping[str, Any] | None:
     """The record of a line; None unless it is one in canonical form."""
     try:
-        record = parse_json(content, LEDGER_FILE)
+        record = parse_json(content, "a record")
         if (
             isinstance(record, dict)
             and type(record.get("n")) is int
