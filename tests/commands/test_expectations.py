@@ -172,8 +172,9 @@ def test_outputs_may_come_from_a_pipe(tmp_path):
     assert len(damaged.stderr.splitlines()) == 1
 
 
-def test_lines_are_broken_for_a_terminal_only(tmp_path):
-    file = tmp_path / "outputs.jsonl"
+def test_lines_are_broken_for_a_terminal_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path("outputs.jsonl")  # a path is not broken, so a short one
     file.write_text(json.dumps({"prompt": "long " * 40, "output": "answer " * 40}) + "\n")
     whole = _pipe(b"", "outputs", "show", file, COLUMNS="").stdout.decode()
     broken = _pipe(b"", "outputs", "show", file, COLUMNS="60").stdout.decode()
