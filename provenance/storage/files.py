@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import rfc8785
 
 from provenance.errors import DataError, LockedError, StorageError, UsageError
+from provenance.storage.formats import FORMAT_BYTES, advise, name_format
 
 _MAXIMUM_JSON_BYTES = 1 << 28
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
@@ -64,6 +65,10 @@ def parse_json(text: bytes | str, origin: str, *, cut_characters: bool = False) 
         if "\\u" in text and not cut_characters:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
+        start = text[:FORMAT_BYTES]
+        name = name_format(start if isinstance(start, bytes) else start.encode(errors="replace"))
+        if name is not None:
+            raise DataError(f"{origin}: this is {name}. {advise(name)}.") from error
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise DataError(
             f"{origin}: must be strict JSON in UTF-8; got: {reason}. Repair the file and run again."

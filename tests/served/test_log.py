@@ -368,3 +368,19 @@ def test_windows_of_a_sliced_batch(tmp_path, keyring, make_log, write_log):
     ]
     assert sorted(map(str, whole)) == sorted(map(str, parts))
     assert windows(batch.slice(0, 0), keyring).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"PAR1\x15", "a Parquet file"),
+        (b"\x1f\x8b\x08\x00", "a gzip file"),
+        (b"PK\x03\x04\x14", "a zip archive"),
+        (b"\xff\xfe{\x00", "text in UTF-16"),
+    ],
+)
+def test_a_log_of_another_format_is_named(tmp_path, start, name):
+    (tmp_path / "log.jsonl").write_bytes(start + b"\n" * 9)
+    with pytest.raises(DataError, match=f"this is {name}") as caught:
+        list(read_log([tmp_path / "log.jsonl"], tokenizer=None, vocabulary_size=SIZE))
+    assert "codec" not in str(caught.value)

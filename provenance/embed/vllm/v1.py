@@ -81,6 +81,7 @@ class _Row:
     output: list[int]
     left: float | None = None
     is_logged: bool = False
+    _looks: int = 0
     _ids: NDArray[np.uint32] = field(default_factory=lambda: np.empty(64, dtype=np.uint32))
     _drawn: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(64, dtype=np.bool_))
     _known: int = 0
@@ -125,10 +126,11 @@ class _Row:
         """
         if self.task.how_ended(self.output) is not None and self.output[-1] >= 0:
             return True
-        return self.left is not None and (
-            sys.getrefcount(self.output) <= _OWN_REFERENCES
-            or clock.monotonic() - self.left > MAXIMUM_WAIT
-        )
+        if self.left is None or sys.getrefcount(self.output) > _OWN_REFERENCES:
+            self._looks = 0
+            return self.left is not None and clock.monotonic() - self.left > MAXIMUM_WAIT
+        self._looks += 1  # a list that is made anew lets go of the old one for an instant
+        return self._looks > 1
 
 
 class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]

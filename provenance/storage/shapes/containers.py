@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from provenance.errors import DataError, StorageError, say_briefly
 from provenance.storage.files import has_cut_character, parse_json, sha256_of_file
+from provenance.storage.formats import FORMAT_BYTES, advise, has_suffix, name_format
 from provenance.storage.lines import COMPRESSIONS, MAXIMUM_LINE, LineReader, read_start
 
 CUT: Final = object()
@@ -25,23 +26,6 @@ CUT: Final = object()
 MAXIMUM_DOCUMENT: Final = 1 << 28
 """Bytes of one JSON document, and of one text."""
 _BOM: Final = b"\xef\xbb\xbf"
-_MAGIC: Final = (
-    (b"PAR1", "a Parquet file"),
-    (b"PK\x03\x04", "a zip archive (or an Office file)"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file"),
-    (b"BZh", "a bzip2 file"),
-    (b"\xfd7zXZ\x00", "an xz file"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"%PDF", "a PDF"),
-    (b"SQLite format 3", "an SQLite database"),
-    (b"ARROW1", "an Arrow file"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\xff\xfe", "text in UTF-16"),
-    (b"\xfe\xff", "text in UTF-16"),
-    (b"\x80\x04", "a Python pickle"),
-)
-_TAR: Final = 257
 _TABLES: Final = {".csv": ",", ".tsv": "\t"}
 _TEXTS: Final = (".txt", ".md")
 _JSON: Final = (".json", ".jsonl", ".ndjson", ".traj")
@@ -178,7 +162,7 @@ def _refuse_special(path: Path) -> None:
 def check_format(path: Path) -> bytes:
     """The first bytes of what is in a file; DataError if its name says another format."""
     with path.open("rb") as file:
-        raw = file.read(_TAR + 8)
+        raw = file.read(FORMAT_BYTES)
     suffix, outer = suffix_of(path), path.suffix in COMPRESSIONS
     expected = {".gz": "a gzip file", ".zst": "a zstd file"}.get(path.suffix)
     _refuse_format(raw, path, [expected or ("a Parquet file" if suffix == ".parquet" else "")])
@@ -191,23 +175,10 @@ def check_format(path: Path) -> bytes:
 
 
 def _refuse_format(start: bytes, path: Path, expected: Sequence[str]) -> None:
-    for magic, name in _MAGIC:
-        if start.startswith(magic) and name not in expected:
-            raise DataError(
-                f"{path}: this is {name} named {path.suffix or 'without a suffix'}. "
-                f"{_advise(name)}."
-            )
-    if start[_TAR : _TAR + 5] == b"ustar":
-        raise DataError(f"{path}: this is a tar archive. Unpack it, and name the folder.")
-
-
-def _advise(name: str) -> str:
-    if "archive" in name:
-        return "Unpack it, and name the folder"
-    if name in ("a Parquet file", "a gzip file", "a zstd file"):
-        ending = {"a Parquet file": ".parquet", "a gzip file": ".gz", "a zstd file": ".zst"}[name]
-        return f"Let its name end in {ending}"
-    return "Convert it to JSON lines in UTF-8"
+    name = name_format(start)
+    if name is not None and name not in expected:
+        named = f" named {path.suffix or 'without a suffix'}" if has_suffix(name) else ""
+        raise DataError(f"{path}: this is {name}{named}. {advise(name)}.")
 
 
 def _is_document(start: bytes, path: Path) -> bool:
