@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from provenance.case.case import Case as Case
     from provenance.case.case import open_case as open_case
+    from provenance.case.choosing import ChosenPrompts as ChosenPrompts
+    from provenance.case.choosing import choose_prompts as choose_prompts
     from provenance.case.defaults import read_defaults as read_defaults
     from provenance.case.doors import open_keyring as open_keyring
     from provenance.case.folder import CaseFolder as CaseFolder
@@ -92,6 +94,7 @@ _HOMES = {
     "Case": "provenance.case.case",
     "CaseFolder": "provenance.case.folder",
     "CheckSettings": "provenance.check.examine",
+    "ChosenPrompts": "provenance.case.choosing",
     "CollectSettings": "provenance.suspect.collect.settings",
     "Collection": "provenance.suspect.collect.result",
     "Decision": "provenance.embed.policy",
@@ -124,6 +127,7 @@ _HOMES = {
     "audit_log": "provenance.case.indexing",
     "build_index": "provenance.case.indexing",
     "check_outputs": "provenance.check.examine",
+    "choose_prompts": "provenance.case.choosing",
     "collect_outputs": "provenance.suspect.collect.collect",
     "commit_plan": "provenance.case.planning",
     "create_keyring": "provenance.keys.keyring",

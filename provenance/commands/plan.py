@@ -10,6 +10,7 @@ import typer
 import provenance as pv
 from provenance.commands.console import (
     page_width,
+    parse_labels,
     print_json,
     print_page,
     print_result,
@@ -51,6 +52,46 @@ def enough(
     with progress() as show, open_case(mark, index, reference, show) as case:
         found = case.enough(outputs, shift, alpha=alpha, power=power, rule=rule)
     print_result(found, as_json=as_json)
+
+
+@app.command("prompts")
+@shares_options
+def prompts(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="PROMPTS...", help="Served logs, or files of your own prompts."),
+    ],
+    unmarked: Annotated[
+        list[Path], typer.Option(help="Unmarked outputs of the served model; repeat.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSONL for collect --prompts.")],
+    mark: Any,
+    count: Annotated[int, typer.Option(help="How many to choose.")] = 500,
+    label: Annotated[list[str] | None, typer.Option(help="Only NAME=VALUE; repeat.")] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="Equally many of each value of this label.")
+    ] = None,
+    per_prefix: Annotated[int, typer.Option(help="At most so many that begin alike; 0: any.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of order and ties.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Choose the prompts whose answers hold most expected evidence; looks at no coin and no answer.
+
+    From a log these are prompts of customers, and the suspect's operator will see what is asked.
+    """
+    made = pv.choose_prompts(
+        files,
+        mark.describe(),
+        output,
+        unmarked=unmarked,
+        count=count,
+        labels=parse_labels(label or []),
+        balance=balance,
+        per_prefix=per_prefix,
+        seed=seed,
+        tokenizer=mark.tokenizer,
+    )
+    print_result(made, as_json=as_json)
 
 
 @app.command("new")
