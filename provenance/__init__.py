@@ -40,12 +40,17 @@ if TYPE_CHECKING:
     from provenance.check.examine import CheckSettings as CheckSettings
     from provenance.check.examine import check_outputs as check_outputs
     from provenance.check.plan import Plan as Plan
+    from provenance.check.planned_power import DetectablePower as DetectablePower
+    from provenance.check.planned_power import PlannedPower as PlannedPower
+    from provenance.check.planned_power import plan_power as plan_power
+    from provenance.check.planned_power import state_detectable as state_detectable
     from provenance.check.suspects import judge_suspects as judge_suspects
     from provenance.check.suspects import read_suspect as read_suspect
     from provenance.check.verdict import Verdict as Verdict
     from provenance.embed import transformers as transformers
     from provenance.embed.generation import GeneratedLog as GeneratedLog
     from provenance.embed.generation import generate_log as generate_log
+    from provenance.embed.generation import generate_unmarked as generate_unmarked
     from provenance.embed.policy import Decision as Decision
     from provenance.embed.policy import LabelPolicy as LabelPolicy
     from provenance.embed.watermark import Watermark as Watermark
@@ -99,6 +104,7 @@ _HOMES = {
     "Collection": "provenance.suspect.collect.result",
     "Decision": "provenance.embed.policy",
     "DetectedTexts": "provenance.case.texts",
+    "DetectablePower": "provenance.check.planned_power",
     "Detection": "provenance.marks.detection",
     "GeneratedLog": "provenance.embed.generation",
     "Index": "provenance.served.index",
@@ -113,6 +119,7 @@ _HOMES = {
     "Observations": "provenance.suspect.observations",
     "Page": "provenance.storage.printable",
     "Plan": "provenance.check.plan",
+    "PlannedPower": "provenance.check.planned_power",
     "ProvenanceError": "provenance.errors",
     "ReadOutputs": "provenance.case.outputs",
     "Schedule": "provenance.keys.schedule",
@@ -141,6 +148,7 @@ _HOMES = {
     "disclose_key": "provenance.case.keyrings",
     "export_worker": "provenance.keys.worker",
     "generate_log": "provenance.embed.generation",
+    "generate_unmarked": "provenance.embed.generation",
     "import_batch": "provenance.suspect.collect.batches",
     "judge_suspects": "provenance.check.suspects",
     "list_warnings": "provenance.case.indexing",
@@ -152,6 +160,7 @@ _HOMES = {
     "observe": "provenance.suspect.access.outputs",
     "open_case": "provenance.case.case",
     "open_keyring": "provenance.case.doors",
+    "plan_power": "provenance.check.planned_power",
     "prepare_batch": "provenance.suspect.collect.batches",
     "read_case": "provenance.case.folder",
     "read_defaults": "provenance.case.defaults",
@@ -159,6 +168,7 @@ _HOMES = {
     "read_outputs": "provenance.case.outputs",
     "read_suspect": "provenance.check.suspects",
     "sign_bundle": "provenance.evidence.signature",
+    "state_detectable": "provenance.check.planned_power",
     "tell_story": "provenance.case.story",
     "verify": "provenance.case.proof",
     "verify_collection": "provenance.suspect.collect.collect",

@@ -11,6 +11,7 @@ import provenance as pv
 from provenance.commands.console import (
     page_width,
     parse_labels,
+    parse_parts,
     print_json,
     print_page,
     print_result,
@@ -19,6 +20,7 @@ from provenance.commands.console import (
     tell,
 )
 from provenance.commands.options import IndexFolder, Json, open_case, shares_options
+from provenance.errors import UsageError
 
 app = typer.Typer(help="Analysis plans: what a check will do, fixed before.", no_args_is_help=True)
 
@@ -92,6 +94,52 @@ def prompts(
         tokenizer=mark.tokenizer,
     )
     print_result(made, as_json=as_json)
+
+
+@app.command("power")
+def power(
+    share: Annotated[
+        float | None, typer.Option(help="Of marked responses in the suspect's training data.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder of the keyring.")] = None,
+    access: Annotated[str, typer.Option(help="outputs, weights or logprobs.")] = "outputs",
+    reference: Annotated[str, typer.Option(help="none, ngram or model.")] = "none",
+    rule: Annotated[str | None, typer.Option(help="As of the check.")] = None,
+    alpha: Annotated[float, typer.Option(help="Error rate over all keys.")] = 1e-4,
+    wanted: Annotated[float, typer.Option("--power", help="Probability of finding it.")] = 0.9,
+    audit: Annotated[
+        Path | None, typer.Option(help="What log audit --json wrote: signals by capability.")
+    ] = None,
+    mix: Annotated[
+        list[str] | None, typer.Option(help="CAPABILITY=PART of the answers; repeat.")
+    ] = None,
+    verdict: Annotated[
+        Path | None, typer.Option(help="Instead: what this finished check finds, key by key.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how many tokens find a share, or what share a finished check finds.
+
+    Exit 3: no number can be said within what was measured.
+    """
+    if verdict is not None:
+        print_result(pv.state_detectable(verdict), as_json=as_json)
+        return
+    if share is None or keys is None:
+        raise UsageError("--share and --keys must be given, or --verdict; one is missing.")
+    found = pv.plan_power(
+        share,
+        pv.Keyring.load(keys),
+        access=access,
+        reference=reference,
+        rule=rule,
+        alpha=alpha,
+        power=wanted,
+        audit=audit,
+        mix=parse_parts(mix or []),
+    )
+    print_result(found, as_json=as_json)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command("new")
