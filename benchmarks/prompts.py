@@ -43,6 +43,7 @@ from provenance.served.index import Index
 from provenance.suspect.access.outputs import observe, read_positions
 from provenance.suspect.models.ngram import NgramReference
 from provenance.suspect.observations import add_expectations
+from tests.world.innocents.choosing import WAYS, run_keys
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "fixtures"
@@ -169,7 +170,7 @@ class Lab:
         (work / "keys/master.key").chmod(0o600)
         self.keyring = pv.open_keyring(work / "keys")
         self.log = FIXTURES / "served.parquet"
-        if not (work / "index/index.json").exists():
+        if not (work / "index").is_dir():
             pv.build_index(self.log, work / "index", self.keyring)
         self.index = Index.open(work / "index", self.keyring.public)
         self.tokenizer = load_tokenizer()
@@ -287,6 +288,22 @@ def state_gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return gains
 
 
+def measure_validity(keys: int) -> dict[str, dict[str, float]]:
+    """Mean z of innocents in the fast world, by how their prompts were chosen; see `choosing`."""
+    found = run_keys(keys)
+    return {
+        way: {
+            "mean_z": round(float(np.mean(z)), 4),
+            "standard_error": round(float(np.std(z, ddof=1) / len(z) ** 0.5), 4),
+            "sd_z": round(float(np.std(z, ddof=1)), 4),
+            "keys": len(z),
+            "coins": round(float(np.mean(found["n of coins"]))),
+        }
+        for way, z in found.items()
+        if way in WAYS
+    }
+
+
 def rank_smollm(work: Path, keys: Path, output: Path) -> pv.ChosenPrompts:
     """Which prompts of the SmolLM2 benchmark the product would choose, on its work folder.
 
@@ -305,11 +322,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/prompts.json")
+    parser.add_argument("--keys", type=int, default=4000, help="of the simulation of innocents")
     arguments = parser.parse_args()
     started = time.perf_counter()
     rows = measure(arguments.work)
     result = {
         "command": "python -m benchmarks.prompts",
+        "validity": measure_validity(arguments.keys),
         "prompts_each": COUNT,
         "tokens_a_response": sampling.NEW_TOKENS,
         "gains": state_gains(rows),

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from heapq import heapify, heappop, heappush
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -34,7 +36,7 @@ from provenance.storage.files import (
 from provenance.storage.printable import Page, Said
 from provenance.storage.shapes.reading import RecordFiles
 from provenance.suspect.access.outputs import outputs_of, read_positions
-from provenance.suspect.expected import Expected, Values
+from provenance.suspect.expected import Expected, Values, Visits
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,6 +98,11 @@ class ChosenPrompts(Said):
         page.say(
             f"Expected evidence a token: {self.value:.3g} (all candidates {self.value_of_all:.3g})."
         )
+        if self.chosen < self.settings["count"]:
+            page.say(
+                f"FEWER than the {self.settings['count']:,} that were asked for: the limits leave "
+                "no more."
+            )
         columns = [(name, f"{count:,}") for name, count in self.by_label.items()]
         if columns:
             page.table(["label", "prompts"], columns)
@@ -161,18 +168,11 @@ def choose_prompts(
     public: Keyring = getattr(keyring, "public", keyring)
     loaded = load_tokenizer(tokenizer_of(public, tokenizer), public)
     found = Candidates(public, loaded, dict(labels or {}), most, seed)
-    for file in files:
-        found.read(file)
-    names = sorted(found.kept)
+    names = _gather(found, files)
     candidates = [found.kept[name] for name in names]
-    if not candidates:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out.items()) or "empty"
-        raise DataError(
-            f"{', '.join(map(str, files))}: must hold at least one prompt; got none ({reasons}). "
-            "Give a log with prompt_token_ids, or a file of prompts."
-        )
-    values, answered = _value(candidates, texts, public, loaded)
-    kept = _select(candidates, values, count, per_prefix, balance)
+    expected = _value(candidates, texts, public, loaded)
+    kept = _select(candidates, expected, count, per_prefix, balance)
+    values = expected.mean()
     order = np.random.default_rng(seed).permutation(kept)
     content = b"".join(
         canonical_json(_record(candidates[i], names[i])) + b"\n" for i in order.tolist()
@@ -189,7 +189,7 @@ def choose_prompts(
         {f"{label}={value}": by_label[value] for value in sorted(by_label) if value},
         float(values[kept].mean()),
         float(values.mean()),
-        int(answered[kept].sum()),
+        int(expected.answered[kept].sum()),
         {
             "count": count,
             "labels": dict(labels or {}),
@@ -203,6 +203,19 @@ def choose_prompts(
             "unmarked": sha256_of_files([one for one in texts if one.is_file()]),
         },
     )
+
+
+def _gather(found: Candidates, files: Sequence[Path]) -> list[bytes]:
+    """Read all prompts; their names, in an order that hangs on nothing but seed and prompts."""
+    for file in files:
+        found.read(file)
+    if not found.kept:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out.items()) or "empty"
+        raise DataError(
+            f"{', '.join(map(str, files))}: must hold at least one prompt; got none ({reasons}). "
+            "Give a log with prompt_token_ids, or a file of prompts."
+        )
+    return sorted(found.kept)
 
 
 def _check_settings(files: Any, texts: Any, count: int, per_prefix: int, most: int) -> None:
@@ -220,56 +233,115 @@ def _check_settings(files: Any, texts: Any, count: int, per_prefix: int, most: i
 
 def _value(
     candidates: list[Candidate], unmarked: Any, public: Keyring, tokenizer: Tokenizer
-) -> tuple[Values, NDArray[np.bool_]]:
-    """Expected evidence a token of every candidate, and whether its unmarked answers are known.
-
-    Values by words and by answers are two scales: the former are brought to the mean of the latter.
-    """
+) -> _Values:
+    """Expected evidence of every candidate, from the unmarked text."""
     number = {one.key: place for place, one in enumerate(candidates)}
-    owners = np.array(
-        [
-            number.get(key_of(one.shown.texts), -1)
-            for origin, record in RecordFiles(unmarked)
-            for one in outputs_of(record, origin)
-        ],
-        dtype=np.int64,
-    )
+    shown = (one for record in _read_unmarked(unmarked) for one in record)
+    owners = np.array([number.get(key_of(texts), -1) for texts in shown], dtype=np.int64)
     positions = read_positions(unmarked, tokenizer, public)
-    known, size = owners >= 0, len(candidates)
     expected = Expected(positions, public.vocabulary_size, public.context_width)
-    sums, counts = expected.value_outputs()
-    total = np.bincount(owners[known], sums[known], minlength=size)
-    tokens = np.bincount(owners[known], counts[known], minlength=size)
-    answered = tokens > 0
-    own = total / np.maximum(tokens, 1)
-    words = expected.value_texts(tokenise(tokenizer, [one.text for one in candidates], "prompts"))
-    if answered.any() and words[answered].mean() > 0:
-        words *= own[answered].mean() / words[answered].mean()
-    return np.where(answered, own, words), answered
+    answers = expected.visit_outputs(owners, len(candidates))
+    words = expected.visit_texts(tokenise(tokenizer, [one.text for one in candidates], "prompts"))
+    return _Values.of(answers, words)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Expected evidence a token of every candidate: by its unmarked answers, else by its words.
+
+    These are two scales: values of words are brought to the mean of those of answers.
+    """
+
+    answers: Visits
+    words: Visits
+    answered: NDArray[np.bool_]
+    scale: float
+
+    @property
+    def size(self) -> int:
+        """Numbers of contexts."""
+        return 1 + max(int(one.contexts.max(initial=0)) for one in (self.answers, self.words))
+
+    @classmethod
+    def of(cls, answers: Visits, words: Visits) -> _Values:
+        answered, mean = answers.counts > 0, words.mean()
+        scale = 1.0
+        if answered.any() and mean[answered].mean() > 0:
+            scale = float(answers.mean()[answered].mean() / mean[answered].mean())
+        return cls(answers, words, answered, scale)
+
+    def mean(self) -> Values:
+        """Of each candidate by itself: float64 [candidates]."""
+        return np.where(self.answered, self.answers.mean(), self.scale * self.words.mean())
+
+    def gain(self, place: int, covered: Values) -> float:
+        """What a candidate adds to others that visited each context `covered` times.
+
+        A coin counts once, however often its context comes up: with k prompts it weighs sqrt(k).
+        """
+        visits = self.answers if self.answered[place] else self.words
+        contexts, values = visits.of(place)
+        if not contexts.size:
+            return 0.0
+        new = np.sqrt(covered[contexts] + 1) - np.sqrt(covered[contexts])
+        return float((values * new).mean()) * (1.0 if self.answered[place] else self.scale)
+
+    def visit(self, place: int, covered: Values) -> None:
+        """Count the contexts of a chosen candidate."""
+        visits = self.answers if self.answered[place] else self.words
+        covered[np.unique(visits.of(place)[0])] += 1
+
+
+def _read_unmarked(files: Any) -> Iterator[list[tuple[str, ...]]]:
+    """What was shown before each output of a record; DataError for a record that says it is marked.
+
+    Marked text here would choose prompts by the coins: innocents would be accused.
+    """
+    for origin, record in RecordFiles(files):
+        if record.get("marked"):
+            raise DataError(
+                f"{origin}: must be unmarked text; the record says that it is marked. Make it "
+                "with: provenance generate --unmarked"
+            )
+        yield [one.shown.texts for one in outputs_of(record, origin)]
 
 
 def _select(
     candidates: list[Candidate],
-    values: Values,
+    expected: _Values,
     count: int,
     per_prefix: int,
     balance: str | None,
 ) -> NDArray[np.int64]:
-    """Places of the chosen: the best first, within the limits; candidates are in random order."""
-    order = np.argsort(-values, kind="stable").tolist()
-    groups = sorted({one.labels.get(balance, "") for one in candidates} if balance else {""})
-    room = {group: -(-count // len(groups)) for group in groups}
+    """Places of the chosen: each adds most to those before it, within the limits.
+
+    Candidates are in random order. Gains only fall, so that the first of the heap whose gain still
+    holds is the best (Minoux 1978).
+    """
+    groups = {one.labels.get(balance, "") for one in candidates} - {""} if balance else {""}
+    if not groups:
+        raise DataError(f"some prompt must have the label {balance}; none has. Leave it out.")
+    room = {group: max(count // len(groups), 1) for group in groups}
     begun: Counter[str] = Counter()
+    covered = np.zeros(expected.size)
+    heap = [(-value, place) for place, value in enumerate(expected.mean().tolist())]
+    heapify(heap)
     kept: list[int] = []
-    for place in order:
+    while heap and len(kept) < count:
+        _, place = heappop(heap)
         one = candidates[place]
         group, prefix = one.labels.get(balance, "") if balance else "", one.key[:_PREFIX]
-        if not room[group] or (per_prefix and begun[prefix] >= per_prefix):
+        if not room.get(group) or (per_prefix and begun[prefix] >= per_prefix):
+            continue
+        gain = expected.gain(place, covered)
+        if heap and gain < -heap[0][0]:
+            heappush(heap, (-gain, place))
             continue
         room[group] -= 1
         begun[prefix] += 1
+        expected.visit(place, covered)
         kept.append(place)
-    return np.array(kept[:count] if not balance else kept, dtype=np.int64)
+    return np.array(kept, dtype=np.int64)
 
 
 def _record(one: Candidate, name: bytes) -> dict[str, Any]:

@@ -18,6 +18,7 @@ an innocent suspect lean towards them (docs/method.md, section 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,35 @@ from provenance.suspect.positions import Positions
 
 Values = NDArray[np.float64]
 Ids = Sequence[NDArray[np.uint32]]
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Contexts that each of many rows visits, one row after another.
+
+    begins : int64 [rows + 1] into the others; contexts : int64 [n], their numbers; values : float64
+    [n], 0 for a context that the unmarked text never reached
+    """
+
+    begins: NDArray[np.int64]
+    contexts: NDArray[np.int64]
+    values: Values
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Visits of each row."""
+        return np.diff(self.begins)
+
+    def mean(self) -> Values:
+        """Mean value of each row; 0 for one without visits."""
+        rows = np.repeat(np.arange(self.counts.shape[0]), self.counts)
+        total = np.bincount(rows, self.values, minlength=self.counts.shape[0])
+        return np.asarray(total / np.maximum(self.counts, 1))
+
+    def of(self, row: int) -> tuple[NDArray[np.int64], Values]:
+        """Contexts and values of one row."""
+        part = slice(self.begins[row], self.begins[row + 1])
+        return self.contexts[part], self.values[part]
 
 
 class Expected:
@@ -54,33 +84,30 @@ class Expected:
         self._counts = np.bincount(which, minlength=contexts.shape[0])
         self._signal = np.bincount(which, signal, minlength=contexts.shape[0]) / self._counts
 
-    def value_outputs(self) -> tuple[Values, NDArray[np.int64]]:
-        """Sum of the values and number of the positions of each unmarked output: float64 and int64
-        [outputs]."""
-        rows, size = self._positions.rows, len(self._positions.outputs)
-        values = self._value(self._positions.contexts)
-        sums = np.bincount(rows, values, minlength=size).astype(np.float64)
-        return sums, np.bincount(rows, minlength=size).astype(np.int64)
+    def visit_outputs(self, owners: NDArray[np.int64], size: int) -> Visits:
+        """What unmarked outputs visit; `owners` int64 [outputs]: whose they are, -1: nobody's."""
+        rows = owners[self._positions.rows]
+        kept = rows >= 0
+        return self._visit(rows[kept], self._positions.contexts[kept], size)
 
-    def value_texts(self, texts: Ids) -> Values:
-        """Mean value of the contexts inside each text (a prompt, of which no answer is known).
-
-        float64 [texts]; 0 for one without a context.
-        """
+    def visit_texts(self, texts: Ids) -> Visits:
+        """The contexts inside each text: a prompt, of which no answer is known."""
         lengths = np.array([ids.shape[0] for ids in texts], dtype=np.int64)
         ids = np.concatenate([*texts, np.empty(0, dtype=np.uint32)])
         rows, starts = list_windows(ids, lengths, self._width, followed=False)
-        values = self._value(pack_windows(ids, starts, self._width))
-        total = np.bincount(rows, values, minlength=len(texts))
-        return np.asarray(total / np.maximum(np.bincount(rows, minlength=len(texts)), 1))
+        return self._visit(rows, pack_windows(ids, starts, self._width), len(texts))
 
-    def _value(self, contexts: NDArray[np.int64]) -> Values:
-        """Value of each context: float64 [n]; 0 for one that the unmarked text never reached."""
-        if not self._contexts.size:
-            return np.zeros(contexts.shape[0])
-        places = np.minimum(np.searchsorted(self._contexts, contexts), self._contexts.shape[0] - 1)
+    def _visit(self, rows: NDArray[np.int64], contexts: NDArray[np.int64], size: int) -> Visits:
+        last = max(self._contexts.shape[0] - 1, 0)
+        places = np.minimum(np.searchsorted(self._contexts, contexts), last)
+        known = self._contexts[places] == contexts
         values = np.log1p(self._counts[places]) * self._signal[places]
-        return np.where(self._contexts[places] == contexts, values, 0.0)
+        order = np.argsort(rows, kind="stable")
+        return Visits(
+            np.searchsorted(rows[order], np.arange(size + 1)),
+            np.where(known, places, 0)[order],
+            np.where(known, values, 0.0)[order],
+        )
 
 
 def signal_of(q: Values) -> Values:

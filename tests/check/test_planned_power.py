@@ -156,6 +156,6 @@ def test_a_bundle_says_what_each_of_its_keys_finds(tmp_path, monkeypatch):
     assert found.keys[1].shift > found.keys[0].shift  # fewer coins, and a smaller part of alpha
     assert found.curve == find_curve(setting)
     assert "share: of marked responses" in str(found)
+    monkeypatch.undo()
     with pytest.raises(StorageError, match="must hold one of"):
-        monkeypatch.undo()
         pv.state_detectable(tmp_path)

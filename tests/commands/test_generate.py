@@ -210,7 +210,7 @@ def test_unmarked_responses_are_innocents_references_and_a_log(
     manifest, _ = pv.describe_index(index)
     assert (manifest["responses"], manifest["marked_responses"]) == (12, 6)
     code, out, err = run(
-        *("check", suspect, "--keys", keys, "--index", index, "--placebo-keys", 20, "--json"),
+        *("check", suspect, "--keys", keys, "--index", index, "--placebo-keys", 50, "--json"),
         *("--innocent", unmarked, "--reference", "ngram", "--reference-text", unmarked),
     )
     assert code == 3, err  # far too little, but read and checked
