@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test coverage lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm \
+.PHONY: demo test coverage lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm bench-prompts \
 	bench-innocents bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm \
 	vllm-venv test-vllm lab clean
 
@@ -97,6 +97,10 @@ bench-detect: $(VENV)/.dev
 bench-foreign: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.foreign.false_positives
 	$(BIN)/python -m benchmarks.foreign.end_to_end
+
+# A quarter of an hour of one core, resumable: small suspects from fixtures/, asked chosen prompts and others.
+bench-prompts: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.prompts
 
 # Trains teacher, base and suspects from the text of installed packages and rewrites fixtures/.
 lab: $(VENV)/.dev

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from provenance.case.case import Case as Case
     from provenance.case.case import open_case as open_case
+    from provenance.case.choosing import ChosenPrompts as ChosenPrompts
+    from provenance.case.choosing import choose_prompts as choose_prompts
     from provenance.case.defaults import read_defaults as read_defaults
     from provenance.case.doors import open_keyring as open_keyring
     from provenance.case.folder import CaseFolder as CaseFolder
@@ -38,12 +40,17 @@ if TYPE_CHECKING:
     from provenance.check.examine import CheckSettings as CheckSettings
     from provenance.check.examine import check_outputs as check_outputs
     from provenance.check.plan import Plan as Plan
+    from provenance.check.planned_power import DetectablePower as DetectablePower
+    from provenance.check.planned_power import PlannedPower as PlannedPower
+    from provenance.check.planned_power import plan_power as plan_power
+    from provenance.check.planned_power import state_detectable as state_detectable
     from provenance.check.suspects import judge_suspects as judge_suspects
     from provenance.check.suspects import read_suspect as read_suspect
     from provenance.check.verdict import Verdict as Verdict
     from provenance.embed import transformers as transformers
     from provenance.embed.generation import GeneratedLog as GeneratedLog
     from provenance.embed.generation import generate_log as generate_log
+    from provenance.embed.generation import generate_unmarked as generate_unmarked
     from provenance.embed.policy import Decision as Decision
     from provenance.embed.policy import LabelPolicy as LabelPolicy
     from provenance.embed.watermark import Watermark as Watermark
@@ -92,10 +99,12 @@ _HOMES = {
     "Case": "provenance.case.case",
     "CaseFolder": "provenance.case.folder",
     "CheckSettings": "provenance.check.examine",
+    "ChosenPrompts": "provenance.case.choosing",
     "CollectSettings": "provenance.suspect.collect.settings",
     "Collection": "provenance.suspect.collect.result",
     "Decision": "provenance.embed.policy",
     "DetectedTexts": "provenance.case.texts",
+    "DetectablePower": "provenance.check.planned_power",
     "Detection": "provenance.marks.detection",
     "GeneratedLog": "provenance.embed.generation",
     "Index": "provenance.served.index",
@@ -110,6 +119,7 @@ _HOMES = {
     "Observations": "provenance.suspect.observations",
     "Page": "provenance.storage.printable",
     "Plan": "provenance.check.plan",
+    "PlannedPower": "provenance.check.planned_power",
     "ProvenanceError": "provenance.errors",
     "ReadOutputs": "provenance.case.outputs",
     "Schedule": "provenance.keys.schedule",
@@ -124,6 +134,7 @@ _HOMES = {
     "audit_log": "provenance.case.indexing",
     "build_index": "provenance.case.indexing",
     "check_outputs": "provenance.check.examine",
+    "choose_prompts": "provenance.case.choosing",
     "collect_outputs": "provenance.suspect.collect.collect",
     "commit_plan": "provenance.case.planning",
     "create_keyring": "provenance.keys.keyring",
@@ -137,6 +148,7 @@ _HOMES = {
     "disclose_key": "provenance.case.keyrings",
     "export_worker": "provenance.keys.worker",
     "generate_log": "provenance.embed.generation",
+    "generate_unmarked": "provenance.embed.generation",
     "import_batch": "provenance.suspect.collect.batches",
     "judge_suspects": "provenance.check.suspects",
     "list_warnings": "provenance.case.indexing",
@@ -148,6 +160,7 @@ _HOMES = {
     "observe": "provenance.suspect.access.outputs",
     "open_case": "provenance.case.case",
     "open_keyring": "provenance.case.doors",
+    "plan_power": "provenance.check.planned_power",
     "prepare_batch": "provenance.suspect.collect.batches",
     "read_case": "provenance.case.folder",
     "read_defaults": "provenance.case.defaults",
@@ -155,6 +168,7 @@ _HOMES = {
     "read_outputs": "provenance.case.outputs",
     "read_suspect": "provenance.check.suspects",
     "sign_bundle": "provenance.evidence.signature",
+    "state_detectable": "provenance.check.planned_power",
     "tell_story": "provenance.case.story",
     "verify": "provenance.case.proof",
     "verify_collection": "provenance.suspect.collect.collect",

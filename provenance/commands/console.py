@@ -46,6 +46,14 @@ def parse_labels(labels: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def parse_parts(parts: Iterable[str]) -> dict[str, float]:
+    """`code=0.5` options as a mapping to numbers. Raises UsageError."""
+    try:
+        return {name: float(part) for name, part in parse_labels(parts).items()}
+    except ValueError as error:
+        raise UsageError("a part must be NAME=NUMBER; it is not. Example: code=0.5") from error
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     is_unicode = (results.encoding or "").lower().startswith("utf")

@@ -10,6 +10,8 @@ import typer
 import provenance as pv
 from provenance.commands.console import (
     page_width,
+    parse_labels,
+    parse_parts,
     print_json,
     print_page,
     print_result,
@@ -18,6 +20,7 @@ from provenance.commands.console import (
     tell,
 )
 from provenance.commands.options import IndexFolder, Json, open_case, shares_options
+from provenance.errors import UsageError
 
 app = typer.Typer(help="Analysis plans: what a check will do, fixed before.", no_args_is_help=True)
 
@@ -51,6 +54,92 @@ def enough(
     with progress() as show, open_case(mark, index, reference, show) as case:
         found = case.enough(outputs, shift, alpha=alpha, power=power, rule=rule)
     print_result(found, as_json=as_json)
+
+
+@app.command("prompts")
+@shares_options
+def prompts(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="PROMPTS...", help="Served logs, or files of your own prompts."),
+    ],
+    unmarked: Annotated[
+        list[Path], typer.Option(help="Unmarked outputs of the served model; repeat.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSONL for collect --prompts.")],
+    mark: Any,
+    count: Annotated[int, typer.Option(help="How many to choose.")] = 500,
+    label: Annotated[list[str] | None, typer.Option(help="Only NAME=VALUE; repeat.")] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="Equally many of each value of this label.")
+    ] = None,
+    per_prefix: Annotated[int, typer.Option(help="At most so many that begin alike; 0: any.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of order and ties.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Choose the prompts whose answers hold most expected evidence; looks at no coin and no answer.
+
+    From a log these are prompts of customers, and the suspect's operator will see what is asked.
+    """
+    made = pv.choose_prompts(
+        files,
+        mark.describe(),
+        output,
+        unmarked=unmarked,
+        count=count,
+        labels=parse_labels(label or []),
+        balance=balance,
+        per_prefix=per_prefix,
+        seed=seed,
+        tokenizer=mark.tokenizer,
+    )
+    print_result(made, as_json=as_json)
+
+
+@app.command("power")
+def power(
+    share: Annotated[
+        float | None, typer.Option(help="Of marked responses in the suspect's training data.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder of the keyring.")] = None,
+    access: Annotated[str, typer.Option(help="outputs, weights or logprobs.")] = "outputs",
+    reference: Annotated[str, typer.Option(help="none, ngram or model.")] = "none",
+    rule: Annotated[str | None, typer.Option(help="As of the check.")] = None,
+    alpha: Annotated[float, typer.Option(help="Error rate over all keys.")] = 1e-4,
+    wanted: Annotated[float, typer.Option("--power", help="Probability of finding it.")] = 0.9,
+    audit: Annotated[
+        Path | None, typer.Option(help="What log audit --json wrote: signals by capability.")
+    ] = None,
+    mix: Annotated[
+        list[str] | None, typer.Option(help="CAPABILITY=PART of the answers; repeat.")
+    ] = None,
+    verdict: Annotated[
+        Path | None, typer.Option(help="Instead: what this finished check finds, key by key.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how many tokens find a share, or what share a finished check finds.
+
+    Exit 3: no number can be said within what was measured.
+    """
+    if verdict is not None:
+        print_result(pv.state_detectable(verdict), as_json=as_json)
+        return
+    if share is None or keys is None:
+        raise UsageError("--share and --keys must be given, or --verdict; one is missing.")
+    found = pv.plan_power(
+        share,
+        pv.Keyring.load(keys),
+        access=access,
+        reference=reference,
+        rule=rule,
+        alpha=alpha,
+        power=wanted,
+        audit=audit,
+        mix=parse_parts(mix or []),
+    )
+    print_result(found, as_json=as_json)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command("new")

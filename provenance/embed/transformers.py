@@ -260,20 +260,75 @@ def generate_responses(
     those off. Yields `ServedResponse`. Memory: one batch.
     """
     marked = Marked(watermark)
+    options = _options(tokenizer, max_new_tokens, temperature, top_k, top_p)
+    for rows, inputs in _batches(tokenizer, prompts, batch_size):
+        yield from marked._serve(model, labels[rows], {**inputs, **options})
+
+
+def sample_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    seed: int | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Iterator[tuple[NDArray[np.uint32], Finish]]:
+    """Sample one unmarked response per prompt, as `generate_responses` does marked ones.
+
+    Yields the ids, with the end token, and how the response ended. The same seed gives the same
+    responses; None: random. Raises UsageError for what cannot be sampled.
+    """
+    options = _options(tokenizer, max_new_tokens, temperature, top_k, top_p)
+    check_options({**options, "do_sample": True})
+    generator_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    for rows, inputs in _batches(tokenizer, prompts, batch_size):
+        if "token_type_ids" not in inspect.signature(model.forward).parameters:
+            inputs.pop("token_type_ids", None)
+        ends = _end_tokens(model, options)
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(generator_seed + rows.start)
+            output = model.generate(
+                **{name: value.to(model.device) for name, value in inputs.items()},
+                **options,
+                eos_token_id=ends or None,
+                do_sample=True,
+                num_beams=1,
+            )
+        width = inputs["input_ids"].shape[1]
+        yield from (_cut_after_end(row, ends) for row in output[:, width:].cpu().numpy())
+
+
+def _options(
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> dict[str, Any]:
+    """Options of `generate`; the tokenizer pads on the left from now on."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    return {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], batch_size: int
+) -> Iterator[tuple[slice, dict[str, Any]]]:
+    """Rows of every batch, and what the tokenizer makes of their prompts."""
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
-        inputs = tokenizer(list(prompts[rows]), return_tensors="pt", padding=True)
-        options = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "pad_token_id": tokenizer.pad_token_id,
-        }
-        yield from marked._serve(model, labels[rows], {**inputs, **options})
+        yield rows, dict(tokenizer(list(prompts[rows]), return_tensors="pt", padding=True))
 
 
 def _end_tokens(model: PreTrainedModel, options: Mapping[str, Any]) -> list[int]:

@@ -47,6 +47,7 @@ _WANTED: Final = {
 }
 """What a marked record should say, and the column of it."""
 _FIELDS: Final = ("records", "marked", "tokens", "misplaced")
+_NO_COINS: Final = {"drawn": 0, "coins": 0, "total": 0, "squares": 0}
 _HOUR: Final = r"^\d{4}-\d\d-\d\d[T ]\d\d"
 
 Integers = NDArray[np.int64]
@@ -262,7 +263,7 @@ class _Gathering:
             fields: dict[str, Any] = {field: self._sums[field, number] for field in _FIELDS}
             if fields["records"]:
                 fields["name"] = name or ("all" if alone else "(no label)")
-                fields |= of_coins.get(number, {"drawn": 0, "coins": 0, "total": 0})
+                fields |= of_coins.get(number, _NO_COINS)
                 found.append(AuditedGroup(kind, **fields))
         # the keys stay in the order of the schedule
         return sorted(found, key=lambda one: (one.kind, one.name if one.kind != "key" else ""))

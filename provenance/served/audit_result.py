@@ -42,6 +42,7 @@ class AuditedGroup:
     shift_bound : upper confidence bound of the mean score above the null law's, in standard
         deviations of a coin (normal approximation); None without coins
     log10_p : of "the tokens do not depend on this keyring's coins"; exact upper bound, uncorrected
+    squares : sum of the squares of the scores
     state : `marking` if p is at most alpha over the number of groups (Bonferroni). `not marking` if
         it is not, and `shift_bound` is below a tenth of a lower bound of what the other groups of
         its kind show together, or below .02, a mark by which no suspect could be found. How
@@ -60,6 +61,19 @@ class AuditedGroup:
     shift_bound: float | None = None
     log10_p: float = 0.0
     state: State = "no drawn bits"
+    squares: int = 0
+
+    def signal(self, law: NullLaw) -> tuple[float, float] | None:
+        """How far a drawn coin lies above its law on average, in its standard deviations.
+
+        With its standard error, from the spread of the scores; None with fewer than two coins. What
+        a suspect can absorb is in proportion to it: little where the text leaves no choice.
+        """
+        if self.coins < 2:
+            return None
+        mean, scale = self.total / self.coins, math.sqrt(law.variance)
+        spread = math.sqrt(max(self.squares / self.coins - mean**2, 0.0))
+        return (mean - law.mean) / scale, spread / math.sqrt(self.coins - 1) / scale
 
     @property
     def mean(self) -> float | None:
@@ -116,8 +130,12 @@ class LogAudit:
             **{name: value for name, value in vars(self).items() if name != "null_law"},
             "null_mean": self.null_law.mean,
             "null_deviation": math.sqrt(self.null_law.variance),
-            "groups": [{**asdict(one), "mean": one.mean} for one in self.groups],
+            "groups": [self._write_group(one) for one in self.groups],
         }
+
+    def _write_group(self, one: AuditedGroup) -> dict[str, Any]:
+        signal, error = one.signal(self.null_law) or (None, None)
+        return {**asdict(one), "mean": one.mean, "signal": signal, "signal_error": error}
 
     def say(self, width: int = 80) -> str:
         """In words, for a page of this width."""
@@ -131,6 +149,10 @@ class LogAudit:
                 page.table(columns, map(_say_group, telling[:_SHOWN]))
             if hidden := len(own) - len(telling[:_SHOWN]):
                 page.say(f"{hidden:,} more groups ({kind}) with --json.")
+        signals = [(one.name, one.signal(self.null_law)) for one in self._of_labels()]
+        if told := [[name, f"{s[0]:.3f}", f"{s[1]:.3f}"] for name, s in signals if s]:
+            page.table(["key", "signal", "error"], told[:_SHOWN])
+            page.say("signal: score of a drawn coin above its law, in standard deviations.")
         tested = sum(one.coins > 0 for one in self.groups)
         page.say(
             f"mean: score of a coin, {self.null_law.mean:.3f} where nothing is marked; alpha "
@@ -151,6 +173,10 @@ class LogAudit:
     def __str__(self) -> str:
         """In words, for 80 columns."""
         return self.say()
+
+    def _of_labels(self) -> list[AuditedGroup]:
+        """Keys of single values: what they show hangs on the texts that have the label."""
+        return [one for one in self.groups if one.kind == "key" and "=" in one.name]
 
     def _say_reason(self) -> str:
         bare = [f"{one.kind} {one.name}" for one in self.groups if one.state == "not marking"]

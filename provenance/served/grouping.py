@@ -48,7 +48,8 @@ COINS = pa.schema(
 
 _SUM_COINS = """
 SELECT "group", CAST(sum(n) AS BIGINT) AS drawn, count(*) AS coins,
-    CAST(sum(score) AS BIGINT) AS total
+    CAST(sum(score) AS BIGINT) AS total,
+    CAST(sum(CAST(score AS BIGINT) * score) AS BIGINT) AS squares
 FROM (
     SELECT "group", coin, count(*) AS n, any_value(score) AS score
     FROM stream
@@ -108,10 +109,10 @@ def group_tables(
 def group_coins(
     batches: Iterable[pa.RecordBatch], spill: Path, memory_limit: str
 ) -> Iterator[Iterable[pa.RecordBatch]]:
-    """Per group: drawn tokens, distinct coins, and the sum of their scores, each coin once.
+    """Per group: drawn tokens, distinct coins, sums of their scores and squares, each coin once.
 
-    `batches` has the columns COINS, what is yielded group, drawn, coins and total; otherwise as
-    `group_windows`.
+    `batches` has the columns COINS, what is yielded group, drawn, coins, total and squares;
+    otherwise as `group_windows`.
     """
     with _run(_SUM_COINS, batches, COINS, spill, memory_limit, None) as result:
         yield result

@@ -36,7 +36,7 @@ class ShapedLines(LineReader):
         for place, record in file:
             name = file.key or f"{self.path.name}: {place.removeprefix(f'{self.path}: ')}"
             turn, before = turn if place == before else 0, place
-            for text in record.get("outputs", []):
+            for text in record.get("outputs", [record.get("output")]):
                 number, turn = number + 1, turn + 1
                 yield number, json.dumps(_as_response(record, text, name, turn)).encode() + b"\n"
         for reason, places in file.tally.places.items():
@@ -59,6 +59,8 @@ def is_shaped(path: Path) -> bool:
         return False
     if not isinstance(record, dict) or _OURS & set(record):
         return False
+    if "text" not in record and "response_id" not in record and {"output", "outputs"} & set(record):
+        return True  # outputs of our own form, such as `generate --unmarked` writes
     return any(shape.name != OURS for shape in recognise(record))
 
 

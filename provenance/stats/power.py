@@ -227,7 +227,7 @@ def invert_response(
     >>> round(invert_response(curve, lab_coins=10_000, shift=0.08), 9)
     0.3
     """
-    shares, shifts = _response(curve, lab_coins, margin)
+    shares, shifts = lower_response(curve, lab_coins, margin)
     if not (shift > 0 and shifts[0] <= shift <= shifts[-1]):
         where = "above" if shift > shifts[-1] else "below"
         raise UsageError(
@@ -370,7 +370,7 @@ def _check_level(value: float, name: str) -> None:
         raise UsageError(f"{name} must be in (0, 1); got {value}. Fix it in the plan.")
 
 
-def _response(
+def lower_response(
     curve: Sequence[tuple[float, float]], lab_coins: float, margin: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shares (r,) and mean shifts (r,), the latter made increasing from below."""

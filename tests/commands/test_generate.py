@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import provenance as pv  # noqa: E402
 from provenance.commands.app import main  # noqa: E402
 from tests.conftest import make_keyring  # noqa: E402
 
@@ -175,3 +176,81 @@ def test_a_model_that_is_not_whole_generates_nothing(
     assert code == 65, err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "served.jsonl").exists()
+
+
+def test_unmarked_responses_are_innocents_references_and_a_log(
+    tmp_path, tokenizer_path, model_folder, run
+):
+    """The whole chain: marked log, unmarked answers, index of both, a check, the choice."""
+    keys, index = tmp_path / "keys", tmp_path / "index"
+    make_keyring(keys, tokenizer_path)
+    prompts = tmp_path / "prompts.jsonl"
+    asked = ["import path", "def x():", "the cat sat"]
+    prompts.write_text("".join(json.dumps({"prompt": one}) + "\n" for one in asked))
+    served, unmarked, suspect = (tmp_path / f"{n}.jsonl" for n in ("served", "plain", "suspect"))
+    model = ("--model", model_folder, "--prompts", prompts, "--max-new-tokens", 40, "--n", 2)
+    label = ("--label", "capability=code")
+    code, _, err = run("generate", *model, "--keys", keys, *label, "--seed", 1, "-o", served)
+    assert code == 0, err
+    assert "6 responses, 6 of them marked" in err
+    code, _, err = run("generate", *model, "--unmarked", *label, "--seed", 2, "-o", unmarked)
+    assert code == 0, err
+    assert "6 responses, 0 of them marked" in err
+    records = [json.loads(line) for line in unmarked.read_text().splitlines()]
+    assert [one["prompt"] for one in records] == [one for one in asked for _ in range(2)]
+    assert {one["marked"] for one in records} == {False}
+    assert len({one["output"] for one in records}) == 6
+    more = ("--keys", keys, "--seed", 2, "-o", suspect)
+    assert run("generate", *model, "--unmarked", *label, *more)[0] == 0
+    again = [json.loads(line)["output"] for line in suspect.read_text().splitlines()]
+    assert again == [one["output"] for one in records]  # the same seed
+    assert run("generate", *model, "--unmarked", "--seed", 3, "-o", suspect)[0] == 0
+    code, out, err = run("index", "build", served, unmarked, "--keys", keys, "-o", index)
+    assert code == 0, err
+    manifest, _ = pv.describe_index(index)
+    assert (manifest["responses"], manifest["marked_responses"]) == (12, 6)
+    code, out, err = run(
+        *("check", suspect, "--keys", keys, "--index", index, "--placebo-keys", 50, "--json"),
+        *("--innocent", unmarked, "--reference", "ngram", "--reference-text", unmarked),
+    )
+    assert code == 3, err  # far too little, but read and checked
+    assert json.loads(out)["inputs"]["outputs"]["outputs"] == 6
+    chosen = tmp_path / "chosen.jsonl"
+    code, out, err = run(
+        *("plan", "prompts", served, "--keys", keys, "--unmarked", unmarked, "-o", chosen),
+        *("--count", 2, "--json"),
+    )
+    assert code == 0, err
+    made = json.loads(out)
+    assert (made["chosen"], made["candidates"], made["answered"]) == (2, 3, 2)
+    assert {json.loads(line)["prompt"] for line in chosen.read_text().splitlines()} <= set(asked)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ((), 2),
+        (("--unmarked", "--n", 0), 2),
+        (("--unmarked", "--temperature", 0), 2),
+        (("--unmarked", "-o", "served/"), 2),
+    ],
+)
+def test_bad_unmarked_requests_write_nothing(tmp_path, model_folder, run, more, code):
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "plain.jsonl"
+    prompts.write_text('{"prompt": "x"}\n')
+    base = ("--model", model_folder, "--prompts", prompts, "-o", output)
+    found, _, err = run("generate", *base, *more)
+    assert (found, err.count("\n")) == (code, 1), err
+    assert not output.exists()
+
+
+def test_another_models_tokenizer_is_a_mismatch_without_the_mark_too(
+    tmp_path, tokenizer_path, model_folder, run
+):
+    make_keyring(tmp_path / "keys", tokenizer_path)
+    path = model_folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<pad>", "<pap>"))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "x"}\n')
+    base = ("--model", model_folder, "--prompts", tmp_path / "prompts.jsonl", "--unmarked")
+    code, _, _ = run("generate", *base, "--keys", tmp_path / "keys", "-o", tmp_path / "o.jsonl")
+    assert code == 78

@@ -30,7 +30,8 @@ from provenance.suspect.shown import Shown, read_shown
 
 _BATCH: Final = 4096
 _BATCH_CHARACTERS: Final = 1 << 22
-_OUTPUT_FIELDS: Final = frozenset({"output", "outputs", "output_token_ids"})
+OUTPUT_FIELDS: Final = frozenset({"output", "outputs", "output_token_ids"})
+"""Where a record of our form holds its answers; everything else was shown, or describes it."""
 _Ids = NDArray[np.uint32]
 
 
@@ -55,7 +56,7 @@ def outputs_of(record: Mapping[str, Any], origin: str) -> Iterator[Output]:
     """
     try:
         if "output_token_ids" in record:
-            shown = read_shown(record, origin, _OUTPUT_FIELDS)
+            shown = read_shown(record, origin, OUTPUT_FIELDS)
             yield Output(origin, shown, None, record["output_token_ids"])
             return
         texts = [record["output"]] if "output" in record else record.get("outputs")
@@ -66,7 +67,7 @@ def outputs_of(record: Mapping[str, Any], origin: str) -> Iterator[Output]:
             )
         if "output" in record and record.get("outputs") is not None:
             raise DataError(f"{origin}: must have output or outputs; got both. Keep one of them.")
-        shown = _settle(read_shown(record, origin, _OUTPUT_FIELDS), texts)
+        shown = _settle(read_shown(record, origin, OUTPUT_FIELDS), texts)
     except RecursionError as error:
         raise DataError(
             f"{origin}: must be JSON of a moderate depth; it is nested too deeply. Repair it."
