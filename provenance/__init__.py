@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from provenance.case.texts import detect_texts as detect_texts
     from provenance.check.examine import CheckSettings as CheckSettings
     from provenance.check.examine import check_outputs as check_outputs
+    from provenance.check.filing import Filing as Filing
     from provenance.check.plan import Plan as Plan
     from provenance.check.suspects import judge_suspects as judge_suspects
     from provenance.check.suspects import read_suspect as read_suspect
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from provenance.embed.watermark import Watermark as Watermark
     from provenance.errors import ProvenanceError as ProvenanceError
     from provenance.errors import VerificationError as VerificationError
+    from provenance.evidence.bundle import file_bundle as file_bundle
+    from provenance.evidence.report.several import save_suspects_page as save_suspects_page
     from provenance.evidence.signature import create_signing_key as create_signing_key
     from provenance.evidence.signature import sign_bundle as sign_bundle
     from provenance.evidence.steps import Verification as Verification
@@ -93,6 +96,7 @@ _HOMES = {
     "Decision": "provenance.embed.policy",
     "DetectedTexts": "provenance.case.texts",
     "Detection": "provenance.marks.detection",
+    "Filing": "provenance.check.filing",
     "GeneratedLog": "provenance.embed.generation",
     "Index": "provenance.served.index",
     "Key": "provenance.keys.keyring",
@@ -132,6 +136,7 @@ _HOMES = {
     "disclose": "provenance.keys.keyring",
     "disclose_key": "provenance.case.keyrings",
     "export_worker": "provenance.keys.worker",
+    "file_bundle": "provenance.evidence.bundle",
     "generate_log": "provenance.embed.generation",
     "import_batch": "provenance.suspect.collect.batches",
     "judge_suspects": "provenance.check.suspects",
@@ -148,6 +153,7 @@ _HOMES = {
     "read_foreign_mark": "provenance.marks.foreign.reading",
     "read_outputs": "provenance.case.outputs",
     "read_suspect": "provenance.check.suspects",
+    "save_suspects_page": "provenance.evidence.report.several",
     "sign_bundle": "provenance.evidence.signature",
     "tell_story": "provenance.case.story",
     "verify": "provenance.case.proof",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from provenance.case.enough import Sufficiency
     from provenance.case.looks import Look
     from provenance.check.examine import Examination
+    from provenance.check.filing import Filing
     from provenance.check.trajectory import Trajectory
     from provenance.check.verdict import Verdict
     from provenance.keys.keyring import UnlockedKeyring
@@ -165,11 +166,19 @@ class Case:
         return access, Request.make(file, **settings, twins=bool(paired)), paired
 
     def refuse_bundle(
-        self, folder: Any, disclose: Sequence[str] = (), *, force: bool = False
+        self,
+        folder: Any,
+        disclose: Sequence[str] = (),
+        plan: Any = None,
+        filing: Filing | None = None,
+        *,
+        force: bool = False,
     ) -> None:
         """Refuse what `Verdict.save` would refuse, before a check that may take hours."""
-        from provenance.evidence.bundle import check_request
+        from provenance.check.plan import Plan
+        from provenance.evidence.bundle import check_request, match_filing
 
+        match_filing(filing, None if plan is None else Plan.load(as_path(plan, "the plan")))
         place = None if folder is None else as_path(folder, "the bundle's folder")
         check_request(place, disclose, self.mark.public, force=force)
 
@@ -248,8 +257,9 @@ class Case:
         *,
         pairs: bool = True,
         force: bool = False,
+        filing: Filing | None = None,
     ) -> None:
-        """Write the bundle; for text under our own keyring also how the evidence grew."""
+        """Write the bundle; for text also how the evidence grew."""
         from provenance.evidence.bundle import write_bundle
 
         _LOG.info("Writing the evidence")
@@ -258,6 +268,7 @@ class Case:
             disclosed=tuple(disclose),
             pairs=pairs,
             trajectory=self._trace(examination.verdict, access),
+            filing=filing,
         )
         place = as_path(folder, "the bundle's folder")
         write_bundle(place, examination, self._keyring or self.mark, contents, force=force)

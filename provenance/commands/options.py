@@ -99,6 +99,17 @@ _READING: dict[str, Any] = {
     ],
     "strict": Annotated[bool, typer.Option("--strict", help="Refuse records without a text.")],
 }
+CaseNumber = Annotated[
+    str | None, typer.Option("--case-number", help="For the report: number of the case.")
+]
+Author = Annotated[str | None, typer.Option(help="For the report: who answers for the check.")]
+_FILING: dict[str, Any] = {
+    "number": CaseNumber,
+    "suspect": Annotated[
+        str | None, typer.Option(help="For the report: which model, if no plan says it.")
+    ],
+    "author": Author,
+}
 _GROUPS: dict[str, dict[str, Any]] = {
     "asking": {name: _COLLECTING[name] for name in _ASKED},
     "sending": {name: _COLLECTING[name] for name in _COLLECTING if name not in _ASKED},
@@ -107,6 +118,7 @@ _GROUPS: dict[str, dict[str, Any]] = {
     "reference": _REFERENCE,
     "settings": _SETTINGS,
     "read_as": _READING,
+    "filing": _FILING,
 }
 
 _FILES = ("outputs", "files")
@@ -121,8 +133,8 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for 
 def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a group in place of a parameter of its name, annotated Any.
 
-    `mark` becomes a MarkChoice; the others are dicts of the options. Among `outputs` or `files` a
-    `-` is stdin.
+    `mark` becomes a MarkChoice, `filing` a Filing; the others are dicts of the options. Among
+    `outputs` or `files` a `-` is stdin.
     """
     hints = get_type_hints(command, include_extras=True)
     taken = [name for name in _GROUPS if hints.get(name) is Any]
@@ -137,6 +149,8 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
             if groups["mark"]["scheme"] and source is not None and source.name == "DEFAULT_MAP":
                 groups["mark"]["keys"] = None  # provenance.toml's, and it is another mark
             groups["mark"] = pv.MarkChoice(**groups["mark"])
+        if "filing" in groups:
+            groups["filing"] = pv.Filing(**{n: v or "" for n, v in groups["filing"].items()})
         if "reference" in groups:
             groups["reference"]["reference"] = groups["reference"]["reference"] or "none"
         files = {name: given[name] for name in _FILES if given.get(name)}

@@ -77,10 +77,10 @@ def closed(sealed, tmp_path):
 
 def _seal(place, bundle):
     """List, draw and sign again, as the signer could."""
-    with contextlib.suppress(Exception):  # what cannot be drawn keeps its report
-        made = make_report(bundle, Plan.load(bundle / "plan.json"))
-        (bundle / "report.html").write_bytes(made)
     old = json.loads((bundle / "manifest.json").read_text())
+    with contextlib.suppress(Exception):  # what cannot be drawn keeps its report
+        made = make_report(bundle, Plan.load(bundle / "plan.json"), old["created"])
+        (bundle / "report.html").write_bytes(made)
     write_manifest(bundle, old["created"], pairs=old["pairs"])
     sign_bundle(bundle, place.folder / "signing.key")
 
