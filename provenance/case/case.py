@@ -273,16 +273,14 @@ class Case:
         place = as_path(folder, "the bundle's folder")
         write_bundle(place, examination, self._keyring or self.mark, contents, force=force)
 
-    def _trace(self, verdict: Verdict, access: Access) -> Trajectory | None:
-        """How the evidence grew with the outputs, for the report's picture; our own keyring only.
+    def _trace(self, verdict: Verdict, access: Access) -> Trajectory:
+        """How the evidence grew with the outputs, for the report's picture.
 
         The index is opened once more, since a verdict may be saved when its case is closed.
         """
         from provenance.check.trajectory import BATCHES, trace_evidence
         from provenance.served.index import Index
 
-        if self._keyring is None:
-            return None
         batches = self._observer.observe_in_batches(access, BATCHES)
         if any(dict(one.sha256) != dict(verdict.inputs["outputs"]["sha256"]) for one in batches):
             raise DataError(
@@ -294,7 +292,7 @@ class Case:
                     "the index must be that of the check; it has changed since. Check again."
                 )
             rule = verdict.weight_rule
-            return trace_evidence(batches, index, self._keyring, rule)
+            return trace_evidence(batches, index, self.mark, rule)
 
     @property
     def _keyring(self) -> UnlockedKeyring | None:

@@ -145,10 +145,7 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
             group: {name: given.pop(name) for name in _GROUPS[group]} for group in taken
         }
         if "mark" in groups:
-            source = given.pop("context").get_parameter_source("keys")
-            if groups["mark"]["scheme"] and source is not None and source.name == "DEFAULT_MAP":
-                groups["mark"]["keys"] = None  # provenance.toml's, and it is another mark
-            groups["mark"] = pv.MarkChoice(**groups["mark"])
+            groups["mark"] = _choose_mark(groups["mark"], given.pop("context"))
         if "filing" in groups:
             groups["filing"] = pv.Filing(**{n: v or "" for n, v in groups["filing"].items()})
         if "reference" in groups:
@@ -175,6 +172,15 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
     call.__annotations__ = {one.name: one.annotation for one in parameters}
     del call.__wrapped__  # typer would look through it, at the command's own parameters
     return call
+
+
+def _choose_mark(options: dict[str, Any], context: Any) -> Any:
+    """The mark that was asked for; what provenance.toml says of another one is put aside."""
+    source = {name: context.get_parameter_source(name) for name in options}
+    asked = {name for name, one in source.items() if one is not None and one.name == "COMMANDLINE"}
+    if asked & {"keys", "scheme"}:
+        options = {name: value if name in asked else None for name, value in options.items()}
+    return pv.MarkChoice(**options)
 
 
 def open_case(mark: Any, index: Path, reference: Any, progress: Any, **models: Any) -> Any:

@@ -51,7 +51,7 @@ from provenance.keys.keyring import (
 from provenance.keys.schedule import SELECTOR_KEY, KeyName, Schedule
 from provenance.marks import Mark
 from provenance.marks.foreign.disclosed import disclose_foreign
-from provenance.marks.foreign.mark import ForeignMark
+from provenance.marks.foreign.mark import ForeignMark, is_foreign
 from provenance.storage.files import (
     as_path,
     lock_folder,
@@ -183,9 +183,11 @@ def check_request(
     """
     known = {"all", *map(str, keyring.commitments)}
     if unknown := sorted(set(names) - known):
+        kinds = "`all`, `selector`, `global` or SLOT=VALUE"
+        if is_foreign(keyring):
+            kinds = "`all` or `global`: this mark has one key"
         raise UsageError(
-            f"--disclose must name keys of the keyring; got {', '.join(unknown)}. Use `all`, "
-            "`selector`, `global` or SLOT=VALUE."
+            f"--disclose must name keys of the mark; got {', '.join(unknown)}. Use {kinds}."
         )
     if folder is not None:
         _list_own(folder, force=force)
