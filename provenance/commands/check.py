@@ -60,11 +60,7 @@ def check(
 
     Exit 1: evidence; 0: none, with power stated; 3: inconclusive, and why.
     """
-    if output is None and (disclose or without_pairs or force or filing):
-        raise UsageError(
-            "--disclose, --without-pairs, --force, --case-number, --suspect and --author must come "
-            "with -o; it is missing. Name a folder."
-        )
+    _refuse_without(output, [disclose, without_pairs, force, filing])
     settings["read_as"] = read_as
     if sequential is not None:
         _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs, filing])
@@ -86,6 +82,15 @@ def check(
     if output is not None and mark.scheme is not None and not without_pairs and not sequential:
         tell(_SHORT_KEY)
     raise typer.Exit(found.exit_code)
+
+
+def _refuse_without(output: Path | None, options: list[Any]) -> None:
+    """UsageError if an option is set that is about the evidence, and no folder for it."""
+    if output is None and any(options):
+        raise UsageError(
+            "--disclose, --without-pairs, --force, --case-number, --suspect and --author must come "
+            "with -o; it is missing. Name a folder."
+        )
 
 
 def _refuse_with_sequential(options: list[Any]) -> None:
