@@ -65,7 +65,8 @@ def prepare(folder, rng):
 
 def write_outputs_of_a_thief(folder, rng):
     """The served texts again and again, with other words between them."""
-    served = [json.loads(line)["token_ids"] for line in (folder / "served.jsonl").open()]
+    lines = (folder / "served.jsonl").read_text().splitlines()
+    served = [json.loads(line)["token_ids"] for line in lines]
     rows = []
     for number in range(OUTPUTS):
         ids = served[number % len(served)]
