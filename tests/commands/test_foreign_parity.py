@@ -130,6 +130,7 @@ def story(folder, mark):
     ngram = ("--reference", "ngram", "--reference-text", folder / "unmarked.jsonl")
     models = ("--reference", folder / "base", "--cache", folder / "cache", "--other-tokenizer")
     plan, outputs, bundle = folder / "plan.json", folder / "outputs.jsonl", folder / "bundle"
+    batch = folder / "batch.jsonl"
     reads = ("--format", "openai-batch", "--requests", folder / "batch_input.jsonl", "--strict")
     weights = ("--weights", folder / "suspect", "--read", folder / "served.jsonl")
     filed = ("--case-number", "7", "--author", "J. Doe", "--suspect", "model x")
@@ -145,8 +146,8 @@ def story(folder, mark):
         ("check", (outputs, *mark, *index, "--plan", plan, "--innocent", folder / "free.jsonl",
                    "-o", bundle, "--disclose", "all", *filed)),
         ("verify", (bundle, "--unsigned")),
-        ("check", (outputs, *mark, *index, *fast, "-o", folder / "bundle2", "--without-pairs")),
-        ("check", (outputs, *mark, *index, *fast, "-o", folder / "bundle2", "--force", "--alpha",
+        ("check", (batch, *mark, *index, *fast, "-o", folder / "bundle2", "--without-pairs")),
+        ("check", (batch, *mark, *index, *fast, "-o", folder / "bundle2", "--force", "--alpha",
                    1e-3, "--rule", "log-sqrt")),
         ("evidence file", (folder / "bundle2", "--case-number", "8")),
         ("verify", (folder / "bundle2", "--unsigned")),
