@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from provenance.case.texts import detect_texts as detect_texts
     from provenance.check.examine import CheckSettings as CheckSettings
     from provenance.check.examine import check_outputs as check_outputs
+    from provenance.check.filing import Filing as Filing
     from provenance.check.plan import Plan as Plan
     from provenance.check.planned_power import DetectablePower as DetectablePower
     from provenance.check.planned_power import PlannedPower as PlannedPower
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from provenance.embed.watermark import Watermark as Watermark
     from provenance.errors import ProvenanceError as ProvenanceError
     from provenance.errors import VerificationError as VerificationError
+    from provenance.evidence.bundle import file_bundle as file_bundle
+    from provenance.evidence.report.several import save_suspects_page as save_suspects_page
     from provenance.evidence.signature import create_signing_key as create_signing_key
     from provenance.evidence.signature import sign_bundle as sign_bundle
     from provenance.evidence.steps import Verification as Verification
@@ -106,6 +109,7 @@ _HOMES = {
     "DetectedTexts": "provenance.case.texts",
     "DetectablePower": "provenance.check.planned_power",
     "Detection": "provenance.marks.detection",
+    "Filing": "provenance.check.filing",
     "GeneratedLog": "provenance.embed.generation",
     "Index": "provenance.served.index",
     "Key": "provenance.keys.keyring",
@@ -147,6 +151,7 @@ _HOMES = {
     "disclose": "provenance.keys.keyring",
     "disclose_key": "provenance.case.keyrings",
     "export_worker": "provenance.keys.worker",
+    "file_bundle": "provenance.evidence.bundle",
     "generate_log": "provenance.embed.generation",
     "generate_unmarked": "provenance.embed.generation",
     "import_batch": "provenance.suspect.collect.batches",
@@ -167,6 +172,7 @@ _HOMES = {
     "read_foreign_mark": "provenance.marks.foreign.reading",
     "read_outputs": "provenance.case.outputs",
     "read_suspect": "provenance.check.suspects",
+    "save_suspects_page": "provenance.evidence.report.several",
     "sign_bundle": "provenance.evidence.signature",
     "state_detectable": "provenance.check.planned_power",
     "tell_story": "provenance.case.story",

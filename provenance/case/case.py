@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from provenance.case.enough import Sufficiency
     from provenance.case.looks import Look
     from provenance.check.examine import Examination
+    from provenance.check.filing import Filing
     from provenance.check.trajectory import Trajectory
     from provenance.check.verdict import Verdict
     from provenance.keys.keyring import UnlockedKeyring
@@ -186,11 +187,21 @@ class Case:
         return access, Request.make(file, **settings, twins=bool(paired)), paired
 
     def refuse_bundle(
-        self, folder: Any, disclose: Sequence[str] = (), *, force: bool = False
+        self,
+        folder: Any,
+        disclose: Sequence[str] = (),
+        plan: Any = None,
+        filing: Filing | None = None,
+        *,
+        force: bool = False,
     ) -> None:
         """Refuse what `Verdict.save` would refuse, before a check that may take hours."""
-        from provenance.evidence.bundle import check_request
+        from provenance.check.plan import Plan
+        from provenance.evidence.bundle import check_request, match_filing
 
+        match_filing(filing, None if plan is None else Plan.load(as_path(plan, "the plan")))
+        if self.registrar is not None and filing is not None and filing.suspect:
+            self.registrar.refuse(self.mark.public, filing.suspect)
         place = None if folder is None else as_path(folder, "the bundle's folder")
         check_request(place, disclose, self.mark.public, force=force)
 
@@ -283,31 +294,35 @@ class Case:
         *,
         pairs: bool = True,
         force: bool = False,
+        filing: Filing | None = None,
     ) -> None:
-        """Write the bundle; for text under our own keyring also how the evidence grew."""
+        """Write the bundle; for text also how the evidence grew."""
+        from provenance.check.filing import Filing
         from provenance.evidence.bundle import write_bundle
 
         _LOG.info("Writing the evidence")
+        registered = examination.verdict.register
+        if registered is not None:
+            filing = (filing or Filing()).complete(registered.filing)
         contents = replace(
             request.contents,
             disclosed=tuple(disclose),
             pairs=pairs,
             trajectory=self._trace(examination.verdict, access),
             register=register,
+            filing=filing,
         )
         place = as_path(folder, "the bundle's folder")
         write_bundle(place, examination, self._keyring or self.mark, contents, force=force)
 
-    def _trace(self, verdict: Verdict, access: Access) -> Trajectory | None:
-        """How the evidence grew with the outputs, for the report's picture; our own keyring only.
+    def _trace(self, verdict: Verdict, access: Access) -> Trajectory:
+        """How the evidence grew with the outputs, for the report's picture.
 
         The index is opened once more, since a verdict may be saved when its case is closed.
         """
         from provenance.check.trajectory import BATCHES, trace_evidence
         from provenance.served.index import Index
 
-        if self._keyring is None:
-            return None
         batches = self._observer.observe_in_batches(access, BATCHES)
         if any(dict(one.sha256) != dict(verdict.inputs["outputs"]["sha256"]) for one in batches):
             raise DataError(
@@ -319,7 +334,7 @@ class Case:
                     "the index must be that of the check; it has changed since. Check again."
                 )
             rule = verdict.weight_rule
-            return trace_evidence(batches, index, self._keyring, rule)
+            return trace_evidence(batches, index, self.mark, rule)
 
     @property
     def _keyring(self) -> UnlockedKeyring | None:

@@ -43,7 +43,7 @@ from provenance.storage.printable import Page, Said
 if TYPE_CHECKING:
     from provenance.keys.keyring import Keyring
 
-_LONGEST: Final = 1000
+_LONGEST: Final = 200
 
 
 @dataclass(frozen=True)

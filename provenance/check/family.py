@@ -86,7 +86,7 @@ class Family(Concluded, Said):
                         f"{one.shared_pairs:,}",
                         f"{one.correlation:+.3f}",
                     ]
-                    for one in _largest(self.correlations)
+                    for one in largest_correlations(self.correlations)
                 ],
                 "Correlation of z under H0 by shared pairs, largest key of every two suspects",
             )
@@ -107,8 +107,8 @@ def _row(result: SuspectResult) -> list[str]:
     ]
 
 
-def _largest(correlations: Sequence[Correlation]) -> list[Correlation]:
-    """Per two suspects the key of the largest correlation, up to sign."""
+def largest_correlations(correlations: Sequence[Correlation]) -> list[Correlation]:
+    """Per two suspects that of the key with the largest correlation, up to sign."""
     best: dict[tuple[str, str], Correlation] = {}
     for one in correlations:
         known = best.get((one.first, one.second))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from provenance.check.filing import Filing
+
 _FIRST: Final = (
     *("first", "second", "third", "fourth", "fifth", "sixth"),
     *("seventh", "eighth", "ninth", "tenth"),
@@ -58,6 +60,11 @@ class Registered:
     def repeats(self) -> bool:
         """Whether its plan had been checked before."""
         return self.uses > 1
+
+    @property
+    def filing(self) -> Filing:
+        """What the case says of itself, for the head of a report."""
+        return Filing(self.number, self.suspect, self.author)
 
     def __str__(self) -> str:
         """One sentence without a full stop."""

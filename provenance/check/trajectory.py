@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from provenance.check.score import WeightedPairs, score, weigh_observations
+from provenance.check.looks.process import reveal_pairs
+from provenance.check.looks.revealed import UNIT_NAME_WIDTH, TestedKeys
+from provenance.check.score import WeightedPairs, tabulate, weigh_observations
 from provenance.check.weigh import MAXIMAL_WEIGHTS
-from provenance.keys.keyring import Key, UnlockedKeyring
+from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import GLOBAL_KEY, KeyName
-from provenance.marks.own import Scheme, make_scheme
+from provenance.marks import Mark, as_mark
+from provenance.marks.foreign.mark import is_foreign
 from provenance.served.index import Index
-from provenance.stats.eprocess import EProcess, add_batch, start
+from provenance.stats.eprocess import start
 from provenance.stats.inversion import log10_upper_tail
 from provenance.storage.documents import read_fields, refuse_malformed
 from provenance.storage.files import read_json
@@ -76,7 +78,7 @@ class Trajectory:
 def trace_evidence(
     batches: Sequence[Observations],
     index: Index,
-    keyring: UnlockedKeyring,
+    keyring: UnlockedKeyring | Mark,
     rule: str,
     key: KeyName = GLOBAL_KEY,
 ) -> Trajectory:
@@ -85,7 +87,7 @@ def trace_evidence(
     Parameters
     ----------
     batches : observations of disjoint outputs of one suspect, in the order of the outputs
-    index, keyring : as in the check
+    index, keyring : as in the check; a keyring of our own, or another mark
     rule : weight rule of the check
     key : (slot, value), named without having seen the outputs
 
@@ -97,28 +99,32 @@ def trace_evidence(
     Notes
     -----
     The e-process weighs a coin from the counts of the first batch in which it occurs, the fixed-n
-    test from all counts so far. Cost: per batch, the weighing and scoring of all pairs so far.
+    test from all counts so far; where pairs share a coin, their weights are added up in either.
+    Cost: per batch, the weighing and scoring of all pairs so far.
     """
-    scheme = make_scheme(keyring.public.scheme.name, keyring.public.scheme.parameters)
-    secret = keyring.key(*key)
-    process = start(scheme.null_law, MAXIMAL_WEIGHTS[rule], keyring.context_width + 1)
+    mark = as_mark(keyring)
+    if mark.shares_coins:  # no count of the log may weigh anything
+        index = index.with_equal_counts()
+    width = UNIT_NAME_WIDTH if is_foreign(mark.public) else mark.context_width + 1
+    process = start(mark.null_law, MAXIMAL_WEIGHTS[rule], width)
+    sheet = TestedKeys("tested", key[0], (KeyName(*key),), (process,))
     points: list[Point] = []
     so_far: Observations | None = None
     for batch in batches:
-        own = _pairs(batch, index, keyring, rule, key)
+        own = _pairs(batch, index, mark, rule, key)
         so_far = batch if so_far is None else merge_observations([so_far, batch])
-        pairs = _pairs(so_far, index, keyring, rule, key)
+        pairs = _pairs(so_far, index, mark, rule, key)
         if own is None or pairs is None:
             break
-        process = _add(process, own, secret, scheme)
-        table = score(pairs, secret, scheme)
+        sheet, _, _ = reveal_pairs(sheet, own, mark)
+        table = tabulate(pairs, mark.open(*key), mark.null_law)
         points.append(
             Point(
                 outputs=so_far.outputs,
                 tokens=so_far.tokens_read,
                 coins=table.coins,
                 log10_p=log10_upper_tail(table),
-                log10_e=process.log10_e,
+                log10_e=sheet.processes[0].log10_e,
             )
         )
     return Trajectory(str(key), rule, tuple(points))
@@ -164,19 +170,9 @@ def merge_observations(parts: Sequence[Observations]) -> Observations:
 def _pairs(
     observations: Observations,
     index: Index,
-    keyring: UnlockedKeyring,
+    mark: Mark,
     rule: str,
     key: KeyName,
 ) -> WeightedPairs | None:
     """Weighted pairs of one key; None if it marked nothing."""
-    return weigh_observations(observations, index, keyring, rule).hypotheses.get(key)
-
-
-def _add(process: EProcess, pairs: WeightedPairs, key: Key, scheme: Scheme) -> EProcess:
-    """One batch of the e-process: it asks for the coins of its new pairs only."""
-
-    def reveal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return scheme.score(key.words(pairs.contexts[rows], pairs.tokens[rows]))
-
-    units = np.concatenate([pairs.contexts, pairs.tokens[:, None]], axis=1)
-    return add_batch(process, units, pairs.weights, reveal)
+    return weigh_observations(observations, index, mark, rule).hypotheses.get(key)

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from provenance.check.filing import Filing
 from provenance.check.findings import (
     Conclusion,
     Control,
@@ -65,6 +66,7 @@ class Keep(Protocol):
         *,
         pairs: bool = True,
         force: bool = False,
+        filing: Filing | None = None,
     ) -> None:
         """See `Verdict.save`."""
 
@@ -112,6 +114,7 @@ class Verdict(Judged, Said):
         *,
         pairs: bool = True,
         force: bool = False,
+        filing: Filing | None = None,
     ) -> None:
         """Write the evidence bundle: the verdict with all that is needed to recompute it.
 
@@ -121,18 +124,20 @@ class Verdict(Judged, Said):
         disclose : keys to reveal: `all`, `selector`, `global` or SLOT=VALUE
         pairs : with the scored pairs, which are confidential
         force : replace an earlier bundle that lies in the folder, unless it is signed
+        filing : case number, suspect and author, for the head of the report and its pages
 
         Raises
         ------
         UsageError for a verdict that was read from a file, and for keys that there are not;
-        StorageError, LockedError. Cost: one sort per key.
+        ConfigurationMismatchError for another suspect than the plan's; StorageError,
+        LockedError. Cost: one sort per key.
         """
         if self.keep is None:
             raise UsageError(
                 "a verdict must come from a check of a case to be saved; this one was read or made "
                 "without one. Copy its bundle, or check again."
             )
-        self.keep(folder, disclose, pairs=pairs, force=force)
+        self.keep(folder, disclose, pairs=pairs, force=force, filing=filing)
 
     def say(self, width: int = 80) -> str:
         """In words: what `provenance check` prints, for a page of this width."""

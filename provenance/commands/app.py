@@ -85,7 +85,9 @@ def _spread(command: Any, defaults: dict[str, str]) -> dict[str, Any]:
     below = getattr(command, "commands", None)
     if below is not None:
         return {name: _spread(one, defaults) for name, one in below.items()}
-    return {one.name: defaults[one.name] for one in command.params if one.name in defaults}
+    names = {one.name for one in command.params}
+    beside = () if "scheme" in names else ("tokenizer",)  # it belongs to the other's mark
+    return {name: defaults[name] for name in names if name in defaults and name not in beside}
 
 
 app.command("demo")(demo.demo)

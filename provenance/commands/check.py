@@ -27,6 +27,7 @@ def check(
     settings: Any,
     read_as: Any,
     registering: Any,
+    filing: Any,
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="OUTPUTS...", help="Files, folders; - is stdin.")
     ] = None,
@@ -60,11 +61,10 @@ def check(
 
     Exit 1: evidence; 0: none, with power stated; 3: inconclusive, and why.
     """
-    if output is None and (disclose or without_pairs or force):
-        raise UsageError("--disclose, --without-pairs and --force must come with -o. Name it.")
+    _refuse_without(output, [disclose, without_pairs, force, filing])
     settings["read_as"] = read_as
     if sequential is not None:
-        _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs])
+        _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs, filing])
     else:
         pv.Case.refuse(outputs, **access, **settings)  # nonsense, before hours of reading
     models = {**reference, **registering, "cache": cache, "other_tokenizer": other_tokenizer}
@@ -74,14 +74,24 @@ def check(
             if output is not None:
                 found.save(output)
         else:
-            case.refuse_bundle(output, disclose or (), force=force)
+            case.refuse_bundle(output, disclose or (), settings["plan"], filing, force=force)
             found = case.check(outputs, **access, innocents=innocent, **settings)
             if output is not None:
-                found.save(output, disclose or (), pairs=not without_pairs, force=force)
+                kept = {"pairs": not without_pairs, "force": force, "filing": filing}
+                found.save(output, disclose or (), **kept)
     print_result(found, as_json=as_json)
     if output is not None and mark.scheme is not None and not without_pairs and not sequential:
         tell(_SHORT_KEY)
     raise typer.Exit(found.exit_code)
+
+
+def _refuse_without(output: Path | None, options: list[Any]) -> None:
+    """UsageError if an option is set that is about the evidence, and no folder for it."""
+    if output is None and any(options):
+        raise UsageError(
+            "--disclose, --without-pairs, --force, --case-number, --suspect and --author must come "
+            "with -o; it is missing. Name a folder."
+        )
 
 
 def _refuse_with_sequential(options: list[Any]) -> None:
@@ -89,6 +99,7 @@ def _refuse_with_sequential(options: list[Any]) -> None:
     if any(options):
         raise UsageError(
             "--sequential must come with OUTPUTS and --keys or --scheme only, without --weights, "
-            "--read, --logprobs, --twins, --innocent, --disclose and --without-pairs; one is "
-            "given. Do the other check on its own, when collecting has ended."
+            "--read, --logprobs, --twins, --innocent, --disclose, --without-pairs, --case-number, "
+            "--suspect and --author; one is given. Do the other check on its own, when collecting "
+            "has ended."
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import provenance as pv
 from provenance.commands.console import print_result
-from provenance.commands.options import Json
+from provenance.commands.options import Json, shares_options
 
 app = typer.Typer(help="The served log: is it what the service drew?", no_args_is_help=True)
 
@@ -20,14 +20,12 @@ def _group() -> None:
 
 
 @app.command("audit")
+@shares_options
 def audit(
     logs: Annotated[
         list[Path], typer.Argument(metavar="LOG...", help="JSONL, gz, zst, Parquet, folders.")
     ],
-    keys: Annotated[Path, typer.Option(help="Folder of the keyring.")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json; default: the keyring's copy.")
-    ] = None,
+    mark: Any,
     as_json: Json = False,
 ) -> None:
     """Test whether every replica, key and hour of served logs was really marked.
@@ -35,6 +33,6 @@ def audit(
     Exit 1: one is not, or tokens are said to be drawn where no key decides; 0: every replica marks;
     3: too little to say of one.
     """
-    found = pv.audit_log(logs, keys, tokenizer)
+    found = pv.audit_log(logs, mark.open(), mark.tokenizer)
     print_result(found, as_json=as_json)
     raise typer.Exit(found.exit_code)

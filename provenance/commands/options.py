@@ -107,6 +107,17 @@ _REGISTERING: dict[str, Any] = {
         Path | None, typer.Option(help="Key that signs its lines, if the case has a signer.")
     ],
 }
+CaseNumber = Annotated[
+    str | None, typer.Option("--case-number", help="For the report: number of the case.")
+]
+Author = Annotated[str | None, typer.Option(help="For the report: who answers for the check.")]
+_FILING: dict[str, Any] = {
+    "number": CaseNumber,
+    "suspect": Annotated[
+        str | None, typer.Option(help="For the report: which model, if no plan says it.")
+    ],
+    "author": Author,
+}
 _GROUPS: dict[str, dict[str, Any]] = {
     "registering": _REGISTERING,
     "asking": {name: _COLLECTING[name] for name in _ASKED},
@@ -116,6 +127,7 @@ _GROUPS: dict[str, dict[str, Any]] = {
     "reference": _REFERENCE,
     "settings": _SETTINGS,
     "read_as": _READING,
+    "filing": _FILING,
 }
 
 _FILES = ("outputs", "files")
@@ -130,8 +142,8 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for 
 def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a group in place of a parameter of its name, annotated Any.
 
-    `mark` becomes a MarkChoice; the others are dicts of the options. Among `outputs` or `files` a
-    `-` is stdin.
+    `mark` becomes a MarkChoice, `filing` a Filing; the others are dicts of the options. Among
+    `outputs` or `files` a `-` is stdin.
     """
     hints = get_type_hints(command, include_extras=True)
     taken = [name for name in _GROUPS if hints.get(name) is Any]
@@ -142,10 +154,9 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
             group: {name: given.pop(name) for name in _GROUPS[group]} for group in taken
         }
         if "mark" in groups:
-            source = given.pop("context").get_parameter_source("keys")
-            if groups["mark"]["scheme"] and source is not None and source.name == "DEFAULT_MAP":
-                groups["mark"]["keys"] = None  # provenance.toml's, and it is another mark
-            groups["mark"] = pv.MarkChoice(**groups["mark"])
+            groups["mark"] = _choose_mark(groups["mark"], given.pop("context"))
+        if "filing" in groups:
+            groups["filing"] = pv.Filing(**{n: v or "" for n, v in groups["filing"].items()})
         if "reference" in groups:
             groups["reference"]["reference"] = groups["reference"]["reference"] or "none"
         files = {name: given[name] for name in _FILES if given.get(name)}
@@ -170,6 +181,15 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
     call.__annotations__ = {one.name: one.annotation for one in parameters}
     del call.__wrapped__  # typer would look through it, at the command's own parameters
     return call
+
+
+def _choose_mark(options: dict[str, Any], context: Any) -> Any:
+    """The mark that was asked for; what provenance.toml says of another one is put aside."""
+    source = {name: context.get_parameter_source(name) for name in options}
+    asked = {name for name, one in source.items() if one is not None and one.name == "COMMANDLINE"}
+    if asked & {"keys", "scheme"}:
+        options = {name: value if name in asked else None for name, value in options.items()}
+    return pv.MarkChoice(**options)
 
 
 def open_case(mark: Any, index: Path, reference: Any, progress: Any, **models: Any) -> Any:

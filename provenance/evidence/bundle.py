@@ -24,19 +24,25 @@ from typing import Any, Final
 
 from provenance.check.controls import list_unserved
 from provenance.check.examine import Examination
+from provenance.check.filing import Filing
 from provenance.check.pairs import write_pairs
 from provenance.check.plan import Plan
 from provenance.check.reading import VERDICT_FILE, read_verdict
 from provenance.check.trajectory import Trajectory
-from provenance.errors import StorageError, UsageError
+from provenance.errors import ConfigurationMismatchError, StorageError, UsageError
 from provenance.evidence.manifest import (
     MANIFEST_FILE,
     PUBLIC_KEY_FILE,
     SIGNATURE_FILE,
+    check_files,
+    hash_contents,
+    read_manifest,
     write_manifest,
 )
 from provenance.evidence.register import REGISTER_FILE
+from provenance.evidence.report.heading import Heading
 from provenance.evidence.report.page import render_report
+from provenance.evidence.steps import StepFailedError
 from provenance.evidence.timestamp import read_timestamp
 from provenance.keys.keyring import (
     KEYRING_FILE,
@@ -47,8 +53,9 @@ from provenance.keys.keyring import (
 from provenance.keys.schedule import SELECTOR_KEY, KeyName, Schedule
 from provenance.marks import Mark
 from provenance.marks.foreign.disclosed import disclose_foreign
-from provenance.marks.foreign.mark import ForeignMark
+from provenance.marks.foreign.mark import ForeignMark, is_foreign
 from provenance.storage.files import (
+    as_path,
     lock_folder,
     name_of_leftover,
     read_bytes,
@@ -94,6 +101,7 @@ class BundleParts:
     pairs : write the scored pairs
     trajectory : what the report's picture of evidence against tokens shows, if any
     register : lines of the case's register, to that of this check
+    filing : case number, suspect and author for the report, if any
     """
 
     plan: Plan | None = None
@@ -103,6 +111,7 @@ class BundleParts:
     pairs: bool = True
     trajectory: Trajectory | None = None
     register: bytes | None = None
+    filing: Filing | None = None
 
 
 def gather_plan(path: Path) -> BundleParts:
@@ -143,6 +152,8 @@ def write_bundle(
     Cost: one sort per key. A killed run leaves a folder without a manifest, which nothing accepts.
     """
     keys = choose_disclosed(contents.disclosed, examination, keyring)
+    match_filing(contents.filing, contents.plan)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with lock_folder(folder):
         for path in _list_own(folder, force=force):
             path.unlink()
@@ -156,7 +167,6 @@ def write_bundle(
             (REQUEST_FILE, contents.request),
             (RESPONSE_FILE, contents.response),
             (REGISTER_FILE, contents.register or None),
-            (REPORT_FILE, make_report(folder, plan)),
         ):
             if content is not None:
                 write_atomically(folder / name, content)
@@ -164,8 +174,9 @@ def write_bundle(
             _write_all_pairs(folder, examination, keyring.schedule)
         for number, key in enumerate(keys):
             write_json(folder / DISCLOSED_FOLDER / f"{number:03d}.json", key, mode=0o600)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        write_manifest(folder, now, pairs=contents.pairs)
+        page = make_report(folder, plan, now, contents.filing)  # it names the other files' hash
+        write_atomically(folder / REPORT_FILE, page)
+        write_manifest(folder, now, pairs=contents.pairs, filing=contents.filing)
 
 
 def check_request(
@@ -178,9 +189,11 @@ def check_request(
     """
     known = {"all", *map(str, keyring.commitments)}
     if unknown := sorted(set(names) - known):
+        kinds = "`all`, `selector`, `global` or SLOT=VALUE"
+        if is_foreign(keyring):
+            kinds = "`all` or `global`: this mark has one key"
         raise UsageError(
-            f"--disclose must name keys of the keyring; got {', '.join(unknown)}. Use `all`, "
-            "`selector`, `global` or SLOT=VALUE."
+            f"--disclose must name keys of the mark; got {', '.join(unknown)}. Use {kinds}."
         )
     if folder is not None:
         _list_own(folder, force=force)
@@ -233,16 +246,61 @@ def pooled_slots(schedule: Schedule, served: Sequence[KeyName]) -> dict[str, int
     return {name: number for number, name in enumerate(schedule.names) if name in needed}
 
 
-def make_report(folder: Path, plan: Plan | None) -> bytes:
+def match_filing(filing: Filing | None, plan: Plan | None) -> None:
+    """Raise ConfigurationMismatchError if both name a suspect, and not the same."""
+    named = "" if filing is None else filing.suspect
+    if plan is not None and named not in ("", plan.suspect):
+        raise ConfigurationMismatchError(
+            f"the suspect must be that of the plan, {plan.suspect!a}; it is {named!a}. Leave the "
+            "option out, or check under the plan of this suspect."
+        )
+
+
+def file_bundle(folder: Any, filing: Filing) -> None:
+    """Put case number, suspect and author into a bundle that nobody signed, and draw its report.
+
+    Parameters: the folder; what it is filed under, in place of what was there. Raises
+    StorageError if it is signed, or is no whole bundle; ConfigurationMismatchError for another
+    suspect than that of its plan. Whoever is killed in between calls it again.
+    """
+    place = as_path(folder, "the bundle")
+    if (place / SIGNATURE_FILE).exists():
+        raise StorageError(
+            f"{place}: must not be signed, since signed evidence is never changed; it is. Name the "
+            "case with `check -o`, or before `evidence sign`."
+        )
+    if not (place / MANIFEST_FILE).is_file():
+        raise StorageError(f"{place}: must hold a whole bundle; it does not. Name one.")
+    with lock_folder(place):
+        try:
+            manifest, _ = read_manifest(place)
+            rest = tuple(entry for entry in manifest.files if entry.name != REPORT_FILE)
+            check_files(place, replace(manifest, files=rest), passed_over={REPORT_FILE})
+        except StepFailedError as error:
+            raise StorageError(f"{place}: {error.file}: {error}. Write it anew.") from error
+        path = place / PLAN_FILE
+        stamp = read_verdict(place / VERDICT_FILE).plan
+        plan = Plan.load(path, stamp.timestamp if stamp else None) if path.exists() else None
+        match_filing(filing, plan)
+        page = make_report(place, plan, manifest.created, filing)
+        write_atomically(place / REPORT_FILE, page)
+        write_manifest(place, manifest.created, pairs=manifest.pairs, filing=filing)
+
+
+def make_report(
+    folder: Path, plan: Plan | None, created: str = "", filing: Filing | None = None
+) -> bytes:
     """report.html of the verdict that lies in a bundle.
 
     Made from the files, not from the objects that were written: `verify` makes it again from them.
+    `created` and `filing` are those of the manifest, which is written after it.
     """
     path = folder / TRAJECTORY_FILE
     page = render_report(
         read_verdict(folder / VERDICT_FILE),
         trajectory=Trajectory.load(path) if path.exists() else None,
         plan=plan,
+        heading=Heading(filing or Filing(), created, hash_contents(folder, REPORT_FILE)),
     )
     return page.encode("utf-8")
 

@@ -6,16 +6,18 @@ mean.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from provenance.check.filing import Filing
 from provenance.errors import DISTRIBUTION, DataError
 from provenance.evidence.steps import StepFailedError
 from provenance.storage.documents import read_fields, refuse_malformed, take_stated
@@ -61,12 +63,14 @@ class Manifest:
     created : when the bundle was written (RFC 3339, UTC), by the clock of its maker
     pairs : whether the scored pairs are in it
     environment : versions of what computed it
+    filing : case number, suspect and author, if they were given
     """
 
     files: tuple[Entry, ...]
     created: str
     pairs: bool
     environment: Mapping[str, str]
+    filing: Filing | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -75,7 +79,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, as stored."""
-        return {
+        document = {
             "format": _FORMAT,
             "version": _VERSION,
             "created": self.created,
@@ -83,6 +87,7 @@ class Manifest:
             "environment": dict(self.environment),
             "files": [asdict(entry) for entry in self.files],
         }
+        return document if self.filing is None else {**document, "filing": self.filing.to_json()}
 
     @classmethod
     def from_json(cls, document: object) -> Manifest:
@@ -108,7 +113,9 @@ class Manifest:
             raise ValueError("created out of its domain")
 
 
-def write_manifest(folder: Path, created: str, *, pairs: bool) -> Manifest:
+def write_manifest(
+    folder: Path, created: str, *, pairs: bool, filing: Filing | None = None
+) -> Manifest:
     """List and hash what lies in `folder`, and write manifest.json. Raises StorageError."""
     names = sorted(name for name, _ in _walk(folder) if name not in _UNLISTED)
     manifest = Manifest(
@@ -119,6 +126,7 @@ def write_manifest(folder: Path, created: str, *, pairs: bool) -> Manifest:
         created,
         pairs,
         describe_environment(),
+        filing or None,
     )
     write_atomically(folder / MANIFEST_FILE, interchange_json(manifest.to_json()))
     return manifest
@@ -141,13 +149,17 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
     return manifest, content
 
 
-def check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(
+    folder: Path, manifest: Manifest, passed_over: Collection[str] = frozenset()
+) -> None:
     """Every listed file is there and unchanged, and nothing else is. Raises StepFailedError.
 
-    Passed over is what a killed signing left of its files (`name_of_leftover`).
+    Passed over is what a killed signing left of its files (`name_of_leftover`), and what is named.
     """
     found = {
-        name: status for name, status in _walk(folder) if name_of_leftover(name) not in _UNLISTED
+        name: status
+        for name, status in _walk(folder)
+        if name_of_leftover(name) not in _UNLISTED and name not in passed_over
     }
     for name, status in sorted(found.items()):
         if not stat.S_ISREG(status.st_mode):
@@ -171,6 +183,17 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise StepFailedError(
                 entry.name, f"must have SHA-256 {entry.sha256[:16]}...; it has {digest[:16]}..."
             )
+
+
+def hash_contents(folder: Path, without: str) -> str:
+    """SHA-256 of all that a bundle holds but one file, and but manifest and signature.
+
+    It is that of what `sha256sum` prints of these files in the order of their names: it can stand
+    in that one file, the report, which names the bundle by it.
+    """
+    names = sorted(n for n, _ in _walk(folder) if name_of_leftover(n) is None and n != without)
+    lines = [f"{sha256_of_file(folder / n)}  {n}\n" for n in names if n not in _UNLISTED]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:

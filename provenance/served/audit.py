@@ -32,6 +32,7 @@ from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import KeyName
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import Mark, as_mark
+from provenance.marks.foreign.mark import is_foreign
 from provenance.served.audit_result import AuditedGroup, LogAudit, judge_groups
 from provenance.served.grouping import COINS, group_coins
 from provenance.served.log import LogStatistics, read_log
@@ -87,8 +88,12 @@ def audit_log(
     replicas, 168 hours: 4.3 CPU-seconds and 750 MiB); memory as the limit says.
     """
     mark = as_mark(keyring)
-    if mark.shares_coins:
-        raise UsageError("an audit must have a keyring of our own; this mark's pairs share coins.")
+    if is_foreign(mark.public):
+        raise UsageError(
+            "an audit must have a keyring of our own, whose logs say which tokens a key drew; "
+            f"{mark.public.scheme.name} is somebody else's mark. Pool the texts of each replica "
+            "instead: provenance detect --pool TEXTS."
+        )
     if not 0 < alpha <= 0.05:
         raise UsageError(f"alpha must be in (0, 0.05]; got {alpha}. Use 1e-4.")
     reader = read_log(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shlex
 import shutil
@@ -23,7 +24,19 @@ ENDS_WITH_1 = ("check", "suspects")
 def _commands():
     text = (ROOT / "docs/playbook.md").read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines() if line]
+    return [shlex.split(line) for block in blocks for line in block.splitlines() if line]
+
+
+def _follow(run, address, *, until=None):
+    """Run the commands in their order: (words, exit code, stdout, stderr) of each."""
+    for program, *words in _commands():
+        if program == "cd":
+            os.chdir(words[0])  # the folder of the fixture is left at its end
+        elif words[:2] == until:
+            return
+        else:
+            local = [address if word in ADDRESSES else word for word in words]
+            yield (words, *run(*local))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +73,7 @@ def workplace(tmp_path, monkeypatch):
 
 def test_the_playbook_from_the_log_to_the_file(run, models, workplace):
     with serve_models(models) as address:
-        for words in _commands():
-            local = [address if word in ADDRESSES else word for word in words]
-            code, out, err = run(*local)
+        for words, code, out, err in _follow(run, address):
             assert code == (1 if words[0] in ENDS_WITH_1 else 0), (words, out, err)
     verdict = json.loads((workplace / "case/bundle/verdict.json").read_text())
     assert verdict["conclusion"] == "evidence"
@@ -78,11 +89,7 @@ def test_the_innocent_in_the_suspects_place_is_not_accused(run, models, workplac
     """The same steps, but the API's suspect is the model that never saw a marked response."""
     innocent = models["older-model"]
     with serve_models({"suspect-7": innocent, "older-model": innocent}) as address:
-        for words in _commands():
-            if words[0] == "evidence" and words[1] == "sign":
-                break
-            local = [address if word in ADDRESSES else word for word in words]
-            code, out, err = run(*local)
+        for words, code, out, err in _follow(run, address, until=["evidence", "sign"]):
             assert code != 1, (words, out, err)
     verdict = json.loads((workplace / "case/bundle/verdict.json").read_text())
     assert verdict["conclusion"] != "evidence"

@@ -23,11 +23,11 @@ from provenance.evidence.signature import create_signing_key, sign_bundle
 from provenance.evidence.timestamp import make_request
 from provenance.suspect.access.outputs import observe
 from tests.commands.conftest import run
-from tests.evidence.report.cases import cases
+from tests.evidence.report.cases import cases, family_page
 from tests.world.authority import Authority
 from tests.world.synthetic import Teacher, World, innocent, learn, make_world, write_outputs
 
-__all__ = ["cases", "run"]
+__all__ = ["cases", "family_page", "run"]
 
 OUTPUTS = 40
 SETTINGS = CheckSettings(rule="log-sqrt", placebo_keys=50)

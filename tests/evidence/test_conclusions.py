@@ -74,7 +74,7 @@ def _write(lab, folder, examination, change=None):
 def _seal(folder, document):
     (folder / "verdict.json").write_text(json.dumps(document))
     with contextlib.suppress(DataError):  # what cannot be read keeps its report
-        (folder / "report.html").write_bytes(make_report(folder, None))
+        (folder / "report.html").write_bytes(make_report(folder, None, "2099-01-01T00:00:00Z"))
     write_manifest(folder, "2099-01-01T00:00:00Z", pairs=False)
 
 

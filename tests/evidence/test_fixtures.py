@@ -118,7 +118,6 @@ def _edit_json(name, change):
         _edit_json("verdict.json", lambda d: d["controls"][0].update(passed=False)),
         _edit_json("keyring.json", lambda d: d["slots"][1]["values"][0].update(salt="00" * 32)),
         _edit_json("disclosed/001.json", lambda d: d.update(key="00" * 32)),
-        lambda b: (b / "disclosed/004.json").unlink(),
         lambda b: shutil.copy(b / "pairs/001.csv.gz", b / "pairs/000.csv.gz"),
         lambda b: (b / "plan.json").write_text("{}"),
     ],
@@ -137,6 +136,63 @@ def test_a_stranger_finds_what_was_changed_and_sealed_again(stranger, lab, tmp_p
     assert done.stderr.startswith("NOT REPRODUCED: ")
 
 
+def _take_keys(bundle, names):
+    for path in (bundle / "disclosed").iterdir():
+        shown = json.loads(path.read_text())
+        if f"{shown['slot']} {shown['value']}".strip() in names:
+            path.unlink()
+
+
+def _take_pairs(bundle):
+    shutil.rmtree(bundle / "pairs")
+
+
+LACKS = [
+    (lambda b: _take_keys(b, {"week 2026-W17"}), "its key is not disclosed", 1),
+    (lambda b: shutil.rmtree(b / "disclosed"), "its key is not disclosed", 14),
+    (_take_pairs, "pairs are not in the bundle", 14),
+]
+
+
+@pytest.mark.parametrize(("take", "why", "many"), LACKS, ids=["key", "keys", "pairs"])
+def test_what_is_not_in_the_bundle_is_not_possible_and_no_contradiction(
+    stranger, lab, tmp_path, take, why, many
+):
+    from provenance.evidence.manifest import write_manifest
+    from provenance.evidence.signature import sign_bundle
+
+    bundle = shutil.copytree(FOLDER / "first", tmp_path / "bundle")
+    take(bundle)
+    write_manifest(bundle, "2099-01-01T00:00:00Z", pairs=(bundle / "pairs").exists())
+    sign_bundle(bundle, lab.signing_key)
+    done = _reproduce(stranger, bundle)
+    assert (done.returncode, done.stderr) == (3, "")
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("--  not possible: ") and why in line for line in lines) == many
+    assert lines[-1].startswith(f"NOT POSSIBLE: {many} of the steps above.")
+    # the p-value of every key is recomputed all the same, from the tables as they are stated
+    assert sum(": log10 p = " in line for line in lines if line.startswith("ok")) == 14
+    _edit_json("verdict.json", lambda d: d["hypotheses"][1].update(log10_p=-17.0))(bundle)
+    write_manifest(bundle, "2099-01-01T00:00:00Z", pairs=(bundle / "pairs").exists())
+    sign_bundle(bundle, lab.signing_key)
+    assert _reproduce(stranger, bundle).returncode == 1
+
+
+def test_an_unsigned_bundle_and_wrong_calls_have_codes_of_their_own(stranger, tmp_path):
+    bundle = shutil.copytree(FOLDER / "first", tmp_path / "bundle")
+    (bundle / "manifest.sig").unlink()
+    assert _reproduce(stranger, bundle).returncode == 1  # a key without its signature
+    (bundle / "manifest.pub.pem").unlink()
+    done = _reproduce(stranger, bundle)
+    assert done.returncode == 3
+    assert "not possible: who vouches for these files, since nobody signed them" in done.stdout
+    assert _reproduce(stranger, tmp_path).returncode == 2
+    (bundle / "verdict.json").unlink()
+    done = _reproduce(stranger, bundle)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "verdict.json is there, unchanged" in done.stderr
+
+
 def test_a_stranger_finds_a_flipped_byte_and_a_broken_signature(stranger, tmp_path):
     bundle = shutil.copytree(FOLDER / "first", tmp_path / "bundle")
     signature = bytearray((bundle / "manifest.sig").read_bytes())
@@ -144,12 +200,12 @@ def test_a_stranger_finds_a_flipped_byte_and_a_broken_signature(stranger, tmp_pa
     (bundle / "manifest.sig").write_bytes(signature)
     assert "manifest.pub.pem signed" in _reproduce(stranger, bundle).stderr
     (bundle / "keyring.json").write_bytes((bundle / "keyring.json").read_bytes() + b" ")
-    assert "keyring.json is unchanged" in _reproduce(stranger, bundle).stderr
+    assert "keyring.json is there, unchanged" in _reproduce(stranger, bundle).stderr
 
 
 def test_the_script_is_short_and_imports_little():
     text = SCRIPT.read_text()
-    assert text.count("\n") <= 160
+    assert text.count("\n") <= 220
     modules = {line.split()[1].split(".")[0] for line in text.splitlines()
                if line.startswith(("import ", "from "))}  # fmt: skip
     assert modules - set(sys.stdlib_module_names) == {"numpy"}

@@ -59,10 +59,10 @@ def _failures(run, bundle, *options):
 
 def _seal(lab, bundle, created=None):
     """Draw, list and sign again, as the signer could."""
+    old = json.loads((bundle / "manifest.json").read_text())
     with contextlib.suppress(Exception):  # what cannot be drawn keeps its report
         plan = Plan.load(bundle / "plan.json") if (bundle / "plan.json").exists() else None
-        (bundle / "report.html").write_bytes(make_report(bundle, plan))
-    old = json.loads((bundle / "manifest.json").read_text())
+        (bundle / "report.html").write_bytes(make_report(bundle, plan, created or old["created"]))
     write_manifest(bundle, created or old["created"], pairs=old["pairs"])
     sign_bundle(bundle, lab.signing_key)
 

@@ -127,7 +127,7 @@ def test_a_scheme_that_is_not_known_is_not_claimed(run, lab, bundle):
         document = json.loads((bundle / name).read_text()) | change
         document["scheme"] = {"name": "theirs", "parameters": {}}
         (bundle / name).write_text(json.dumps(document))
-    (bundle / "report.html").write_bytes(make_report(bundle, None))
+    (bundle / "report.html").write_bytes(make_report(bundle, None, "2099-01-01T00:00:00Z"))
     write_manifest(bundle, "2099-01-01T00:00:00Z", pairs=True)
     sign_bundle(bundle, lab.signing_key)
     code, statuses = _statuses(run, bundle)

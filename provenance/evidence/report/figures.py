@@ -27,7 +27,7 @@ _STYLE: Final[Any] = {
     "svg.fonttype": "none",
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.0,
+    "font.size": 10.5,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
@@ -62,7 +62,7 @@ def draw_placebo(z: Sequence[float], true_z: float | None, name: str, title: str
         counts, edges = np.histogram(values, bins=bins)
         axes.stairs(counts, edges, fill=True, facecolor=_PLAIN, edgecolor=INK, linewidth=0.7)
         top = float(np.max(counts))
-        axes.set_xlabel("z: distance from what chance gives, in standard deviations")
+        axes.set_xlabel("z: how far the choices lean towards a key (chance: 0)")
         axes.set_ylabel("placebo keys")
         axes.set_ylim(0, top * 1.3)
         if true_z is not None:
@@ -99,20 +99,26 @@ def draw_trajectory(
     with mpl.rc_context(_STYLE):
         figure, axes = _start()
         amounts = np.asarray(tokens, dtype=np.float64) / 1000
-        axes.axhline(-log10_alpha, color=INK, linewidth=1.0, linestyle=(0, (2, 2)), label="level")
+        axes.axhline(
+            -log10_alpha,
+            color=INK,
+            linewidth=1.0,
+            linestyle=(0, (2, 2)),
+            label="level for evidence",
+        )
         axes.plot(
             amounts, -np.asarray(log10_p), color=ACCENT, marker="o", markersize=4,
-            label="fixed number of outputs: −log10 p",
+            label="all text up to here",
         )  # fmt: skip
         axes.plot(
             amounts, np.asarray(log10_e), color=SECOND, marker="s", markersize=4,
-            linestyle=(0, (5, 2)), label="anytime-valid: log10 e",
+            linestyle=(0, (5, 2)), label="valid at any moment",
         )  # fmt: skip
         axes.set_xlabel("thousand tokens of outputs")
-        axes.set_ylabel("orders of magnitude")
+        axes.set_ylabel("strength (6: one in a million)")
         axes.set_xlim(left=0)
         axes.margins(y=0.15)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3, fontsize=8.0)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3, fontsize=9.5)
         return _finish(figure, name, title)
 
 

@@ -23,6 +23,8 @@ from provenance.check.trajectory import Trajectory
 from provenance.check.verdict import Verdict
 from provenance.check.words import say_plan
 from provenance.evidence.report.figures import ACCENT, INK, SECOND, draw_placebo, draw_trajectory
+from provenance.evidence.report.glossary import GLOSSARY, say_collected, say_control
+from provenance.evidence.report.heading import Heading, say_time
 from provenance.evidence.report.wording import (
     ASSUMPTIONS,
     NOT_SHOWN,
@@ -47,6 +49,7 @@ PALETTE: Final[Mapping[str, str]] = {
     "line": "#c3cad4",
     "accent": ACCENT,
     "second": SECOND,
+    "little": "#7a5200",
 }
 """Colours of the page by name; every text colour has a contrast of 4.5 or more on both grounds."""
 
@@ -54,8 +57,8 @@ _COLOURS: Final[Mapping[Standing, str]] = {
     "evidence": "accent",
     "twins": "accent",
     "none": "second",
-    "untested": "soft",
-    "little": "soft",
+    "untested": "little",
+    "little": "little",
     "reserved": "soft",
     "invalid": "ink",
 }
@@ -67,7 +70,10 @@ _LONGEST: Final = 1500
 
 
 def render_report(
-    verdict: Verdict, trajectory: Trajectory | None = None, plan: Plan | None = None
+    verdict: Verdict,
+    trajectory: Trajectory | None = None,
+    plan: Plan | None = None,
+    heading: Heading | None = None,
 ) -> str:
     """The report of a check as one HTML page.
 
@@ -76,11 +82,12 @@ def render_report(
     verdict : of either schema version
     trajectory : for the picture of evidence against tokens; or None
     plan : the one that was followed; None for an exploratory check
+    heading : case, author, date and hash of the bundle, for the top and every printed page
 
     Returns
     -------
     str
-        A whole document below 200 kB, without script, external reference or date.
+        A whole document below 200 kB, without script or external reference.
 
     Notes
     -----
@@ -90,8 +97,14 @@ def render_report(
     standing, valid = find_standing(verdict), shows_numbers(verdict)
     twins, power, outputs = verdict.twins, verdict.power, verdict.inputs["outputs"]
     fixed, tried = say_plan(verdict.plan, verdict.register)
+    heading = heading or Heading()
     reserved = [str(one) for one in verdict.reservations if one.reason not in verdict.reasons]
-    return _load_template().render(
+    return load_template("report.html").render(
+        heading=heading,
+        facts=heading.list_facts(verdict, plan),
+        running=heading.style_pages(heading.name_suspect(plan), PALETTE["soft"]),
+        collected=say_collected(outputs),
+        glossary=GLOSSARY,
         verdict=verdict,
         standing=standing,
         valid=valid,
@@ -112,6 +125,7 @@ def render_report(
         plan=plan,
         power=say_power(power) if power else None,
         curve=power.curve if power else None,
+        example=_give_example(verdict) if standing == "evidence" else None,
         assumptions=ASSUMPTIONS,
         not_shown=NOT_SHOWN,
         files=_list_files(verdict.inputs),
@@ -122,7 +136,8 @@ def render_report(
     )
 
 
-def _load_template() -> Template:
+def load_template(name: str) -> Template:
+    """A template of this room, with its filters; every string that it prints is cleaned."""
     environment = Environment(
         loader=PackageLoader("provenance.evidence.report"),
         autoescape=True,
@@ -132,7 +147,8 @@ def _load_template() -> Template:
         finalize=_clean_text,
     )
     environment.filters.update(name=show_name, p=say_p, percent=_percent, signed=_signed)
-    return environment.get_template("report.html")
+    environment.filters.update(control=say_control, time=say_time)
+    return environment.get_template(name)
 
 
 def _rank(result: HypothesisResult) -> tuple[float, float]:
@@ -186,9 +202,9 @@ def _draw_growth(verdict: Verdict, trajectory: Trajectory | None) -> dict[str, A
     shares = {result.name: result.family_weight for result in verdict.hypotheses}
     level = math.log10(verdict.alpha * (shares.get(trajectory.key) or 1.0))
     title = (
-        f"Evidence against tokens of outputs: after {last.tokens:,} tokens log10 p is "
-        f"{last.log10_p:.1f} and log10 of the e-process {last.log10_e:.1f}; the level is "
-        f"{level:.1f}."
+        f"Strength of the evidence against tokens of outputs: after {last.tokens:,} tokens the "
+        f"solid line is at {-last.log10_p:.1f} and the dashed one at {last.log10_e:.1f}; the level "
+        f"for evidence is {-level:.1f}."
     )
     picture = draw_trajectory(
         [point.tokens for point in points],
@@ -215,6 +231,13 @@ def _list_shares(verdict: Verdict) -> list[dict[str, Any]]:
         {"slot": slot, **_cut(sorted(rows, key=lambda row: -row["share"].lower), _MOST_ROWS)}
         for slot, rows in list(slots.items())[:8]
     ]
+
+
+def _give_example(verdict: Verdict) -> dict[str, Any] | None:
+    """A share that is neither nothing nor all, to say in words what its limits mean."""
+    some = [share for share in verdict.shares if 0.005 < share.estimate < 0.995]
+    best = max(some or verdict.shares, key=lambda share: share.lower, default=None)
+    return None if best is None else {"share": best}
 
 
 def _list_files(inputs: Mapping[str, Any]) -> dict[str, Any]:

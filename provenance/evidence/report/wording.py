@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from markupsafe import Markup
 
+from provenance.check.family import Family
 from provenance.check.verdict import Verdict
 from provenance.storage.printable import clean, shorten
 
@@ -28,8 +29,8 @@ TITLES: Final[Mapping[Standing, str]] = {
     "evidence": "Evidence found",
     "twins": "Evidence found, by the second line only",
     "none": "No evidence found",
-    "untested": "Inconclusive: nothing could be tested",
-    "little": "Inconclusive: too little data",
+    "untested": "No answer: nothing could be tested",
+    "little": "No answer: too little data",
     "reserved": "Inconclusive",
     "invalid": "Inconclusive: a control failed",
 }
@@ -63,14 +64,15 @@ NOT_SHOWN: Final = (
 
 _INCONCLUSIVE: Final[Mapping[Standing, str]] = {
     "untested": "No choice of this model could be compared with a key, so nothing was tested.",
-    "little": "There is too little data to find even a model that was trained on marked responses "
-    "alone, so finding nothing means nothing.",
+    "little": "There is too little data to answer the question: even a model that was trained on "
+    "marked responses alone could have gone unnoticed.",
     "reserved": "What is known of the data forbids the conclusion that the numbers alone would "
     "suggest.",
 }
 _MOST_SLOTS: Final = 6
 _MOST_VALUES: Final = 6
-_NAMED: Final = {3: "thousand", 6: "million", 9: "billion"}
+_NAMED: Final = {6: "million", 9: "billion"}
+_RAREST: Final = 9
 
 
 def find_standing(verdict: Verdict) -> Standing:
@@ -136,15 +138,40 @@ def say_finding(verdict: Verdict) -> list[Markup]:
             ),
         ]
     if standing in _INCONCLUSIVE:
-        return [
-            Markup(_INCONCLUSIVE[standing]),
-            Markup("This report speaks neither for nor against training on marked responses."),
-        ]
+        neither = "This report speaks neither for nor against training on marked responses."
+        if standing in ("little", "untested"):
+            neither = f"{neither[:-1]}: it must not be read as “no evidence found”."
+        return [Markup(_INCONCLUSIVE[standing]), Markup(neither)]
     failed = [control for control in verdict.controls if not control.passed]
     which = f" ({len(failed)} of {len(verdict.controls)})" if failed else ""
     return [
         Markup(f"A control of this check failed{which}, so its statistics cannot be trusted."),
         Markup("Nothing in this report is evidence, for or against the suspect."),
+    ]
+
+
+def say_family(family: Family) -> tuple[str, list[str]]:
+    """Title and sentences on several suspects together."""
+    accused = sum(one.accused for one in family.suspects)
+    many = len(family.suspects)
+    if accused:
+        who = "one suspect" if accused == 1 else f"{accused:,} suspects"
+        return f"Evidence against {who} of {many:,}", [
+            "What the accused models write is statistically associated with secret keys that were "
+            "drawn at random and used to mark the served responses: it is consistent with their "
+            "having been trained on them.",
+            f"If none of the {many:,} models had been trained on marked responses, anybody would "
+            f"be accused in at most {family.alpha:g} of all such rounds of checks.",
+        ]
+    if family.conclusion == "no evidence":
+        return f"No evidence against any of {many:,} suspects", [
+            "Every check by itself found no evidence, with the power that its own report states, "
+            "and nor do all of them together.",
+            "That is not proof that none was trained on marked responses.",
+        ]
+    return f"No answer: nobody of {many:,} is accused, but not for want of a mark", [
+        "Nobody is accused, and of at least one suspect it cannot be said that there is no "
+        "evidence. This page must not be read as “no evidence found”.",
     ]
 
 
@@ -155,8 +182,12 @@ def say_frequency(log10_p: float) -> Markup:
     'a result this strong would occur in fewer than 1 of 1 million such checks'
     >>> str(say_frequency(-1.5))
     'a result this strong would occur in at most 4 of 100 such checks'
+    >>> str(say_frequency(-113.1))
+    'a result this strong would occur in fewer than 1 of 1 billion such checks'
     """
     zeros = math.floor(-log10_p)
+    if log10_p < -_RAREST:  # beyond it nobody can picture the number, and it means no more
+        zeros = _RAREST
     result = Markup("a result this strong would occur in ")
     if zeros < 2:
         return result + Markup("at most {count} of 100 such checks").format(
@@ -164,24 +195,15 @@ def say_frequency(log10_p: float) -> Markup:
         )
     bound = "at most" if log10_p == -zeros else "fewer than"
     return result + Markup("{bound} 1 of {number} such checks").format(
-        bound=bound, number=say_power_of_ten(zeros)
+        bound=bound, number=_say_power_of_ten(zeros)
     )
 
 
-def say_power_of_ten(zeros: int) -> Markup:
-    """100, 10,000, 1 million, and above a billion a power with its name in zeros.
-
-    >>> str(say_power_of_ten(12))
-    '10<sup>12</sup> (a 1 followed by 12 zeros)'
-    """
-    if zeros in _NAMED and zeros >= 6:
-        return Markup("1 {name}").format(name=_NAMED[zeros])
-    if zeros < 9:
-        rest, group = zeros % 3, zeros - zeros % 3
-        if group >= 6:
-            return Markup("{count} {name}").format(count=10**rest, name=_NAMED[group])
-        return Markup(f"{10**zeros:,}")
-    return Markup("10<sup>{zeros}</sup> (a 1 followed by {zeros} zeros)").format(zeros=zeros)
+def _say_power_of_ten(zeros: int) -> str:
+    """100, 10,000, 1 million, 10 million, up to a billion."""
+    if zeros < 6:
+        return f"{10**zeros:,}"
+    return f"{10 ** (zeros % 3)} {_NAMED[zeros - zeros % 3]}"
 
 
 def say_p(log10_p: float) -> Markup:
@@ -206,7 +228,7 @@ def describe_strength(log10_p: float) -> str:
     if log10_p > -9:
         return ""
     return (
-        "Beyond about one in a billion the number says only that chance is ruled out. Mistakes of "
+        "Beyond one in a billion the number says only that chance is ruled out. Mistakes of "
         "people (a key that leaked, files that were mixed up, an index of selected responses) are "
         "far likelier than that, and have to be ruled out by other means: the controls below, the "
         "plan, and the recomputation."

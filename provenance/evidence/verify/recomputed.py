@@ -331,7 +331,8 @@ def check_report(state: State) -> str:
     if REPORT_FILE not in state.whole.names:
         raise NotPossibleError("the bundle holds no report")
     try:
-        made = make_report(state.folder, state.plan)
+        whole = state.whole
+        made = make_report(state.folder, state.plan, whole.created, whole.filing)
     except MALFORMED as error:
         raise StepFailedError(TRAJECTORY_FILE, f"must be drawable; got: {error}") from error
     if made == read_bytes(state.folder / REPORT_FILE):

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from provenance.check.examine import CheckSettings, check_outputs
+from provenance.check.filing import Filing
 from provenance.check.findings import PlanReference, Reservation
 from provenance.check.plan import Plan
+from provenance.check.suspects import judge_suspects, read_suspect
 from provenance.check.trajectory import Trajectory, trace_evidence
 from provenance.check.twin_test import MeasuredTwins
 from provenance.check.verdict import Verdict
 from provenance.check.weigh import DEFAULT_RULE
+from provenance.evidence.report.several import render_suspects
+from provenance.storage.files import write_json
 from provenance.suspect.access.outputs import count_positions, observe, read_positions
 from provenance.suspect.access.twins import Twins
 from provenance.suspect.positions import split_positions
@@ -73,6 +77,18 @@ def cases(
         "twins": (check(clean, twins=measured_twins(300, 251))[0], flat, None),
         "planned": (planned, grown, plan),
     }
+
+
+@pytest.fixture(scope="session")
+def family_page(cases, tmp_path_factory) -> str:
+    """The page of a guilty suspect, an innocent one and one with too little data."""
+    folder = tmp_path_factory.mktemp("family")
+    for kind in ("evidence", "none", "little"):
+        (folder / kind).mkdir()
+        write_json(folder / kind / "verdict.json", cases[kind][0].to_json())
+    places = [folder / kind for kind in ("evidence", "none", "little")]
+    family = judge_suspects([read_suspect(place) for place in places])
+    return render_suspects(family, places, Filing("2026-17"), "2026-12-01T10:00:00Z")
 
 
 def _text(world) -> str:

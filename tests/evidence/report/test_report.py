@@ -14,9 +14,14 @@ from itertools import pairwise
 
 import pytest
 
+from provenance.check.filing import Filing
+from provenance.check.suspects import judge_suspects, read_suspect
 from provenance.check.verdict import Verdict
+from provenance.evidence.report.heading import Heading
 from provenance.evidence.report.page import PALETTE, render_report
-from tests.evidence.report.hostile import OWNED, poison, poison_plan
+from provenance.evidence.report.several import render_suspects
+from provenance.storage.files import write_json
+from tests.evidence.report.hostile import OWNED, PAYLOADS, poison, poison_plan
 
 KINDS = (
     "evidence", "none", "invalid", "untested", "little", "reserved", "twins", "planned"
@@ -140,7 +145,8 @@ def test_the_page_made_from_the_file_is_the_page_made_from_the_verdict(cases, pa
     [
         (
             "evidence",
-            ["Evidence found", "at least these", "fewer than 1 of 10", "among 80 placebo keys",
+            ["Evidence found", "at least these", "fewer than 1 of 1 billion",
+             "among 80 placebo keys",
              "How the evidence grew", "Which part of the service", "Exploratory check",
              "quotation, echo", "provenance verify DIR", "Every control must look like chance"],
             ["What the check could have found", "A second line", "FAILED", "Caveat"],
@@ -153,7 +159,7 @@ def test_the_page_made_from_the_file_is_the_page_made_from_the_verdict(cases, pa
         ),
         (
             "untested",
-            ["Inconclusive: nothing could be tested", "neither for nor against",
+            ["No answer: nothing could be tested", "neither for nor against",
              "of which 0 count; 9 left out because their context",
              "225 left out because they stand in"],
             ["p at most", "How strong", "Which part", "What the check could have found",
@@ -161,9 +167,11 @@ def test_the_page_made_from_the_file_is_the_page_made_from_the_verdict(cases, pa
         ),
         (
             "little",
-            ["Inconclusive: too little data", "neither for nor against", "coins of the global key",
-             "What the check could have found", "How strong the result is"],
-            ["Which part of the service", "Evidence found", "No evidence found", "FAILED"],
+            ["No answer: too little data", "neither for nor against", "coins of the global key",
+             "What the check could have found", "The numbers, which decide nothing",
+             "cannot say", "must not be read as “no evidence found”"],
+            ["Which part of the service", "Evidence found", "No evidence found", "FAILED",
+             "How strong the result is"],
         ),
         (
             "twins",
@@ -284,3 +292,76 @@ def test_twins_alone_are_reported_when_the_keys_scored_nothing(cases):
     text = Page(render_report(verdict)).text
     assert "second line only" in text
     assert "How strong the result is" not in text
+
+
+# --- what is filed, and several suspects ---------------------------------------------------------
+
+
+def test_case_suspect_author_and_dates_stand_at_the_top(cases):
+    heading = Heading(Filing("2026-17", "", "J. Doe"), "2026-12-01T10:00:00Z", "5f" * 32)
+    text = Page(render_report(*cases["planned"], heading)).text
+    top = text[: text.index("1. How the question")]
+    for words in ("2026-17", "J. Doe", "fast-7b of Example Corp.", "2026-12-01 10:00:00 UTC",
+                  "2026-11-19 00:00:00 UTC", "5f" * 32):  # fmt: skip
+        assert words in top
+    text = Page(render_report(*cases["none"])).text
+    assert text[: text.index("1. How the question")].count("not stated") == 4
+    assert "no plan" in text
+
+
+def test_the_page_says_its_words_in_plain_english(cases, pages):
+    for kind in KINDS:
+        text = Page(pages[kind]).text
+        assert "What the words mean" in text
+        assert "How the outputs were collected" in text
+        for jargon in ("KS p", "followed by", "log10", "e-process"):
+            assert jargon not in text, (kind, jargon)
+    assert "random keys lean by" in Page(pages["evidence"]).text
+    assert "in 95 of 100 checks" in Page(pages["evidence"]).text
+    assert re.search(r"any share from \d+ % to \d+ % would fit", Page(pages["evidence"]).text)
+
+
+def test_the_ledger_of_a_collection_is_told(cases):
+    verdict = cases["evidence"][0]
+    fact = {
+        "head": "ab" * 32, "base_url": "https://api.example/v1", "model": "suspect-7",
+        "created": "2026-11-30T08:00:00Z", "models": {"suspect-7-0613": 9}, "wanted": 12,
+        "answered": 9, "without_text": 1, "errors": 0, "unanswered": 2,
+    }  # fmt: skip
+    seen = verdict.inputs["outputs"]
+    source = {**seen["source"], "collected": {"outputs.jsonl": fact}}
+    inputs = {**verdict.inputs, "outputs": {**seen, "source": source}}
+    text = Page(render_report(replace(verdict, inputs=inputs))).text
+    assert "asked of https://api.example/v1 for the model suspect-7, from 2026-11-30 08:00" in text
+    assert "Of 12 answers that were wanted 9 came with text, 1 without, 0 were errors and 2" in text
+    assert "ab" * 32 in text
+    assert "handed to the check as they are" in Page(render_report(verdict)).text
+
+
+def test_several_suspects_stand_side_by_side(family_page):
+    page = Page(family_page)
+    assert len(family_page.encode()) < 100_000
+    assert "Evidence against one suspect of 3" in page.text
+    assert "Which of these models" in page.text
+    first = page.text[page.text.index("1. All suspects") : page.text.index("2. Side by side")]
+    assert re.search(r"evidence yes .* none no .* little cannot say", first)
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", family_page, re.DOTALL)
+    row = [re.sub(r"<[^>]+>", "", cell) for cell in cells[cells.index("own check") :][:4]]
+    assert row[1:] == ["Evidence found", "No evidence found", "No answer: too little data"]
+    assert "No evidence found" not in first
+    assert "Suspects that wrote the same" not in page.text  # no pairs: nothing is known of it
+    assert not [tag for tag, _ in page.tags if tag in ("script", "img", "link")]
+
+
+def test_names_of_suspects_stay_text(cases, tmp_path):
+    places = []
+    for i, name in enumerate(('a"><script>x</script>', "</style><b>", "b")):
+        kind = ("evidence", "none", "little")[i]
+        place = tmp_path / name.replace("/", "\N{DIVISION SLASH}")
+        place.mkdir()
+        write_json(place / "verdict.json", cases[kind][0].to_json())
+        places.append(place)
+    family = judge_suspects([read_suspect(place) for place in places])
+    page = render_suspects(family, places, Filing(PAYLOADS[0], "", PAYLOADS[2]), "")
+    assert not {tag for tag, _ in Page(page).tags} & {"script", "img", "b"}
+    assert page.count("</style>") == 1

@@ -25,13 +25,13 @@ from provenance.evidence.report.wording import (
 )
 
 EXPECTED = {
-    "evidence": ("consistent with the model having been trained", "fewer than 1 of 10"),
+    "evidence": ("consistent with the model having been trained", "fewer than 1 of 1 billion"),
     "none": ("found no evidence", "not proof that it was not"),
-    "untested": ("nothing was tested", "neither for nor against"),
-    "little": ("too little data", "neither for nor against"),
+    "untested": ("nothing was tested", "must not be read as “no evidence found”"),
+    "little": ("too little data to answer", "must not be read as “no evidence found”"),
     "reserved": ("forbids the conclusion", "neither for nor against"),
     "invalid": ("control of this check failed", "Nothing in this report is evidence"),
-    "twins": ("251 of 300 pairs", "fewer than 1 of 10<sup>"),
+    "twins": ("251 of 300 pairs", "fewer than 1 of 1 billion"),
     "planned": ("consistent with the model having been trained", "at least those of"),
 }
 
@@ -111,7 +111,7 @@ def test_no_number_is_shown_where_it_could_be_taken_for_what_may_not_be_said(cas
         (-6.1, "fewer than 1 of 1 million"),
         (-8.5, "fewer than 1 of 100 million"),
         (-9.5, "fewer than 1 of 1 billion"),
-        (-1000.5, "fewer than 1 of 10<sup>1000</sup> (a 1 followed by 1000 zeros)"),
+        (-1000.5, "fewer than 1 of 1 billion"),
     ],
 )
 def test_natural_frequencies(log10_p, words):
@@ -126,11 +126,11 @@ def test_a_frequency_is_never_rarer_than_p(log10_p):
         assert int(few[1]) / 100 >= 10**log10_p - 1e-12
         assert int(few[1]) / 100 < 10**log10_p + 0.011
         return
-    power = re.search(r"10<sup>(\d+)</sup>|1 of (\d+)(?: (million|billion))? such", text)
+    power = re.search(r"1 of (\d+)(?: (million|billion))? such", text)
     assert power is not None
-    zeros = int(power[1]) if power[1] else len(power[2]) - 1
-    zeros += {"million": 6, "billion": 9}.get(power[3] or "", 0)
-    assert log10_p <= -zeros < log10_p + 1
+    zeros = len(power[1]) - 1 + {"million": 6, "billion": 9}.get(power[2] or "", 0)
+    assert log10_p <= -zeros
+    assert -zeros < log10_p + 1 or zeros == 9
     assert ("fewer" in text) == (log10_p < -zeros)
 
 
