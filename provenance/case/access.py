@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from provenance.errors import UsageError
 from provenance.storage.files import Paths, as_path, as_paths
+from provenance.storage.formats import LEDGER_FILE
 from provenance.storage.shapes.requests import ReadAs
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Access:
 
     def of(self, path: Path) -> Access:
         """The same kind of access to another model."""
-        return replace(self, paths=(path,), wanted=None)
+        return replace(self, paths=_enter((path,), f"{self.kind}.jsonl"), wanted=None)
 
     def following(self, plan: Plan | None, prompts: Path | None) -> Access:
         """The same, limited to what a plan wants of outputs.
@@ -87,8 +88,11 @@ class Access:
 
 
 def _enter(paths: tuple[Path, ...], name: str) -> tuple[Path, ...]:
-    """The same, where the folder of a collection stands for its file of this name."""
-    return tuple(path / name if (path / "ledger.jsonl").is_file() else path for path in paths)
+    """The same, where the folder of a collection stands for its file of this name.
+
+    A model's folder has no ledger.
+    """
+    return tuple(path / name if (path / LEDGER_FILE).is_file() else path for path in paths)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, in the words of people: formats, not codecs."""
+"""What a file is by its first bytes, in the words of people, and a folder by a file in it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ _MAGIC: Final = (
     (b"\xfe\xff", "text in UTF-16"),
     (b"\x80\x04", "a Python pickle"),
 )
+LEDGER_FILE: Final = "ledger.jsonl"
+OUTPUTS_FILE: Final = "outputs.jsonl"
+"""A folder with such a ledger is a collection, and these are its outputs."""
 _TAR: Final = 257
 FORMAT_BYTES: Final = _TAR + 8
 """So many first bytes tell."""

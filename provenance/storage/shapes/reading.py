@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from provenance.errors import DataError, StorageError
 from provenance.storage.files import name_files
+from provenance.storage.formats import LEDGER_FILE, OUTPUTS_FILE
 from provenance.storage.lines import COMPRESSIONS, RecordReader, check_distinct, read_json_lines
 from provenance.storage.plugins import Plugin, find_plugin
 from provenance.storage.shapes.containers import CUT, DATA_SUFFIXES, ValueFile, suffix_of
@@ -180,7 +181,8 @@ class RecordFile:
 class RecordFiles:
     """Files and folders of outputs; iterate once, then everything is known of them.
 
-    Parameters: paths, a folder stands for the data files in it; how they are to be read.
+    Parameters: paths, a folder stands for the data files in it (that of a collection, which has a
+    ledger, for its outputs alone); how they are to be read.
     Raises UsageError for a file that is named twice, DataError, StorageError.
     """
 
@@ -231,6 +233,8 @@ class RecordFiles:
         """The data files of a folder and its sub-folders; the rest is named."""
         if not path.is_dir():
             return [path]
+        if (path / LEDGER_FILE).is_file():
+            return [path / OUTPUTS_FILE]
         try:
             found = sorted(one for one in path.rglob("*") if not one.is_dir())
         except OSError as error:

@@ -27,6 +27,7 @@ from provenance.errors import (
 )
 from provenance.storage.chain import Chain, find_breaks, read_links
 from provenance.storage.files import as_path, canonical_json, lock_folder, sha256_of_file
+from provenance.storage.formats import LEDGER_FILE
 from provenance.suspect.collect.derive import (
     DERIVED,
     check_derived,
@@ -36,7 +37,7 @@ from provenance.suspect.collect.derive import (
 from provenance.suspect.collect.prompts import PROMPTS_FILE, Prompts, load_prompts
 from provenance.suspect.collect.result import Collection, Progress
 from provenance.suspect.collect.settings import CollectSettings
-from provenance.suspect.collect.standing import FORMAT, LEDGER_FILE, VERSION, Standing
+from provenance.suspect.collect.standing import FORMAT, VERSION, Standing
 
 API: Final = "api"
 _SPENDABLE: Final = ("concurrency", "timeout", "retries", "max_tokens_total", "max_spend")

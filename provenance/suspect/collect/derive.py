@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, Final
 
 from provenance.errors import DataError, StorageError
 from provenance.storage.files import canonical_json, parse_json, sync_folder
+from provenance.storage.formats import LEDGER_FILE, OUTPUTS_FILE
 from provenance.suspect.collect.answers import Answer, read_answer, read_batch_line, unpack_body
 from provenance.suspect.collect.prompts import Prompts, chat_of, load_prompts
-from provenance.suspect.collect.standing import LEDGER_FILE, Standing
+from provenance.suspect.collect.standing import Standing
 
-OUTPUTS_FILE: Final = "outputs.jsonl"
 LOGPROBS_FILE: Final = "logprobs.jsonl"
 DERIVED: Final = (OUTPUTS_FILE, LOGPROBS_FILE)
 

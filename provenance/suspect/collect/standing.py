@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from provenance.errors import DataError
 from provenance.storage.chain import GENESIS, Link, read_chain
+from provenance.storage.formats import LEDGER_FILE
 
-LEDGER_FILE: Final = "ledger.jsonl"
 FORMAT: Final = "provenance-collection"
 VERSION: Final = 1
 

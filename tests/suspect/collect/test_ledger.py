@@ -20,8 +20,8 @@ from provenance.storage.chain import (
     read_links,
 )
 from provenance.storage.files import canonical_json
+from provenance.storage.formats import LEDGER_FILE
 from provenance.suspect.collect.answers import pack_body, read_answer, unpack_body
-from provenance.suspect.collect.standing import LEDGER_FILE
 
 COUNT = 8
 
