@@ -37,12 +37,13 @@ OWN = {
     "keys disclose": "the key of another mark lies in its own configuration",
     "keys export-worker": "marking is done by the other library",
     "generate": "marking is done by the other library",
+    "plan power": "the students that were measured learnt our own marks",
 }
 """Commands that only our own keyring has, and why; the reason stands in docs/foreign-schemes.md."""
 
 MARKLESS = {
     *("demo", "collect", "collect verify", "collect prepare", "collect import", "outputs show"),
-    *("index info", "plan commit", "plan show", "verify", "suspects"),
+    *("index info", "plan commit", "plan show", "case show", "verify", "suspects"),
     *("evidence new-signing-key", "evidence sign", "evidence file"),
 }
 """Commands that ask for no mark; those of bundles and plans read either kind: see the story."""
@@ -119,6 +120,8 @@ def place(request, tmp_path_factory):
     twins = teacher.sample(rng, 40, 40)
     pairs = zip(world.served, twins, strict=True)
     rows = [{"served": one.tolist(), "unserved": two.tolist()} for one, two in pairs]
+    asked = [{"prompt": decode(row), "labels": {"kind": "a"}} for row in teacher.sample(rng, 9, 20)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
     (folder / "twins.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _write_logprobs(folder / "logprobs.jsonl", guilty, world.served)
     return folder, mark, request.param
@@ -133,6 +136,8 @@ def story(folder, mark):
     batch = folder / "batch.jsonl"
     reads = ("--format", "openai-batch", "--requests", folder / "batch_input.jsonl", "--strict")
     weights = ("--weights", folder / "suspect", "--read", folder / "served.jsonl")
+    case = ("--case", folder / "case", "--signing-key", folder / "signing.key")
+    prompts = folder / "prompts.jsonl"
     filed = ("--case-number", "7", "--author", "J. Doe", "--suspect", "model x")
     return [
         ("index build", (folder / "served.jsonl", "-o", folder / "index2", *mark)),
@@ -152,6 +157,17 @@ def story(folder, mark):
         ("evidence file", (folder / "bundle2", "--case-number", "8")),
         ("verify", (folder / "bundle2", "--unsigned")),
         ("suspects", (bundle, folder / "bundle2", "-o", folder / "page.html")),
+        ("plan prompts", (prompts, *mark, "--unmarked", folder / "unmarked.jsonl", "--count", 4,
+                          "--label", "kind=a", "--balance", "kind", "--per-prefix", 2, "--seed", 1,
+                          "-o", folder / "chosen.jsonl", "--json")),
+        ("evidence new-signing-key", (folder / "signing.key",)),
+        ("case new", (folder / "case", *mark, *index, "--suspect", "model x", "--number", "7",
+                      "--author", "J. Doe", "--signing-key", folder / "signing.key", "--json")),
+        ("plan new", (folder / "cased.json", *mark, *index, "--outputs", 10, *case,
+                      "--prompts", prompts)),
+        ("plan commit", (folder / "cased.json", *case)),
+        ("check", (folder / "batch.jsonl", *mark, *index, *fast, *case)),
+        ("case show", (folder / "case",)),
         ("check", (*mark, *index, *fast, *weights, "--documents", 40, "--twins",
                    folder / "twins.jsonl", *models, "--json")),
         ("check", (*mark, *index, *fast, "--logprobs", folder / "logprobs.jsonl", *models)),
