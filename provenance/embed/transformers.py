@@ -312,7 +312,8 @@ def _options(
     """Options of `generate`; the tokenizer pads on the left from now on."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # without an end token either, any token does: what is padded is masked, and nothing ends
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,

@@ -254,3 +254,26 @@ def test_another_models_tokenizer_is_a_mismatch_without_the_mark_too(
     base = ("--model", model_folder, "--prompts", tmp_path / "prompts.jsonl", "--unmarked")
     code, _, _ = run("generate", *base, "--keys", tmp_path / "keys", "-o", tmp_path / "o.jsonl")
     assert code == 78
+
+
+def test_a_model_without_a_padding_token_serves_prompts_of_any_length(
+    tmp_path, tokenizer_path, model_folder, run
+):
+    for path in model_folder.glob("*token*.json"):
+        if path.name != "tokenizer.json":
+            path.unlink()
+    bare = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_path))
+    bare.save_pretrained(tmp_path / "bare")
+    config = tmp_path / "bare/tokenizer_config.json"
+    (model_folder / config.name).write_bytes(config.read_bytes())
+    make_keyring(tmp_path / "keys", tokenizer_path)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "import path"}\n{"prompt": "return"}\n')
+    for more in (["--keys", tmp_path / "keys"], ["--unmarked"]):
+        log = tmp_path / f"{more[0]}.jsonl"
+        code, _, err = run(
+            *("generate", "--model", model_folder, "--prompts", prompts, "-o", log),
+            *("--max-new-tokens", "9", *more),
+        )
+        assert code == 0, err
+        assert len(log.read_text().splitlines()) == 2
