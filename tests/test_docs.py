@@ -4,11 +4,11 @@ import io
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -97,17 +97,18 @@ def demo():
         "sys.argv = ['provenance', 'demo', '--json']\n"
         "from provenance.commands.app import main\nmain()"
     )
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/"
     )
-    return done, time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_the_demo_finds_the_guilty_and_nobody_else(demo):
     done, seconds = demo
     assert done.returncode == 0, done.stderr
-    assert seconds < 120  # 60 s on a quiet machine
+    assert seconds < 120  # of the processor; 60 on a quiet machine
     suspects = {one["name"]: one for one in json.loads(done.stdout)["suspects"]}
     assert len(suspects) >= 4
     for one in suspects.values():

@@ -11,6 +11,8 @@ from provenance.commands.app import main
 def run(monkeypatch, capsys):
     """Call `main` as the shell would; returns (exit code, stdout, stderr)."""
 
+    monkeypatch.setenv("COLUMNS", "80")  # as a terminal: `tests/commands/test_expectations.py`
+
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["provenance", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
