@@ -40,6 +40,7 @@ from provenance.storage.documents import refuse_malformed
 from provenance.storage.files import (
     canonical_json,
     lock_folder,
+    read_bytes,
     read_json,
     sha256_of_file,
     write_atomically,
@@ -332,7 +333,7 @@ def create_keyring(
             public,
             commitments={key: Commitment.to_key(_derive(master, public, *key)) for key in named},
         )
-        write_atomically(folder / TOKENIZER_FILE, Path(tokenizer).read_bytes())
+        write_atomically(folder / TOKENIZER_FILE, read_bytes(tokenizer))
         write_json(folder / KEYRING_FILE, public.to_json())
     return UnlockedKeyring(public, master)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from provenance.errors import DataError, StorageError, UsageError
-from provenance.storage.files import canonical_json, parse_json, sync_folder
+from provenance.storage.files import canonical_json, open_file, parse_json, sync_folder
 
 GENESIS: Final = "0" * 64
 """What the first record says of the line before it."""
@@ -158,13 +158,7 @@ def now() -> str:
 
 def read_links(path: Path) -> Iterator[Link]:
     """Every line that ends, whatever it says. Raises StorageError; DataError for an endless one."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise StorageError(
-            f"{path}: must be readable; got: {error.strerror}. Name the folder that holds it."
-        ) from error
-    with file:
+    with io.BufferedReader(open_file(path)) as file:
         offset = line = 0
         while content := file.readline(MAXIMUM_RECORD + 1):
             line += 1

@@ -7,11 +7,14 @@ run leaves nothing half-written under a final name.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +28,9 @@ from provenance.errors import DataError, LockedError, StorageError, UsageError
 from provenance.storage.formats import FORMAT_BYTES, advise, name_format
 
 _MAXIMUM_JSON_BYTES = 1 << 28
+_BLOCK = 1 << 20
+_LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+"""A `.lock` that is a link would create what it points to."""
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 """As `tempfile.mkstemp` names what `write_atomically` has not finished."""
 
@@ -85,18 +91,46 @@ def has_cut_character(value: Any) -> bool:
     return False
 
 
+def open_file(path: Path | str) -> io.FileIO:
+    """A regular file to read from, unbuffered. Raises StorageError, also for a pipe or a device.
+
+    Never waits: a pipe that nobody writes to would be read for ever.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return io.FileIO(descriptor, "r")
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    raise StorageError(
+        f"{path}: must be a regular file; it is a pipe or a device. Write what it gives to a file."
+    )
+
+
+def unreadable(path: Path | str, error: OSError) -> StorageError:
+    """The error of a file that cannot be read."""
+    found = error.strerror or error
+    return StorageError(f"{path}: must be a readable file; got: {found}. Check the path.")
+
+
 def read_bytes(path: Path | str, limit: int = _MAXIMUM_JSON_BYTES) -> bytes:
     """Whole content of a file of at most `limit` bytes. Raises StorageError or DataError."""
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(limit + 1)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: must be a readable file; got: {error.strerror}. Check the path."
-        ) from error
-    if len(content) > limit:
+    parts, size = [], 0
+    with open_file(path) as file:
+        try:
+            # not read(limit + 1), which would take memory for all of the limit at once
+            while size <= limit and (block := file.read(min(limit + 1 - size, _BLOCK))):
+                parts.append(block)
+                size += len(block)
+        except OSError as error:
+            raise unreadable(path, error) from error
+    if size > limit:
         raise DataError(f"{path}: must be at most {limit} bytes; it is larger. Split the file.")
-    return content
+    return b"".join(parts)
 
 
 def read_json(path: Path | str) -> Any:
@@ -122,14 +156,12 @@ def name_files(paths: Sequence[Path]) -> list[str]:
 def sha256_of_file(path: Path | str) -> str:
     """Hex SHA-256 of a file, streamed. Raises StorageError."""
     digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            while block := file.read(1 << 20):
+    with open_file(path) as file:
+        try:
+            while block := file.read(_BLOCK):
                 digest.update(block)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: must be a readable file; got: {error.strerror}. Check the path."
-        ) from error
+        except OSError as error:
+            raise unreadable(path, error) from error
     return digest.hexdigest()
 
 
@@ -205,7 +237,7 @@ def lock_folder(folder: Path | str, wait: float = 0.0) -> Iterator[None]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(folder / ".lock", _LOCK_FLAGS, 0o600)
     except OSError as error:
         raise StorageError(
             f"{folder}: must be a writable folder; got: {error.strerror}. Choose another place."

@@ -15,8 +15,14 @@ from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
-from provenance.errors import DataError, ProvenanceError, StorageError, UsageError, say_briefly
-from provenance.storage.files import name_files, parse_json, sha256_of_file
+from provenance.errors import DataError, ProvenanceError, UsageError, say_briefly
+from provenance.storage.files import (
+    name_files,
+    open_file,
+    parse_json,
+    sha256_of_file,
+    unreadable,
+)
 from provenance.storage.plugins import Plugin, find_plugin
 
 COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
@@ -51,16 +57,7 @@ class LineReader:
         self._maximum = MAXIMUM_LINE if maximum is None else maximum
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
-            raise StorageError(  # it may never end, and cannot be read and hashed again
-                f"{self.path}: must be a regular file; it is a pipe or a device. Write what it "
-                "gives to a file."
-            )
-        try:
-            file = self.path.open("rb", buffering=0)
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
-        with file:
+        with open_file(self.path) as file:
             source = _HashedFile(file, self.path)
             expanded = _Expanded(source, COMPRESSIONS.get(self.path.suffix))
             lines: BinaryIO = io.BufferedReader(expanded, 1 << 20)
@@ -80,11 +77,7 @@ class LineReader:
 def read_start(path: Path | str, size: int = 1 << 16) -> bytes:
     """The first bytes of a file as they are unpacked. Raises DataError, StorageError."""
     path = Path(path)
-    try:
-        file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    with file:
+    with open_file(path) as file:
         expanded = _Expanded(_HashedFile(file, path), COMPRESSIONS.get(path.suffix))
         return io.BufferedReader(expanded, size).read(size)
 
@@ -148,7 +141,7 @@ class _HashedFile(io.RawIOBase):
         try:
             block = self._file.read(size) or b""
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error) from error
         self.digest.update(block)
         self.count += len(block)
         return block
@@ -194,9 +187,3 @@ class _Expanded(io.RawIOBase):
             )
         buffer[: len(block)] = block
         return len(block)
-
-
-def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{path}: must be a readable file; got: {error.strerror or error}. Check the path."
-    )

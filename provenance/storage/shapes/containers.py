@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +15,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from provenance.errors import DataError, StorageError, say_briefly
-from provenance.storage.files import has_cut_character, parse_json, sha256_of_file
+from provenance.errors import DataError, say_briefly
+from provenance.storage.files import has_cut_character, open_file, parse_json, sha256_of_file
 from provenance.storage.formats import FORMAT_BYTES, advise, has_suffix, name_format
 from provenance.storage.lines import COMPRESSIONS, MAXIMUM_LINE, LineReader, read_start
 
@@ -52,7 +51,6 @@ class ValueFile:
         self.is_text = as_text or suffix_of(self.path) in _TEXTS
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        _refuse_special(self.path)
         start = check_format(self.path)
         suffix = suffix_of(self.path)
         if suffix == ".parquet":
@@ -144,24 +142,9 @@ class ValueFile:
         self.sha256 = sha256_of_file(self.path)
 
 
-def _refuse_special(path: Path) -> None:
-    """Raise StorageError for what is no file: a pipe can be read once, and may hang."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise StorageError(
-            f"{path}: must be a readable file; got: {error.strerror or error}. Check the path."
-        ) from error
-    if not stat.S_ISREG(mode):
-        raise StorageError(
-            f"{path}: must be a regular file; it is a pipe or a device. Write what it "
-            "gives to a file."
-        )
-
-
 def check_format(path: Path) -> bytes:
     """The first bytes of what is in a file; DataError if its name says another format."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         raw = file.read(FORMAT_BYTES)
     suffix, outer = suffix_of(path), path.suffix in COMPRESSIONS
     expected = {".gz": "a gzip file", ".zst": "a zstd file"}.get(path.suffix)
