@@ -87,13 +87,22 @@ class RotatingLog:
             self._finish()
 
     def append(self, record: ServedResponse) -> None:
-        """Append one record; see `LogWriter.append`. A record that is refused changes nothing."""
+        """Append one record; see `LogWriter.append`. A record that is refused changes nothing.
+
+        After a file that was taken away, which is said once, the next record begins another.
+        """
         with self._lock:
             if not self._open:
                 raise UsageError("a RotatingLog must be open. Use it in a with statement.")
             if self._writer is None:
                 self._writer = self._start()
-            self._writer.append(record)
+            try:
+                self._writer.append(record)
+            except StorageError:
+                if not self._writer.is_there:
+                    self._writer.abandon()
+                    self._writer = None
+                raise
             if self._writer.records >= self._rows or self._writer.bytes >= self._bytes:
                 self._finish()
 

@@ -141,10 +141,12 @@ class LogWriter:
         """Append one record; when this returns, it survives the death of the process.
 
         Raises DataError if `read_log` would refuse the record, UsageError outside a `with` block,
-        StorageError if the disk refuses; then nothing of the record is left.
+        StorageError if the disk refuses, or if somebody took the file away: a record that is
+        written to a file without a name is lost. Then nothing of the record is left.
         """
         if self._file is None:
             raise UsageError("a LogWriter must be open. Use it in a with statement.")
+        self._refuse_vanished()
         line = memoryview(_to_line(record, self.path))
         try:
             written = 0
@@ -159,6 +161,28 @@ class LogWriter:
             raise self._unwritable(error) from error
         self.records += 1
         self.bytes += len(line)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file that is written still has its name: nobody removed or replaced it."""
+        try:
+            opened = None if self._file is None else os.fstat(self._file.fileno())
+            return opened is not None and os.path.samestat(self._part.stat(), opened)
+        except OSError:
+            return False
+
+    def abandon(self) -> None:
+        """Close it without giving it a name."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _refuse_vanished(self) -> None:
+        if not self.is_there:
+            raise StorageError(
+                f"{self._part}: a log must stay where it is until it is closed; it was taken away, "
+                f"with {self.records} records. Put it back, or begin another."
+            )
 
     def _open(self) -> io.FileIO:
         """The locked, empty part. The lock is on the file that still has the part's name."""

@@ -162,3 +162,16 @@ def test_nothing_is_said_without_a_reason(tmp_path, caplog):
     with BackgroundLog(RotatingLog(tmp_path / "log")) as log:
         log.append(_record(1))
     assert not caplog.records
+
+
+def test_an_engine_whose_log_is_taken_away_begins_another_and_loses_nothing_more(tmp_path, caplog):
+    with BackgroundLog(RotatingLog(tmp_path / "log")) as log:
+        log.append(_record(0))
+        while not log.written:
+            time.sleep(0.01)
+        (tmp_path / "log").rename(tmp_path / "moved")
+        log.append(_record(1))
+    assert (log.written, log.lost) == (2, 0)
+    assert _names(tmp_path / "log") == ["r1"]
+    assert _names(tmp_path / "moved") == ["r0"]
+    assert "taken away" in caplog.text

@@ -197,7 +197,7 @@ def test_a_failing_disk_is_a_storage_error(tmp_path, monkeypatch, read):
             return super().read(size) if not self.count else self.fail()
 
         def fail(self):
-            raise lines._unreadable(self.path, OSError(errno.EIO, "Input/output error"))
+            raise lines.unreadable(self.path, OSError(errno.EIO, "Input/output error"))
 
     monkeypatch.setattr(lines, "_HashedFile", Failing)
     content = os.urandom(3_000_000).hex().encode()

@@ -104,3 +104,34 @@ def test_wrong_arguments_and_a_closed_log(tmp_path):
         tmp_path / "a.jsonl",
         tmp_path / "x.jsonl",
     ]
+
+
+@pytest.mark.parametrize("how", ["file removed", "file replaced", "folder moved"])
+def test_a_log_that_is_taken_away_says_so_at_the_next_record_and_goes_on(tmp_path, read, how):
+    folder = tmp_path / "served"
+    with RotatingLog(folder) as log:
+        log.append(_record("r0"))
+        (part,) = folder.iterdir()
+        if how == "folder moved":
+            folder.rename(tmp_path / "moved")
+        else:
+            part.unlink()
+        if how == "file replaced":
+            part.write_text("")
+        with pytest.raises(StorageError, match="taken away, with 1 records"):
+            log.append(_record("r1"))
+        log.append(_record("r1"))
+    assert [row["response_id"] for row in read(folder)[0]] == ["r1"]
+    if how == "folder moved":
+        assert [row["response_id"] for row in read(tmp_path / "moved")[0]] == ["r0"]
+
+
+def test_a_single_file_that_is_taken_away_refuses_every_record(tmp_path):
+    log = LogWriter(tmp_path / "a.jsonl").__enter__()
+    log.append(_record("r0"))
+    (tmp_path / "a.jsonl.part").unlink()
+    for name in ("r1", "r2"):
+        with pytest.raises(StorageError, match="taken away"):
+            log.append(_record(name))
+    with pytest.raises(StorageError):  # and it can be given no name
+        log.__exit__(None, None, None)
