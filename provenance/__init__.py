@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from provenance.case.indexing import build_index as build_index
     from provenance.case.indexing import describe_index as describe_index
     from provenance.case.indexing import list_warnings as list_warnings
+    from provenance.case.indexing import merge_indexes as merge_indexes
     from provenance.case.keyrings import disclose_key as disclose_key
     from provenance.case.keyrings import make_keyring as make_keyring
     from provenance.case.looks import Look as Look
@@ -157,6 +158,7 @@ _HOMES = {
     "import_batch": "provenance.suspect.collect.batches",
     "judge_suspects": "provenance.check.suspects",
     "list_warnings": "provenance.case.indexing",
+    "merge_indexes": "provenance.case.indexing",
     "load_tokenizer": "provenance.keys.tokenizer",
     "make_keyring": "provenance.case.keyrings",
     "make_plan": "provenance.case.planning",

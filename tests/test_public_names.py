@@ -64,6 +64,7 @@ PUBLIC = [
     "judge_suspects",
     "list_warnings",
     "load_tokenizer",
+    "merge_indexes",
     "make_keyring",
     "make_plan",
     "make_scheme",

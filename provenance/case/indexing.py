@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from provenance.keys.keyring import Keyring
     from provenance.marks import Mark
     from provenance.served.audit_result import LogAudit
     from provenance.served.index_manifest import IndexManifest
@@ -38,13 +39,30 @@ def build_index(
     same keyring may be replaced; limits of memory and threads. Raises StorageError if it may not.
     """
     files, mark, path = _open(logs, keyring, tokenizer)
+    return build.build_index(files, _place(folder, force=force), mark, path, **limits)
+
+
+def merge_indexes(
+    indexes: Paths, folder: Any, public: Keyring, *, force: bool = False, **limits: Any
+) -> IndexManifest:
+    """Add up indexes of disjoint logs; the same bytes as one index of all logs.
+
+    Parameters: folders of two or more indexes; where the sum goes; the public half of their mark
+    (no secret is needed); whether an index there may be replaced; limits of memory and threads. See
+    `provenance.served.build.merge_indexes` for what is refused.
+    """
+    place = _place(folder, force=force)
+    return build.merge_indexes(as_paths(indexes, "the indexes"), place, public, **limits)
+
+
+def _place(folder: Any, *, force: bool) -> Path:
     place = as_path(folder, "the index")
     if (place / MANIFEST_FILE).exists() and not force:
         raise StorageError(
             f"{place}: must not hold an index yet; it does, and verdicts may name it. Choose "
             "another folder, or replace it with --force."
         )
-    return build.build_index(files, place, mark, path, **limits)
+    return place
 
 
 def audit_log(logs: Paths, keyring: Any, tokenizer: Any = None, **limits: Any) -> LogAudit:

@@ -29,11 +29,31 @@ def build(
     """Build the index of served logs. It is as confidential as the logs."""
     opened = mark.open()
     manifest = pv.build_index(logs, output, opened, mark.tokenizer, force=force)
+    _tell_made(manifest, output, pv.list_warnings(manifest, opened))
+
+
+@app.command("merge")
+@shares_options
+def merge(
+    indexes: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Two or more folders.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the merged index.")],
+    mark: Any,
+    force: Force = False,
+) -> None:
+    """Add up indexes of disjoint logs: equal to one index of all of them. Needs no secret.
+
+    No response and no conversation may be in two of them; a log file that is in two is refused.
+    """
+    manifest = pv.merge_indexes(indexes, output, mark.describe(indexes[0]), force=force)
+    _tell_made(manifest, output, pv.list_warnings(manifest))
+
+
+def _tell_made(manifest: Any, output: Path, warnings: list[str]) -> None:
     tell(
         f"{manifest.marked_responses:,} marked responses of {manifest.responses:,} "
         f"({manifest.duplicates:,} duplicates counted once), {manifest.rows:,} rows: {output}"
     )
-    for warning in pv.list_warnings(manifest, opened):
+    for warning in warnings:
         tell(f"Warning: {warning}")
 
 

@@ -19,6 +19,8 @@ from provenance.served.writer import LogWriter
 from provenance.storage.files import lock_folder
 from tests.world.synthetic import Teacher, innocent, learn, make_world, write_outputs
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -521,3 +523,29 @@ def test_a_label_without_a_key_is_said_when_the_index_is_built(run, case):
     lost = lines.count('"week":"w2"')
     said = f"Of 200 marked responses so many have no label whose value has a key: week {lost}."
     assert said in " ".join(err.split())
+
+
+def test_weeks_are_indexed_once_and_added_up(run, tmp_path):
+    lines = [
+        {"response_id": f"r{i}", "marked": True, "labels": {"week": "2026-W17"},
+         "token_ids": [7 + (i * 31 + j * j) % 900 for j in range(40)], "finish": "length"}
+        for i in range(60)
+    ]  # fmt: skip
+    keys = tmp_path / "keys"
+    shutil.copytree(FIXTURES / "keys", keys)
+    (keys / "master.key").chmod(0o600)
+    for name, part in (("a", lines[:20]), ("b", lines[20:]), ("all", lines)):
+        log = tmp_path / f"{name}.jsonl"
+        log.write_text("".join(json.dumps(one) + "\n" for one in part))
+        assert run("index", "build", log, "--keys", keys, "-o", tmp_path / name)[0] == 0
+    (keys / "master.key").unlink()  # no secret is needed
+    parts, merged = (tmp_path / "a", tmp_path / "b"), tmp_path / "merged"
+    assert run("index", "merge", *parts, "--keys", keys, "-o", merged)[0] == 0
+    told = [
+        json.loads(run("index", "info", one, "--json")[1]) for one in (tmp_path / "all", merged)
+    ]
+    assert told[0]["content_sha256"] == told[1]["content_sha256"]
+    for words, expected in (((*parts, "-o", merged), 74), ((parts[0], "-o", tmp_path / "x"), 2),
+                            ((parts[0], parts[0], "-o", tmp_path / "x"), 65)):  # fmt: skip
+        code, _, err = run("index", "merge", *words, "--keys", keys)
+        assert (code, err.count("\n")) == (expected, 1), err

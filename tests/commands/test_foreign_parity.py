@@ -122,6 +122,9 @@ def place(request, tmp_path_factory):
     rows = [{"served": one.tolist(), "unserved": two.tolist()} for one, two in pairs]
     asked = [{"prompt": decode(row), "labels": {"kind": "a"}} for row in teacher.sample(rng, 9, 20)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    later = [json.loads(line) for line in (folder / "served.jsonl").read_text().splitlines()]
+    later = [{**one, "response_id": f"{one['response_id']}-later"} for one in later]
+    (folder / "later.jsonl").write_text("".join(json.dumps(one) + "\n" for one in later))
     (folder / "twins.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _write_logprobs(folder / "logprobs.jsonl", guilty, world.served)
     return folder, mark, request.param
@@ -142,6 +145,10 @@ def story(folder, mark):
     return [
         ("index build", (folder / "served.jsonl", "-o", folder / "index2", *mark)),
         ("index build", (folder / "served.jsonl", "-o", folder / "index2", *mark, "--force")),
+        ("index build", (folder / "later.jsonl", "-o", folder / "index3", *mark)),
+        ("index merge", (folder / "index2", folder / "index3", "-o", folder / "merged", *mark)),
+        ("index merge", (folder / "index2", folder / "index3", "-o", folder / "merged", *mark,
+                         "--force")),
         ("log audit", (folder / "served.jsonl", *mark, "--json")),
         ("plan new", (plan, *mark, *index, "--suspect", "model x", "--outputs", 40, *fast,
                       "--innocents", 1, "--alpha", 1e-3, "--rule", "log-sqrt")),
