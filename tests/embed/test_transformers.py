@@ -419,7 +419,7 @@ def draws_on_device(monkeypatch):
     monkeypatch.setattr(adapter_module, "has_kernels", lambda _device: True)
 
 
-@pytest.mark.parametrize("kind", [_Served, _PromptLookup])
+@pytest.mark.parametrize("kind", [_Served, pytest.param(_PromptLookup, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("draws_on_device")
 def test_conformance_of_draws_on_the_device(kind, tokenizer_path, sharp_model, tmp_path):
     model = copy.deepcopy(sharp_model).to(DEVICE)
