@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from provenance.case.folder import new_case as new_case
     from provenance.case.folder import read_case as read_case
     from provenance.case.indexing import audit_log as audit_log
+    from provenance.case.indexing import build_group as build_group
     from provenance.case.indexing import build_index as build_index
     from provenance.case.indexing import describe_index as describe_index
+    from provenance.case.indexing import list_groups as list_groups
     from provenance.case.indexing import list_warnings as list_warnings
     from provenance.case.indexing import merge_indexes as merge_indexes
     from provenance.case.keyrings import disclose_key as disclose_key
@@ -137,6 +139,7 @@ _HOMES = {
     "WorkerKeys": "provenance.keys.worker",
     "add_value": "provenance.keys.keyring",
     "audit_log": "provenance.case.indexing",
+    "build_group": "provenance.case.indexing",
     "build_index": "provenance.case.indexing",
     "check_outputs": "provenance.check.examine",
     "choose_prompts": "provenance.case.choosing",
@@ -157,6 +160,7 @@ _HOMES = {
     "generate_unmarked": "provenance.embed.generation",
     "import_batch": "provenance.suspect.collect.batches",
     "judge_suspects": "provenance.check.suspects",
+    "list_groups": "provenance.case.indexing",
     "list_warnings": "provenance.case.indexing",
     "merge_indexes": "provenance.case.indexing",
     "load_tokenizer": "provenance.keys.tokenizer",

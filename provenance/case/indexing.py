@@ -8,10 +8,13 @@ from provenance.case.doors import as_open_mark, tokenizer_of
 from provenance.check.inputs import describe_log
 from provenance.check.reservations import reserve_index
 from provenance.errors import StorageError, UsageError
-from provenance.served import audit, build
+from provenance.served import audit, build, group_build, group_list
+from provenance.served.group_index import refuse_shared_coins
+from provenance.served.group_manifest import GROUP_FILE
 from provenance.served.index import Index
 from provenance.served.index_manifest import MANIFEST_FILE
-from provenance.storage.files import Paths, as_path, as_paths
+from provenance.served.membership import parse_values
+from provenance.storage.files import Paths, as_path, as_paths, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from provenance.keys.keyring import Keyring
     from provenance.marks import Mark
     from provenance.served.audit_result import LogAudit
+    from provenance.served.group_list import GroupList
+    from provenance.served.group_manifest import GroupManifest
     from provenance.served.index_manifest import IndexManifest
 
 
@@ -63,6 +68,51 @@ def _place(folder: Any, *, force: bool) -> Path:
             "another folder, or replace it with --force."
         )
     return place
+
+
+def build_group(
+    logs: Paths,
+    folder: Any,
+    keyring: Any,
+    only: Any,
+    field: str = "response_id",
+    tokenizer: Any = None,
+    *,
+    force: bool = False,
+    **limits: Any,
+) -> GroupManifest:
+    """Count what a group of responses got and nobody else saw.
+
+    Parameters: as of `build_index`; `only` is a file of values, one a line, or a list of them; see
+    `provenance.served.group_build.build_group`. Whether an earlier group may be replaced.
+    """
+    files, mark, path = _open(logs, keyring, tokenizer)
+    refuse_shared_coins(mark)
+    place = as_path(folder, "the group")
+    if (place / MANIFEST_FILE).exists() or ((place / GROUP_FILE).exists() and not force):
+        raise StorageError(
+            f"{place}: must not hold an index or a group yet; it does, and plans may name it. "
+            "Choose another folder, or replace a group with --force."
+        )
+    values = only if isinstance(only, (list, tuple, set, frozenset)) else _read_values(only)
+    return group_build.build_group(files, place, mark, sorted(values), field, path, **limits)
+
+
+def list_groups(
+    logs: Paths, keyring: Any, field: str, tokenizer: Any = None, **limits: Any
+) -> GroupList:
+    """Size and exclusive contexts of every value of a label.
+
+    See `provenance.served.group_list.list_groups`; files and keyring as of `build_index`.
+    """
+    files, mark, path = _open(logs, keyring, tokenizer)
+    refuse_shared_coins(mark)
+    return group_list.list_groups(files, mark, field, path, **limits)
+
+
+def _read_values(only: Any) -> tuple[str, ...]:
+    path = as_path(only, "the list of values")
+    return parse_values(read_bytes(path), str(path))
 
 
 def audit_log(logs: Paths, keyring: Any, tokenizer: Any = None, **limits: Any) -> LogAudit:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import provenance as pv
-from provenance.commands.console import page_width, print_json, print_page, tell
+from provenance.commands.console import page_width, print_json, print_page, print_result, tell
 from provenance.commands.options import Force, Json, shares_options
 
 app = typer.Typer(
@@ -24,10 +24,21 @@ def build(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the index.")],
     mark: Any,
+    only: Annotated[
+        Path | None,
+        typer.Option(help="Build a group: the responses whose --field is in this file."),
+    ] = None,
+    field: Annotated[
+        str, typer.Option(help="With --only: a label, response_id, conversation_id or time.")
+    ] = "response_id",
     force: Force = False,
 ) -> None:
-    """Build the index of served logs. It is as confidential as the logs."""
+    """Build the index of served logs, or a group of them. It is as confidential as the logs."""
     opened = mark.open()
+    if only is not None:
+        group = pv.build_group(logs, output, opened, only, field, mark.tokenizer, force=force)
+        tell(f"{group}: {output}")
+        return
     manifest = pv.build_index(logs, output, opened, mark.tokenizer, force=force)
     _tell_made(manifest, output, pv.list_warnings(manifest, opened))
 
@@ -55,6 +66,19 @@ def _tell_made(manifest: Any, output: Path, warnings: list[str]) -> None:
     )
     for warning in warnings:
         tell(f"Warning: {warning}")
+
+
+@app.command("groups")
+@shares_options
+def groups(
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="As of `index build`.")],
+    field: Annotated[str, typer.Option(help="A label, such as account.")],
+    mark: Any,
+    as_json: Json = False,
+) -> None:
+    """List the groups of a log by a label, and what could be attributed to each. Reads the log."""
+    found = pv.list_groups(logs, mark.open(), field, mark.tokenizer)
+    print_result(found, as_json=as_json)
 
 
 @app.command("info")

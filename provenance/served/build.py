@@ -158,6 +158,18 @@ def _windows_of(
             rows += piece.num_rows
             yield piece
     found = reader.statistics
+    refuse_conflicts(found)
+    if not rows:
+        raise DataError(
+            f"{', '.join(log.name for log in found.files[:3])}: must hold marked responses longer "
+            f"than {keyring.context_width} tokens; got {found.responses} responses, "
+            f"{found.marked} of them marked, with {found.marked_tokens} tokens. "
+            'Set "marked": true on what was served with the mark.'
+        )
+
+
+def refuse_conflicts(found: LogStatistics) -> None:
+    """Raise DataError if an id names two responses: one of them would be lost."""
     if found.conflicts:
         shown = ", ".join(map(repr, dict.fromkeys(found.conflict_ids)))
         raise DataError(
@@ -165,13 +177,6 @@ def _windows_of(
             f"response; {found.conflicts} records repeat one with other token ids (or another "
             f"text), for example {shown}. Give every response, every choice of a request too, an "
             "id of its own that no client can choose."
-        )
-    if not rows:
-        raise DataError(
-            f"{', '.join(log.name for log in found.files[:3])}: must hold marked responses longer "
-            f"than {keyring.context_width} tokens; got {found.responses} responses, "
-            f"{found.marked} of them marked, with {found.marked_tokens} tokens. "
-            'Set "marked": true on what was served with the mark.'
         )
 
 

@@ -59,6 +59,28 @@ GROUP BY "group"
 """
 
 
+SIGHTS = pa.schema(
+    [
+        pa.field("context", pa.int64(), nullable=False),
+        pa.field("group", pa.uint32(), nullable=False),
+        pa.field("reached", pa.int64(), nullable=False),
+    ]
+)
+"""One row per context, group that saw it, and whether it reached it: 1 or 0."""
+
+_LIST_GROUPS = """
+SELECT "group", CAST(sum(reached) AS BIGINT) AS reached,
+    CAST(sum(CASE WHEN groups = 1 THEN reached ELSE 0 END) AS BIGINT) AS exclusive
+FROM (
+    SELECT "group", reached, count(*) OVER (PARTITION BY context) AS groups
+    FROM (
+        SELECT context, "group", max(reached) AS reached FROM stream GROUP BY context, "group"
+    )
+)
+GROUP BY "group"
+"""
+
+
 class _Stream:
     """An iterator of batches that remembers the exception DuckDB would turn into words."""
 
@@ -115,6 +137,19 @@ def group_coins(
     otherwise as `group_windows`.
     """
     with _run(_SUM_COINS, batches, COINS, spill, memory_limit, None) as result:
+        yield result
+
+
+@contextmanager
+def group_sights(
+    batches: Iterable[pa.RecordBatch], spill: Path, memory_limit: str
+) -> Iterator[Iterable[pa.RecordBatch]]:
+    """Per group: contexts that it reached, and those of them that no other group saw.
+
+    `batches` has the columns SIGHTS, what is yielded group, reached and exclusive; otherwise as
+    `group_windows`.
+    """
+    with _run(_LIST_GROUPS, batches, SIGHTS, spill, memory_limit, None) as result:
         yield result
 
 

@@ -7,37 +7,21 @@ Knows the public half of a keyring; no secret and no suspect.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.errors import DataError, StorageError, UsageError, say_briefly
+from provenance.errors import DataError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import KeyName, Schedule
 from provenance.served.index_manifest import IndexManifest, ServedValue
-from provenance.served.table import Audit, RowGroup, read_table
-from provenance.storage.files import sha256_of_file
+from provenance.served.lookup import Matches, Rows
+from provenance.served.table import Audit
 
 _CONTROL_SLOT, _GLOBAL_SLOT = 0, 1
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Answer to a lookup in coordinate form; entries are sorted by (query, value).
-
-    query : int64 [m], position in the contexts that were asked for
-    value : uint32 [m], number of the value in its slot
-    responses : int32 [m], in how many responses (conversations) the context was served, >= 1
-    """
-
-    query: NDArray[np.int64]
-    value: NDArray[np.uint32]
-    responses: NDArray[np.int32]
 
 
 class Index:
@@ -48,11 +32,10 @@ class Index:
 
     counts_weigh = True
 
-    def __init__(self, folder: Path, manifest: IndexManifest, groups: list[RowGroup]) -> None:
+    def __init__(self, folder: Path, manifest: IndexManifest, rows: Rows) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._groups = groups
-        self._file = pq.ParquetFile(folder / manifest.table, page_checksum_verification=True)
+        self._rows = rows
 
     @classmethod
     def open(cls, folder: Path | str, public: Keyring | None) -> Index:
@@ -70,15 +53,8 @@ class Index:
         if public is not None:
             manifest.check_keyring(public, str(folder))
         path = folder / manifest.table
-        if path.is_symlink():
-            raise DataError(f"{path}: must be a regular file; it is a link. Build the index again.")
-        if sha256_of_file(path) != manifest.table_sha256:
-            raise DataError(
-                f"{path}: must match the checksum of its manifest; it does not. "
-                "Build the index again."
-            )
         audit = Audit([len(slot.values) for slot in manifest.slots], str(path))
-        groups = read_table(path, audit)
+        rows = Rows.open(path, manifest.table_sha256, audit)
         counted = [
             [(int(c), int(r)) for c, r in zip(*pair, strict=True)]
             for pair in zip(audit.contexts, audit.responses, strict=True)
@@ -89,7 +65,7 @@ class Index:
                 f"{path}: must hold the rows that its manifest counts; it does not. "
                 "Build the index again."
             )
-        return cls(folder, manifest, groups)
+        return cls(folder, manifest, rows)
 
     def __enter__(self) -> Index:
         return self
@@ -99,7 +75,7 @@ class Index:
 
     def close(self) -> None:
         """Close the file; further lookups fail."""
-        self._file.close()
+        self._rows.close()
 
     def lookup(self, slot: int, contexts: NDArray[np.int64]) -> Matches:
         """Who was served these contexts, and how often?
@@ -121,28 +97,7 @@ class Index:
         memory: 70 bytes a query and one row group.
         """
         self._check_slot(slot)
-        contexts = np.ascontiguousarray(contexts)
-        if contexts.dtype != np.int64 or contexts.ndim != 1:
-            raise UsageError(
-                f"contexts must be int64 [n]; got {contexts.dtype} of shape {contexts.shape}. "
-                "Pack them with provenance.coins.contexts.pack."
-            )
-        order = np.argsort(contexts, kind="stable")
-        queries = contexts[order]
-        found = [
-            match
-            for group in self._groups
-            if group.slot == slot and (match := self._match(group, queries, order)) is not None
-        ]
-        if not found:
-            return Matches(
-                np.empty(0, dtype=np.int64),
-                np.empty(0, dtype=np.uint32),
-                np.empty(0, dtype=np.int32),
-            )
-        query, value, responses = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        by_query = np.argsort(query, kind="stable")
-        return Matches(query[by_query], value[by_query], responses[by_query])
+        return self._rows.lookup(slot, contexts)
 
     def keys_served(self, schedule: Schedule) -> list[KeyName]:
         """(slot, value) of every key that marked a context of this index, in the schedule's order.
@@ -163,7 +118,7 @@ class Index:
         For marks whose coins are shared by many contexts: there the counts are not independent of
         the coins, and none may weigh anything.
         """
-        return _EqualCounts(self.folder, self.manifest, self._groups)
+        return _EqualCounts(self.folder, self.manifest, self._rows)
 
     def values_served(self, slot: int) -> list[ServedValue]:
         """Values of a slot in the order of their numbers; `contexts` is 0 if never served."""
@@ -180,34 +135,6 @@ class Index:
                 f"slot must be 0 .. {len(self.manifest.slots) - 1}; got {slot}. "
                 "See: provenance index info"
             )
-
-    def _match(
-        self, group: RowGroup, queries: NDArray[np.int64], order: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int32]] | None:
-        """Matches of the sorted queries in one row group, None if there can be none."""
-        start = int(np.searchsorted(queries, group.first, side="left"))
-        end = int(np.searchsorted(queries, group.last, side="right"))
-        if start == end:
-            return None
-        context, value, responses = self._read(group.number)
-        first = np.searchsorted(context, queries[start:end], side="left")
-        after = np.searchsorted(context, queries[start:end], side="right")
-        counts = after - first
-        # rows of query i: first[i] .. after[i] - 1, laid end to end
-        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = np.repeat(first, counts) + within
-        return np.repeat(order[start:end], counts), value[rows], responses[rows]
-
-    def _read(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int32]]:
-        path = self.folder / self.manifest.table
-        try:
-            table = self._file.read_row_group(number, columns=["value", "context", "responses"])
-        except (pa.ArrowException, OSError, ValueError) as error:
-            reason = say_briefly(error)
-            kind = StorageError if isinstance(error, OSError) and error.errno else DataError
-            raise kind(f"{path}: must stay readable; got: {reason}. Open it again.") from error
-        columns = (table.column(name).to_numpy() for name in ("context", "value", "responses"))
-        return tuple(columns)
 
 
 class _EqualCounts(Index):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class IndexManifest:
         """What `to_json` wrote, or a manifest of version 1. Raises what `MALFORMED` lists."""
         if document["format"] != _FORMAT or document["version"] not in (1, _VERSION):
             raise ValueError("another format or version")
-        if document["sha256"] != _own_hash(document):
+        if document["sha256"] != hash_document(document):
             raise ValueError("content that does not match its checksum")
         index = document["index"]
         if document["version"] == 1:
@@ -138,7 +138,7 @@ class IndexManifest:
     def to_json(self) -> dict[str, Any]:
         """The document of manifest.json, with its checksum."""
         document = {"format": _FORMAT, "version": _VERSION, "index": asdict(self)}
-        return {**document, "sha256": _own_hash(document)}
+        return {**document, "sha256": hash_document(document)}
 
     def write(self, folder: Path) -> None:
         """Write manifest.json atomically, mode 0600: the commit point of the index."""
@@ -189,7 +189,16 @@ def _shorten(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _own_hash(document: Mapping[str, Any]) -> str:
+def hash_logs(logs: Sequence[LogFile]) -> str:
+    """Hex SHA-256 of which files a log has, with their records; not of their names and order.
+
+    Two indexes, or an index and a group, are of one log if it is equal.
+    """
+    return hashlib.sha256(canonical_json(sorted([f.sha256, f.records] for f in logs))).hexdigest()
+
+
+def hash_document(document: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of a document in canonical JSON, without its own field `sha256`."""
     rest = {name: value for name, value in document.items() if name != "sha256"}
     return hashlib.sha256(canonical_json(rest)).hexdigest()
 
