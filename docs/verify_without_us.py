@@ -100,11 +100,11 @@ def log10_tail(weights, law, statistic):
     return min(0.0, (cumulant - t * statistic + np.log(inside)) / np.log(10))
 
 
-def recompute(folder, number, name, key, committed, keyring):
+def recompute(folder, file, name, key, committed, keyring):
     """Weights, law and statistic of one key, from its secret and the pairs."""
     opened = hashlib.sha256(bytes.fromhex(committed["salt"]) + key).hexdigest()
     demand(opened == committed["sha256"], f"{name}: the key opens its commitment")
-    path, k = folder / "pairs" / f"{number:03d}.csv.gz", keyring["context_width"]
+    path, k = folder / "pairs" / f"{file}.csv.gz", keyring["context_width"]
     rows = np.loadtxt(path, dtype=np.int64, delimiter=",", skiprows=1, ndmin=2)
     rows = rows.reshape(-1, k + 3)
     demand(len(np.unique(rows[:, : k + 1], axis=0)) == len(rows), f"{name}: pairs stand once")
@@ -118,9 +118,10 @@ def recompute(folder, number, name, key, committed, keyring):
     return rows[:, -2], law, int(rows[:, -2] @ scores)
 
 
-def check_key(folder, number, row, disclosed, keyring, has_pairs):
+def check_key(folder, file, row, disclosed, keyring, has_pairs):
     """log10 p of one key: from its secret and the pairs, or else from its class table as stated."""
-    name, classes = f"{row['slot']} {row['value']}".strip(), row["table"]["classes"]
+    name = " ".join(row[one] for one in ("group", "side", "slot", "value") if row.get(one))
+    classes = row["table"]["classes"]
     counts, weights = (np.array([c[n] for c in classes], dtype=int) for n in ("count", "weight"))
     weights, total = np.repeat(weights, counts), sum(c["weight"] * c["total"] for c in classes)
     demand(len(row["table"]["laws"]) <= 1, f"{name}: its class table has one law")
@@ -137,7 +138,7 @@ def check_key(folder, number, row, disclosed, keyring, has_pairs):
     else:
         slots = {slot["name"]: slot["values"] for slot in keyring["slots"]}
         committed = next(one for one in slots[row["slot"]] if one["value"] == row["value"])
-        weights, law, found = recompute(folder, number, name, key, committed, keyring)
+        weights, law, found = recompute(folder, file, name, key, committed, keyring)
         demand(found == total, f"{name}: the pairs add up to the class table")
     p = log10_tail(weights, law, total) if weights.any() else 0.0
     demand(abs(p - row["log10_p"]) < TOLERANCE, f"{name}: log10 p = {p:.6f}")
@@ -173,9 +174,11 @@ def main(folder):
     demand(committed, f"the plan is the committed one, {planned}, or there is none")
     shown = [json.loads(path.read_text()) for path in (folder / "disclosed").glob("*.json")]
     disclosed = {(one["slot"], one["value"]): bytes.fromhex(one.get("key", "")) for one in shown}
-    stated = verdict["hypotheses"]
-    given = disclosed, keyring, manifest["pairs"]
-    p = np.array([check_key(folder, i, row, *given) for i, row in enumerate(stated)])
+    tested = {f"{i:03d}": row for i, row in enumerate(verdict["hypotheses"])}
+    for i, row in enumerate(verdict.get("groups", ())):  # on contexts that one side alone saw
+        tested[f"group-{i:03d}"] = {**row, "slot": "global", "value": ""}
+    given, stated = (disclosed, keyring, manifest["pairs"]), list(tested.values())
+    p = np.array([check_key(folder, file, row, *given) for file, row in tested.items()])
     shares = np.array([row["family_weight"] for row in stated])
     demand(abs(shares.sum() - 1) < 1e-9, "the keys share out alpha and no more")
     order = np.argsort(p - np.log10(shares))  # weighted Holm

@@ -7,7 +7,7 @@ get the same bytes on the same inputs. What is heavy is imported when it is need
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,22 +16,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from provenance.case.access import Access, Reference
 from provenance.case.doors import as_open_mark, tokenizer_of
+from provenance.case.keeping import Checked, keep_check
 from provenance.case.observer import Observer, Progress, no_progress
 from provenance.case.registrar import Registrar, Trial, open_registrar
 from provenance.case.settings import Request
-from provenance.errors import DataError, UsageError
+from provenance.errors import UsageError
 from provenance.storage.files import Paths, as_path, as_paths
 from provenance.storage.shapes.requests import ReadAs
 
 if TYPE_CHECKING:
     from provenance.case.enough import Sufficiency
     from provenance.case.looks import Look
-    from provenance.check.examine import Examination
     from provenance.check.filing import Filing
-    from provenance.check.trajectory import Trajectory
+    from provenance.check.twin_test import MeasuredTwins
     from provenance.check.verdict import Verdict
     from provenance.keys.keyring import UnlockedKeyring
     from provenance.marks import Mark
+    from provenance.served.group_index import GroupIndex
     from provenance.suspect.observations import Observations
 
 _LOG: Final = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Case:
         rule: str | None = None,
         placebo_keys: int | None = None,
         read_as: Any = None,
+        groups: Mapping[str, Any] | None = None,
     ) -> Verdict:
         """Was the suspect trained on the marked responses of this case's index?
 
@@ -98,6 +100,8 @@ class Case:
         plan : the file of the plan that the check must follow; without one it is exploratory
         alpha, rule, placebo_keys : see `CheckSettings`; None: those of the plan, or the defaults
         read_as : how files of outputs are read, see `read_outputs`: a dict of its options
+        groups : folders of groups of responses (`build_group`) by name: each is tested on what only
+            it got, and on what only everybody else got; all of them share alpha with the keys
 
         Returns
         -------
@@ -112,7 +116,7 @@ class Case:
         -----
         Cost: reading the suspect; then as `check_outputs`.
         """
-        from provenance.check.examine import examine_outputs
+        from provenance.case.groups import open_groups
         from provenance.storage.files import name_files
 
         access, request, paired = self.refuse(
@@ -127,16 +131,34 @@ class Case:
             rule=rule,
             placebo_keys=placebo_keys,
             read_as=read_as,
+            groups=groups,
         )
         if self.registrar is not None and request.plan is not None:
             self.registrar.refuse_plan(request.plan)
         access = access.following(request.plan, request.prompts)
         free = as_paths(innocents, "innocents")
-        measured = self._observer.measure_twins(paired, access.paths[0])
-        observations = self._observer.observe(access)
-        request.require_before(observations.source)
-        names = name_files(list(free))
-        others = [self._observer.observe(access.of(path)) for path in free]
+        with open_groups(groups, self.index, self.mark) as opened:  # before hours of reading
+            measured = self._observer.measure_twins(paired, access.paths[0])
+            observations = self._observer.observe(access)
+            request.require_before(observations.source)
+            names = name_files(list(free))
+            others = [self._observer.observe(access.of(path)) for path in free]
+            found = dict(zip(names, others, strict=True))
+            return self._examine(observations, found, access, request, measured, opened)
+
+    def _examine(
+        self,
+        observations: Observations,
+        innocents: Mapping[str, Observations],
+        access: Access,
+        request: Request,
+        twins: MeasuredTwins | None,
+        groups: Mapping[str, GroupIndex],
+    ) -> Verdict:
+        """The check of what was observed, entered in the register of the case if there is one."""
+        from provenance.case.groups import tell_groups
+        from provenance.check.examine import examine_outputs
+
         _LOG.info("Checking")
         with self._try(request) as trial:
             examination = examine_outputs(
@@ -144,16 +166,18 @@ class Case:
                 self.index,
                 self.mark,
                 request.settings(observations.outputs),
-                dict(zip(names, others, strict=True)),
+                innocents,
                 request.plan,
-                measured,
-                announce=trial.enter if trial else None,
+                twins,
+                announce=partial(tell_groups, trial.enter if trial else None),
+                groups=groups,
             )
             verdict = examination.verdict
             if trial is not None:
                 trial.conclude(verdict.conclusion, verdict.log10_p, None, None)
-        lines = trial.lines if trial else None
-        keep = partial(self._keep, examination, access, request, lines)
+        told = Checked(examination, access, request, trial.lines if trial else None)
+        own = self._keyring or self.mark
+        keep = partial(keep_check, told, self._observer, self.index.folder, own, self.mark)
         return replace(verdict, keep=keep)
 
     def _try(self, request: Request) -> AbstractContextManager[Trial | None]:
@@ -171,12 +195,16 @@ class Case:
         twins: Paths | None = None,
         plan: Any = None,
         read_as: Any = None,
+        groups: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> tuple[Access, Request, tuple[Path, ...]]:
         """Refuse what `check` would refuse of these, before anything is opened or read.
 
         Returns how the suspect is looked at, what was asked for, and the files of twins.
         """
+        from provenance.case.groups import check_names
+
+        check_names(groups)
         access = Access.choose(outputs, weights, logprobs, read, documents, read_as)
         paired = as_paths(twins, "twins")
         if paired and access.kind != "weights":
@@ -282,59 +310,6 @@ class Case:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _keep(
-        self,
-        examination: Examination,
-        access: Access,
-        request: Request,
-        register: bytes | None,
-        folder: Path | str,
-        disclose: Sequence[str] = (),
-        *,
-        pairs: bool = True,
-        force: bool = False,
-        filing: Filing | None = None,
-    ) -> None:
-        """Write the bundle; for text also how the evidence grew."""
-        from provenance.check.filing import Filing
-        from provenance.evidence.bundle import write_bundle
-
-        _LOG.info("Writing the evidence")
-        registered = examination.verdict.register
-        if registered is not None:
-            filing = (filing or Filing()).complete(registered.filing)
-        contents = replace(
-            request.contents,
-            disclosed=tuple(disclose),
-            pairs=pairs,
-            trajectory=self._trace(examination.verdict, access),
-            register=register,
-            filing=filing,
-        )
-        place = as_path(folder, "the bundle's folder")
-        write_bundle(place, examination, self._keyring or self.mark, contents, force=force)
-
-    def _trace(self, verdict: Verdict, access: Access) -> Trajectory:
-        """How the evidence grew with the outputs, for the report's picture.
-
-        The index is opened once more, since a verdict may be saved when its case is closed.
-        """
-        from provenance.check.trajectory import BATCHES, trace_evidence
-        from provenance.served.index import Index
-
-        batches = self._observer.observe_in_batches(access, BATCHES)
-        if any(dict(one.sha256) != dict(verdict.inputs["outputs"]["sha256"]) for one in batches):
-            raise DataError(
-                "the outputs must be those of the check; they have changed since. Check again."
-            )
-        with Index.open(self.index.folder, self.mark.public) as index:
-            if index.manifest.content_sha256 != verdict.inputs["index_sha256"]:
-                raise DataError(
-                    "the index must be that of the check; it has changed since. Check again."
-                )
-            rule = verdict.weight_rule
-            return trace_evidence(batches, index, self.mark, rule)
 
     @property
     def _keyring(self) -> UnlockedKeyring | None:

@@ -9,7 +9,7 @@ from provenance.check.inputs import describe_log
 from provenance.check.reservations import reserve_index
 from provenance.errors import StorageError, UsageError
 from provenance.served import audit, build, group_build, group_list
-from provenance.served.group_index import refuse_shared_coins
+from provenance.served.group_index import refuse_foreign
 from provenance.served.group_manifest import GROUP_FILE
 from provenance.served.index import Index
 from provenance.served.index_manifest import MANIFEST_FILE
@@ -87,7 +87,7 @@ def build_group(
     `provenance.served.group_build.build_group`. Whether an earlier group may be replaced.
     """
     files, mark, path = _open(logs, keyring, tokenizer)
-    refuse_shared_coins(mark)
+    refuse_foreign(mark.public)
     place = as_path(folder, "the group")
     if (place / MANIFEST_FILE).exists() or ((place / GROUP_FILE).exists() and not force):
         raise StorageError(
@@ -106,7 +106,7 @@ def list_groups(
     See `provenance.served.group_list.list_groups`; files and keyring as of `build_index`.
     """
     files, mark, path = _open(logs, keyring, tokenizer)
-    refuse_shared_coins(mark)
+    refuse_foreign(mark.public)
     return group_list.list_groups(files, mark, field, path, **limits)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.case.access import Reference
+from provenance.case.groups import plan_groups
 from provenance.case.registrar import open_registrar
 from provenance.case.settings import place_prompts
 from provenance.check.examine import CheckSettings, has_control_slot
@@ -49,6 +50,7 @@ def make_plan(
     innocents: int = 0,
     twins: bool = False,
     prompts: Any = None,
+    groups: Mapping[str, Any] | None = None,
     case: Any = None,
     signing_key: Any = None,
 ) -> Plan:
@@ -68,6 +70,7 @@ def make_plan(
     innocents : how many innocent models will be checked
     twins : whether twins take half of alpha
     prompts : the file of the prompts whose answers will be checked; a copy is kept beside the plan
+    groups : folders of groups of responses by name, as of `Case.check`; their lists are fixed
     case, signing_key : folder of the case that the plan is entered in, and its signer's key
 
     Raises UsageError, StorageError, DataError; ConfigurationMismatchError if keyring or suspect are
@@ -81,17 +84,14 @@ def make_plan(
     public: Keyring = getattr(keyring, "public", keyring)
     suspect = _name_suspect(suspect, registrar, public)
     committed = None if prompts is None else _take_prompts(as_path(prompts, "prompts"), access)
-    with Index.open(as_path(index, "the index"), public) as opened:
-        names = sorted(str(key) for key in opened.keys_served(public.schedule))
-        content = opened.manifest.content_sha256
+    counted = _read_index(as_path(index, "the index"), public, groups)
     made = write_plan(
         {
             "suspect": suspect,
             "access": access,
             "keyring_id": public.id,
             "scheme": public.scheme.to_json(),
-            "index_sha256": content,
-            "keys": names,
+            **counted,
             "weight_rule": rule,
             "reference": expected.fingerprint(),
             "stopping": _choose_stopping(list(outputs), sequential),
@@ -113,6 +113,17 @@ def make_plan(
         write_atomically(place_prompts(path), committed, 0o600)
     write_atomically(path, made.content)
     return made
+
+
+def _read_index(folder: Path, public: Keyring, groups: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a plan says of the index, its keys and the groups beside it. The index is verified."""
+    with Index.open(folder, public) as opened:
+        planned = plan_groups(groups, opened, public)
+        return {
+            "index_sha256": opened.manifest.content_sha256,
+            "keys": sorted(str(key) for key in opened.keys_served(public.schedule)),
+            **({} if planned is None else {"groups": planned}),
+        }
 
 
 def _take_prompts(path: Path, access: str) -> bytes:

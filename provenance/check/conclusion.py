@@ -16,12 +16,15 @@ from provenance.check.findings import (
     SHARE_METHOD,
     Conclusion,
     Control,
+    GroupResult,
     HypothesisResult,
     PlanReference,
     Reservation,
     Share,
     TwinsResult,
+    join_family,
 )
+from provenance.check.groups import doubt_groups
 from provenance.check.plan import Plan
 from provenance.check.power_statement import Power, Setting, find_shortfall, state_power
 from provenance.check.registered import Registered
@@ -64,6 +67,7 @@ def conclude(
     *,
     twins: TwinsResult | None = None,
     reservations: Sequence[Reservation] = (),
+    groups: Sequence[GroupResult] = (),
 ) -> Ruling:
     """What follows from adjusted p-values, controls, twins and reservations.
 
@@ -74,6 +78,7 @@ def conclude(
     power, setting : what the check could have found, and in which setting; see `find_power`
     twins : the second line of evidence, if there is one
     reservations : what is known of the inputs and forbids a conclusion
+    groups : tests of groups of responses, of the family of the keys
 
     Returns
     -------
@@ -81,7 +86,8 @@ def conclude(
     coins to find even a fully trained suspect, is inconclusive.
     """
     obstacles = say_failed_controls(controls)
-    if any(result.rejected for result in hypotheses) or (twins is not None and twins.rejected):
+    by_keys = any(result.rejected for result in join_family(hypotheses, groups))
+    if by_keys or (twins is not None and twins.rejected):
         tentative: Conclusion = "evidence"
     else:
         tentative = "no evidence"
@@ -159,6 +165,7 @@ def make_verdict(
     caveat: str,
     versions: Mapping[str, str],
     register: Registered | None = None,
+    groups: Sequence[GroupResult] = (),
 ) -> Verdict:
     """All that follows from tested keys, controls and twins; whoever verifies it calls this again.
 
@@ -167,11 +174,19 @@ def make_verdict(
     """
     rule = str(inputs["settings"]["rule"])
     setting = Setting.of(public, rule, inputs["outputs"])
-    power = find_power(hypotheses, controls, alpha, setting)
+    found = any(one.rejected for one in groups)
+    power = None if found else find_power(hypotheses, controls, alpha, setting)
     own = list_reservations(inputs, hypotheses, alpha)
     reservations = [*own, *(one for one in reservations if one not in own)]
     ruling = conclude(
-        hypotheses, controls, inputs, power, setting, twins=twins, reservations=reservations
+        hypotheses,
+        controls,
+        inputs,
+        power,
+        setting,
+        twins=twins,
+        reservations=reservations,
+        groups=groups,
     )
     return Verdict(
         conclusion=ruling.conclusion,
@@ -192,6 +207,7 @@ def make_verdict(
         reasons=ruling.reasons,
         reservations=tuple(reservations),
         register=register,
+        groups=doubt_groups(groups, inputs, reservations),
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,15 @@ from provenance.check.controls import (
     control_unserved,
     list_unserved,
 )
-from provenance.check.findings import Control, HypothesisResult, Reservation
+from provenance.check.findings import (
+    Control,
+    GroupKey,
+    GroupResult,
+    HypothesisResult,
+    Reservation,
+    join_family,
+)
+from provenance.check.groups import describe_groups, weigh_groups
 from provenance.check.inputs import describe_inputs, describe_versions
 from provenance.check.plan import Plan
 from provenance.check.registered import Registered
@@ -37,6 +45,7 @@ from provenance.keys.keyring import UnlockedKeyring
 from provenance.keys.schedule import CONTROL, GLOBAL_KEY, KeyName, Schedule
 from provenance.marks import Mark, Placebos, as_mark
 from provenance.marks.alpha import family_weights, split_alpha
+from provenance.served.group_index import GroupIndex
 from provenance.served.index import Index
 from provenance.stats.families import weighted_holm
 from provenance.stats.tables import ClassTable
@@ -44,8 +53,9 @@ from provenance.stats.tails import upper_tail
 from provenance.storage.files import canonical_json
 from provenance.suspect.observations import Observations
 
-Announce = Callable[[Mapping[str, Any]], Registered]
-"""Told the inputs of a check; says what the register counts."""
+_Key = TypeVar("_Key")
+Announce = Callable[[Mapping[str, Any]], Registered | None]
+"""Told the inputs of a check; says what the register counts, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +94,14 @@ class Examination:
     ----------
     verdict : the result
     weighing : all weighted pairs
-    coins : weight and score of every coin per (slot, value)
+    coins, group_coins : weight and score of every coin per (slot, value), and per hypothesis on a
+        group
     """
 
     verdict: Verdict
     weighing: Weighing
     coins: Mapping[KeyName, Coins]
+    group_coins: Mapping[GroupKey, Coins] = field(default_factory=dict)
 
     @property
     def scores(self) -> Mapping[KeyName, NDArray[np.int64]]:
@@ -160,35 +172,42 @@ def examine_outputs(
     twins: MeasuredTwins | None = None,
     reservations: Sequence[Reservation] = (),
     announce: Announce | None = None,
+    groups: Mapping[str, GroupIndex] | None = None,
 ) -> Examination:
     """`check_outputs`, with the weighted pairs and their scores beside the verdict.
 
     `announce` is told the inputs before a key is opened, and returns what a register says of them.
+    `groups` are groups of responses by name, each tested with its complement.
     """
+    groups = groups or {}
     innocents = innocents or {}
     mark = as_mark(keyring)
     if mark.shares_coins:
         index = index.with_equal_counts()
     settings = replace(settings, rule=_choose_rule(settings, observations, plan))
     alpha = split_alpha(settings.alpha, twins=twins is not None)
-    weighing = weigh_observations(observations, index, mark, str(settings.rule))
+    weighing = _weigh(observations, index, groups, mark, str(settings.rule))
     inputs = describe_inputs(observations, index, innocents, asdict(settings))
-    inputs["contexts_met"] = weighing.contexts_met
+    inputs |= {"contexts_met": weighing.contexts_met, **describe_groups(groups, weighing.groups)}
     if plan is not None:
         plan.require(mark.public, list(weighing.hypotheses), inputs, twins=twins is not None)
     selection = weigh_selection(observations, index, mark)
     beside = {name: weigh_selection(found, index, mark) for name, found in innocents.items()}
     register = announce(inputs) if announce is not None else None
-    coins = _open_all(weighing, mark)
-    hypotheses = try_keys(_tabulate(coins, mark), alpha.keys)
-    tested = {name: _try_other(found, index, mark, settings) for name, found in innocents.items()}
+    coins, group_coins = _open_all(weighing, mark), _open_groups(weighing, mark)
+    hypotheses, grouped = try_family(
+        _tabulate(coins, mark), _tabulate(group_coins, mark), alpha.keys
+    )
+    tested = {
+        name: _try_other(found, index, groups, mark, settings) for name, found in innocents.items()
+    }
     inputs["innocent_keys"] = {name: _describe_keys(found) for name, found in tested.items()}
     controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
     controls += _control_keys(weighing, mark)
     controls += control_selection(selection, mark, observations.reference, beside)
     if observations.asked is not None:
         plain = replace(settings, rule=DEFAULT_RULE)  # no reference said what was expected of them
-        found = _smallest_adjusted(_try_other(observations.asked, index, mark, plain))
+        found = _smallest_adjusted(_try_other(observations.asked, index, groups, mark, plain))
         controls.append(control_prompts(inputs["outputs"]["asked"], found))
     controls += control_innocents(
         list(innocents), lambda i: _smallest_adjusted(list(tested.values())[i])
@@ -205,8 +224,9 @@ def examine_outputs(
         caveat=say_caveat(mark),
         versions=describe_versions(),
         register=register,
+        groups=grouped,
     )
-    return Examination(verdict, weighing, coins)
+    return Examination(verdict, weighing, coins, group_coins)
 
 
 def _choose_rule(settings: CheckSettings, observations: Observations, plan: Plan | None) -> str:
@@ -218,12 +238,31 @@ def _choose_rule(settings: CheckSettings, observations: Observations, plan: Plan
     return choose_rule(sampled=observations.sampled, has_reference=bool(observations.reference))
 
 
+def _weigh(
+    observations: Observations,
+    index: Index,
+    groups: Mapping[str, GroupIndex],
+    mark: Mark,
+    rule: str,
+) -> Weighing:
+    """All pairs of a check, those of its groups too; no key is opened."""
+    weighing = weigh_observations(observations, index, mark, rule)
+    return replace(weighing, groups=weigh_groups(observations, index, groups, mark, rule))
+
+
 def _open_all(weighing: Weighing, mark: Mark) -> dict[KeyName, Coins]:
-    """Only here are the keys opened."""
+    """Only here and in `_open_groups` are the keys opened."""
     return {key: open_coins(pairs, mark.open(*key)) for key, pairs in weighing.hypotheses.items()}
 
 
-def _tabulate(coins: Mapping[KeyName, Coins], mark: Mark) -> dict[KeyName, ClassTable]:
+def _open_groups(weighing: Weighing, mark: Mark) -> dict[GroupKey, Coins]:
+    """Coins of the global key, for every hypothesis on a group."""
+    return {
+        key: open_coins(pairs, mark.open(*GLOBAL_KEY)) for key, pairs in weighing.groups.items()
+    }
+
+
+def _tabulate(coins: Mapping[_Key, Coins], mark: Mark) -> dict[_Key, ClassTable]:
     return {
         key: ClassTable.from_scores(found.weights, found.scores, mark.null_law)
         for key, found in coins.items()
@@ -236,42 +275,65 @@ def try_keys(tables: Mapping[KeyName, ClassTable], alpha: float) -> tuple[Hypoth
     Parameters: the class table per (slot, value); alpha of the family. Returns one result per
     table, in its order. Cost: one exact tail a key.
     """
+    return try_family(tables, {}, alpha)[0]
+
+
+def try_family(
+    tables: Mapping[KeyName, ClassTable], groups: Mapping[GroupKey, ClassTable], alpha: float
+) -> tuple[tuple[HypothesisResult, ...], tuple[GroupResult, ...]]:
+    """The same with hypotheses on groups of responses in the family: every group counts."""
     if not tables:
-        return ()
-    weights = family_weights(list(tables))
-    tails = [upper_tail(table) for table in tables.values()]
+        return (), ()
+    weights = family_weights(list(tables), len(groups))
+    tails = [upper_tail(table) for table in (*tables.values(), *groups.values())]
     adjusted = weighted_holm(np.array([tail.log10_p for tail in tails]), weights)
-    return tuple(
+    rejected = adjusted <= np.log10(alpha)
+    keys = tuple(
         HypothesisResult(
             slot=slot,
             value=value,
             family_weight=float(weights[i]),
             tail=tails[i],
             log10_adjusted=float(adjusted[i]),
-            rejected=bool(adjusted[i] <= np.log10(alpha)),
+            rejected=bool(rejected[i]),
             table=table,
         )
         for i, ((slot, value), table) in enumerate(tables.items())
+    )
+    return keys, tuple(
+        GroupResult(
+            group=key.group,
+            side=key.side,
+            family_weight=float(weights[i]),
+            tail=tails[i],
+            log10_adjusted=float(adjusted[i]),
+            rejected=bool(rejected[i]),
+            table=table,
+        )
+        for i, (key, table) in enumerate(groups.items(), start=len(tables))
     )
 
 
 def _try_other(
     observations: Observations,
     index: Index,
+    groups: Mapping[str, GroupIndex],
     mark: Mark,
     settings: CheckSettings,
-) -> tuple[HypothesisResult, ...]:
-    """The keys of the check on other text: of an innocent model, or what the suspect was shown."""
-    weighing = weigh_observations(observations, index, mark, str(settings.rule))
-    return try_keys(_tabulate(_open_all(weighing, mark), mark), settings.alpha)
+) -> tuple[HypothesisResult | GroupResult, ...]:
+    """The family on other text: of an innocent model, or what the suspect was shown."""
+    weighing = _weigh(observations, index, groups, mark, str(settings.rule))
+    keys = _tabulate(_open_all(weighing, mark), mark)
+    found = try_family(keys, _tabulate(_open_groups(weighing, mark), mark), settings.alpha)
+    return tuple(join_family(*found))
 
 
-def _describe_keys(results: Sequence[HypothesisResult]) -> dict[str, Any]:
+def _describe_keys(results: Sequence[HypothesisResult | GroupResult]) -> dict[str, Any]:
     """Coins and z of each key, for the verdict."""
     return {one.name: {"coins": one.tail.coins, "z": one.tail.z} for one in results}
 
 
-def _smallest_adjusted(results: Sequence[HypothesisResult]) -> float:
+def _smallest_adjusted(results: Sequence[HypothesisResult | GroupResult]) -> float:
     """log10 p of a whole check."""
     return min((result.log10_adjusted for result in results), default=0.0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from provenance.errors import UsageError
 from provenance.keys.schedule import KeyName, OfKey
@@ -20,7 +20,7 @@ SHARE_METHOD: Final = "excess-v1"
 """Construction of the limits of shares: `provenance.stats.shares.share_intervals`."""
 
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
-_Test = TypeVar("_Test", bound="HypothesisResult | TwinsResult")
+_Test = TypeVar("_Test", bound="HypothesisResult | GroupResult | TwinsResult")
 EXIT_CODES: Final[Mapping[Conclusion, int]] = {"no evidence": 0, "evidence": 1, "inconclusive": 3}
 """Of every command that draws a conclusion; see docs/decisions/0003."""
 
@@ -116,6 +116,77 @@ class HypothesisResult(OfKey):
         return _read_test(cls, row, frozenset({"log10_p", "mean_shift"}))
 
 
+class GroupKey(NamedTuple):
+    """One of the two hypotheses on a group of responses that was chosen afterwards.
+
+    >>> str(GroupKey("campaign", "group")), str(GroupKey("campaign", "others"))
+    ('group campaign', 'all but campaign')
+    """
+
+    group: str
+    side: Literal["group", "others"]
+
+    def __str__(self) -> str:
+        """How it is called in words."""
+        return f"group {self.group}" if self.side == "group" else f"all but {self.group}"
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """The test of what one group of responses got and nobody else saw, or of the contrary.
+
+    H0: the suspect was not trained on these responses, whatever it was trained on elsewhere.
+
+    Attributes
+    ----------
+    group, side : its name; "group" for contexts exclusive to it, "others" for those exclusive to
+        everybody else
+    family_weight, tail, log10_adjusted, rejected, table : as of a key
+    doubt : why nothing may be attributed to these responses although it is rejected; "" for nothing
+    """
+
+    group: str
+    side: Literal["group", "others"]
+    family_weight: float
+    tail: TailResult
+    log10_adjusted: float
+    rejected: bool
+    table: ClassTable
+    doubt: str = ""
+
+    @property
+    def key(self) -> GroupKey:
+        """Which hypothesis it is about."""
+        return GroupKey(self.group, self.side)
+
+    @property
+    def name(self) -> str:
+        """`group campaign` or `all but campaign`."""
+        return str(self.key)
+
+    @property
+    def found(self) -> bool:
+        """Whether these responses are named: rejected, and nothing speaks against it."""
+        return self.rejected and not self.doubt
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form with the class table."""
+        names = ("group", "side", "family_weight", "log10_adjusted", "rejected", "doubt", "found")
+        return {**{name: getattr(self, name) for name in names}, **_write_test(self)}
+
+    @classmethod
+    def from_json(cls, row: object) -> GroupResult:
+        """What `to_json` wrote. Raises TypeError, ValueError."""
+        return _read_test(cls, row, frozenset({"log10_p", "found"}))
+
+
+def join_family(
+    hypotheses: Sequence[HypothesisResult], groups: Sequence[GroupResult]
+) -> list[HypothesisResult | GroupResult]:
+    """All tests that share alpha: of the keys, then of the groups."""
+    return [*hypotheses, *groups]
+
+
 @dataclass(frozen=True)
 class Control:
     """A check of the check. `log10_p` is corrected for the looks inside this control.
@@ -195,7 +266,7 @@ class TwinsResult:
         return _read_test(cls, row, frozenset({"log10_p"}))
 
 
-def _write_test(result: HypothesisResult | TwinsResult) -> dict[str, Any]:
+def _write_test(result: HypothesisResult | GroupResult | TwinsResult) -> dict[str, Any]:
     """The p-value of a line of evidence, its cross-checks and its class table."""
     tail, table = asdict(result.tail), result.table.to_json()
     return {"log10_p": result.tail.log10_p, "tail": tail, "table": table}

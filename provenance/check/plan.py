@@ -33,8 +33,12 @@ _HEX_256: Final = re.compile(r"[0-9a-f]{64}")
 _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _MAXIMUM_BYTES: Final = 1 << 24
 
-_OPTIONAL: Final = ("tokenizer_sha256", "prompts_sha256")
+_OPTIONAL: Final = ("tokenizer_sha256", "prompts_sha256", "groups")
 """Fields that are no part of the file if there is nothing to say."""
+
+COMMITTED_OF_GROUP: Final = ("field", "list_sha256", "log_sha256", "content_sha256")
+"""What a plan fixes of a group of responses: who is in it, of which log, and what was counted."""
+_GROUP_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _ADVICE: Final = "Make one with: provenance plan new"
 
@@ -44,8 +48,10 @@ class Plan:
     """A plan; the fields are those of its file, which docs/formats.md explains.
 
     `tokenizer_sha256` is None in plans of 0.1; `prompts_sha256`, of the file of the prompts whose
-    answers are checked, is None if none was committed. `timestamp`, which is not in the file, is
-    when an authority saw its hash (RFC 3339, UTC), or None.
+    answers are checked, is None if none was committed. `groups` are the groups of responses that
+    will be tested beside the keys, by name: field, list and hashes of each; None without any.
+    `timestamp`, which is not in the file, is when an authority saw its hash (RFC 3339, UTC), or
+    None.
 
     Raises ValueError, KeyError, TypeError or AttributeError if a field is out of its domain.
     """
@@ -69,6 +75,7 @@ class Plan:
     nonce: str
     tokenizer_sha256: str | None = None
     prompts_sha256: str | None = None
+    groups: Mapping[str, Mapping[str, str]] | None = None
     timestamp: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +98,9 @@ class Plan:
             "prompts_sha256": self.prompts_sha256 is None
             or (self.access == "outputs" and bool(_HEX_256.fullmatch(self.prompts_sha256))),
         }
+        if self.groups is not None:
+            # an e-process has no tests of groups
+            rules["groups"] = self.stopping["rule"] != "sequential" and _are_groups(self.groups)
         for name, holds in rules.items():
             if not holds:
                 raise ValueError(f"{name} out of its domain")
@@ -241,6 +251,9 @@ class Plan:
             for name, value in found.items()
             if name in document and document[name] != value
         ]
+        groups = commit_groups(inputs.get("groups", {}))
+        if groups != document.get("groups"):  # one that was not planned is none of the family
+            differences.append(("groups", document.get("groups"), groups))
         return differences + self._compare_stopping(
             int(observed["outputs"]), float(settings["alpha"]), sequential
         )
@@ -305,6 +318,30 @@ def fingerprint_reference(reference: Mapping[str, Any]) -> dict[str, Any]:
     else:
         hashes = list(reference["sha256"].values())
     return {"kind": str(reference["kind"]), "sha256": sorted(hashes)}
+
+
+def is_group_name(name: object) -> bool:
+    """Whether a group may be called so: 1 to 64 letters, digits, dots, hyphens and underscores."""
+    return isinstance(name, str) and bool(_GROUP_NAME.fullmatch(name))
+
+
+def commit_groups(described: Mapping[str, Any]) -> dict[str, dict[str, str]] | None:
+    """What a plan fixes of the groups of `Verdict.inputs`; None without any."""
+    found = {
+        name: {one: str(group[one]) for one in COMMITTED_OF_GROUP}
+        for name, group in sorted(described.items())
+    }
+    return found or None
+
+
+def _are_groups(groups: Mapping[str, Mapping[str, str]]) -> bool:
+    return bool(groups) and all(
+        is_group_name(name)
+        and set(group) == set(COMMITTED_OF_GROUP)
+        and all(isinstance(value, str) and value for value in group.values())
+        and all(_HEX_256.fullmatch(group[one]) for one in COMMITTED_OF_GROUP[1:])
+        for name, group in groups.items()
+    )
 
 
 def _is_stopping_rule(rule: Mapping[str, Any]) -> bool:

@@ -8,11 +8,12 @@ The split is the validity of the test: a weight never sees the coins it multipli
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.check.findings import GroupKey
 from provenance.check.weigh import REFERENCE_RULE, PairCounts, weigh
 from provenance.errors import UsageError
 from provenance.keys.keyring import Key
@@ -48,12 +49,14 @@ class Weighing:
     pooled : pairs per slot, weighted by the responses of all its values together
     control : pairs in contexts that are never marked
     contexts_met : how many of the suspect's contexts were served marked, under any value of a slot
+    groups : pairs per hypothesis on a group of responses; see `provenance.check.groups`
     """
 
     hypotheses: Mapping[KeyName, WeightedPairs]
     pooled: Mapping[str, WeightedPairs]
     control: WeightedPairs
     contexts_met: int = 0
+    groups: Mapping[GroupKey, WeightedPairs] = field(default_factory=dict)
 
 
 def weigh_observations(
@@ -89,14 +92,16 @@ def weigh_observations(
         responses = matches.responses.astype(np.int64)
         total = np.bincount(rows, weights=responses, minlength=contexts.shape[0]).astype(np.int64)
         some = np.flatnonzero(total)
-        pooled[slot.name] = _expand(observations, keyring, starts, stops, some, total[some], rule)
+        pooled[slot.name] = expand_pairs(
+            observations, keyring, starts, stops, some, total[some], rule
+        )
         if slot.name == CONTROL:
             continue
         met += int(some.shape[0])
         for value, served in enumerate(index.values_served(number)):
             part = np.flatnonzero(matches.value == value)
             if served.contexts:
-                hypotheses[KeyName(slot.name, served.name)] = _expand(
+                hypotheses[KeyName(slot.name, served.name)] = expand_pairs(
                     observations, keyring, starts, stops, rows[part], responses[part], rule
                 )
     return Weighing(hypotheses, pooled, pooled[CONTROL], met)
@@ -167,7 +172,7 @@ def score(pairs: WeightedPairs, key: Key, scheme: Scheme) -> ClassTable:
     return tabulate(pairs, SchemeKey(key, scheme), scheme.null_law)
 
 
-def _expand(
+def expand_pairs(
     observations: Observations,
     keyring: Served,
     starts: NDArray[np.int64],

@@ -26,17 +26,25 @@ from provenance.check.filing import Filing
 from provenance.check.findings import (
     Conclusion,
     Control,
+    GroupResult,
     HypothesisResult,
     Judged,
     PlanReference,
     Reservation,
     Share,
     TwinsResult,
+    join_family,
 )
 from provenance.check.inputs import say_positions, say_read
 from provenance.check.power_statement import Power, say_power
 from provenance.check.registered import Registered
-from provenance.check.words import add_controls, is_exploratory, say_attributed, say_plan
+from provenance.check.words import (
+    add_controls,
+    add_groups,
+    is_exploratory,
+    say_attributed,
+    say_plan,
+)
 from provenance.errors import UsageError
 from provenance.storage.documents import read_fields, take_stated
 from provenance.storage.printable import Page, Said
@@ -82,8 +90,9 @@ class Verdict(Judged, Said):
     says why the verdict is inconclusive and is empty for the other two; `reservations` are all
     that were raised, whether or not they changed the conclusion. `schema_version` is that of its
     document; one that was made today has the newest. `register` is what the register of the case
-    says of this check; None, and no field of the document, if it was not made in a case. `keep`
-    writes its evidence; only the check that made the verdict has what that needs.
+    says of this check; None, and no field of the document, if it was not made in a case. `groups`
+    are two tests a group of responses, of the family of the keys; no field either without any.
+    `keep` writes its evidence; only the check that made the verdict has what that needs.
     """
 
     conclusion: Conclusion
@@ -105,6 +114,7 @@ class Verdict(Judged, Said):
     reservations: tuple[Reservation, ...] = ()
     schema_version: Literal[1, 2] = SCHEMA_VERSION
     register: Registered | None = None
+    groups: tuple[GroupResult, ...] = ()
     keep: Keep | None = field(default=None, compare=False)
 
     def save(
@@ -162,10 +172,22 @@ class Verdict(Judged, Said):
         """Lines of evidence that reject; empty unless the conclusion is evidence."""
         if not self.found_evidence:
             return ()
-        by_keys: tuple[Literal["keys"], ...] = (
-            ("keys",) if any(result.rejected for result in self.hypotheses) else ()
-        )
+        by_keys: tuple[Literal["keys"], ...] = ("keys",) if self.rejects else ()
         return (*by_keys, "twins") if self.twins is not None and self.twins.rejected else by_keys
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a key or a group is rejected, whatever stands against it."""
+        return any(result.rejected for result in join_family(self.hypotheses, self.groups))
+
+    @property
+    def found_groups(self) -> tuple[str, ...]:
+        """Groups whose responses are named: what only they got was learned; at least these.
+
+        Empty unless there is evidence.
+        """
+        named = [one.group for one in self.groups if one.side == "group" and one.found]
+        return tuple(named) if self.found_evidence else ()
 
     @property
     def headline(self) -> HypothesisResult | None:
@@ -175,7 +197,8 @@ class Verdict(Judged, Said):
     @property
     def log10_p(self) -> float:
         """log10 of the smallest adjusted p-value: the p-value of the whole check; 0 if none."""
-        return self.headline.log10_adjusted if self.headline else 0.0
+        family = join_family(self.hypotheses, self.groups)
+        return min((one.log10_adjusted for one in family), default=0.0)
 
     @property
     def is_old(self) -> bool:
@@ -205,6 +228,8 @@ class Verdict(Judged, Said):
         }
         if self.register is not None:
             document["register"] = self.register.to_json()
+        if self.groups:
+            document["groups"] = [one.to_json() for one in self.groups]
         if self.is_old:
             document = {name: document[name] for name in document if name not in _ADDED}
             document["conclusion"] = _word_as_version_1(self)
@@ -270,6 +295,9 @@ def _say(verdict: Verdict, width: int) -> str:
         page.say(sentence)
     page.say()
     _add_keys(page, verdict)
+    if verdict.groups:
+        page.say()
+        add_groups(page, verdict.groups, verdict.inputs["groups"], verdict.conclusion)
     page.say()
     add_controls(page, verdict.controls)
     if verdict.shares:
@@ -315,7 +343,8 @@ def _conclude(verdict: Verdict) -> str:
     if verdict.conclusion == "evidence":
         if verdict.found_by == ("twins",):
             return "EVIDENCE, by the twins only, of training on the responses that were served."
-        where = say_attributed(verdict.attributed)
+        named = {"group": verdict.found_groups} if verdict.found_groups else {}
+        where = say_attributed({**verdict.attributed, **named})
         also = " The twins say so too." if "twins" in verdict.found_by else ""
         return f"EVIDENCE: consistent with training on marked responses{where}.{also}"
     if verdict.conclusion == "inconclusive":

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import provenance as pv
-from provenance.commands.console import print_result, progress, tell
+from provenance.commands.console import parse_labels, print_result, progress, tell
 from provenance.commands.options import Force, IndexFolder, Output, open_case, shares_options
 from provenance.errors import UsageError
 
@@ -62,7 +62,7 @@ def check(
     Exit 1: evidence; 0: none, with power stated; 3: inconclusive, and why.
     """
     _refuse_without(output, [disclose, without_pairs, force, filing])
-    settings["read_as"] = read_as
+    settings["read_as"], access["groups"] = read_as, parse_labels(access["groups"] or ())
     if sequential is not None:
         _refuse_with_sequential([*access.values(), innocent, disclose, without_pairs, filing])
     else:
@@ -99,7 +99,7 @@ def _refuse_with_sequential(options: list[Any]) -> None:
     if any(options):
         raise UsageError(
             "--sequential must come with OUTPUTS and --keys or --scheme only, without --weights, "
-            "--read, --logprobs, --twins, --innocent, --disclose, --without-pairs, --case-number, "
-            "--suspect and --author; one is given. Do the other check on its own, when collecting "
-            "has ended."
+            "--read, --logprobs, --twins, --group, --innocent, --disclose, --without-pairs, "
+            "--case-number, --suspect and --author; one is given. Do the other check on its own, "
+            "when collecting has ended."
         )

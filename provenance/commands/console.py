@@ -107,7 +107,10 @@ def progress() -> Iterator[Callable[..., None]]:
 
         class Steps(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                bars.update(step, description=record.getMessage())
+                if getattr(record, "told", False):
+                    tell(record.getMessage())
+                else:
+                    bars.update(step, description=record.getMessage())
 
         said = clock.monotonic()
 

@@ -42,6 +42,12 @@ _MARK: dict[str, Any] = {
     ],
 }
 
+Groups = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group", metavar="NAME=DIR", help="Also test this group (index build --only); repeat."
+    ),
+]
 _ACCESS: dict[str, Any] = {
     "weights": Annotated[
         Path | None, typer.Option(help="Folder of the suspect model, instead of outputs.")
@@ -60,6 +66,7 @@ _ACCESS: dict[str, Any] = {
         list[Path] | None,
         typer.Option(help="With --weights: served responses and unserved twins; repeat."),
     ],
+    "groups": Groups,
 }
 _REFERENCE: dict[str, Any] = {
     "reference": Annotated[

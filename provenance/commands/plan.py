@@ -19,7 +19,7 @@ from provenance.commands.console import (
     results,
     tell,
 )
-from provenance.commands.options import IndexFolder, Json, open_case, shares_options
+from provenance.commands.options import Groups, IndexFolder, Json, open_case, shares_options
 from provenance.errors import UsageError
 
 app = typer.Typer(help="Analysis plans: what a check will do, fixed before.", no_args_is_help=True)
@@ -173,6 +173,7 @@ def new(
     prompts: Annotated[
         Path | None, typer.Option(help="JSONL of the prompts whose answers will be checked.")
     ] = None,
+    group: Groups = None,
 ) -> None:
     """Write a plan. It names every key that may be opened; later values are not tested."""
     made = pv.make_plan(
@@ -190,6 +191,7 @@ def new(
         innocents=innocents,
         twins=twins,
         prompts=prompts,
+        groups=parse_labels(group or ()),
         **registering,
     )
     tell(f"Wrote {file}, sha256 {made.sha256}.")

@@ -235,6 +235,11 @@ def name_pairs(number: int) -> str:
     return f"{PAIRS_FOLDER}/{number:03d}"
 
 
+def name_group_pairs(number: int) -> str:
+    """Name of the pairs of hypothesis `number` on a group, without suffix."""
+    return f"{PAIRS_FOLDER}/group-{number:03d}"
+
+
 def name_pooled(number: int) -> str:
     """Name of the pairs of slot `number` of the schedule, all its values together."""
     return f"{PAIRS_FOLDER}/pooled-{number:03d}"
@@ -309,6 +314,9 @@ def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule)
     weighing, scores, units = examination.weighing, examination.scores, examination.units
     for number, (key, pairs) in enumerate(weighing.hypotheses.items()):
         write_pairs(folder, name_pairs(number), pairs, scores[key], units.get(key))
+    for number, (group, pairs) in enumerate(weighing.groups.items()):
+        scored = examination.group_coins[group].scores_of_pairs
+        write_pairs(folder, name_group_pairs(number), pairs, scored)
     write_pairs(folder, CONTROL_PAIRS, weighing.control, None)
     for slot, number in pooled_slots(schedule, list(weighing.hypotheses)).items():
         write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)

@@ -27,17 +27,28 @@ def split_alpha(alpha: float, *, twins: bool) -> AlphaSplit:
     return AlphaSplit(alpha / 2, alpha / 2) if twins else AlphaSplit(alpha, 0.0)
 
 
-def family_weights(keys: Sequence[KeyName]) -> NDArray[np.float64]:
+def family_weights(keys: Sequence[KeyName], groups: int = 0) -> NDArray[np.float64]:
     """Half for the global key, the other half spread evenly over all slot values.
 
-    Parameters: (slot, value) of each key. Returns float64 [n] that sums to 1. Without a global key,
-    or with nothing else, the weights are equal.
+    Parameters: (slot, value) of each key; how many hypotheses on groups of responses there are
+    beside them, which then come last and take half of the slot values' half, evenly (all of it
+    where there are no slot values). Returns float64 [n + groups] that sums to 1. Without a global
+    key, or with nothing else, the weights are equal; groups take half there.
 
     >>> family_weights([("global", ""), ("week", "a"), ("week", "b")]).tolist()
+    [0.5, 0.25, 0.25]
+    >>> family_weights([("global", ""), ("week", "a"), ("week", "b")], 2).tolist()
+    [0.5, 0.125, 0.125, 0.125, 0.125]
+    >>> family_weights([("global", "")], 2).tolist()
     [0.5, 0.25, 0.25]
     """
     is_global = np.array([key == GLOBAL_KEY for key in keys], dtype=np.bool_)
     others = int((~is_global).sum())
-    if others in (0, len(keys)):
-        return np.full(len(keys), 1 / max(len(keys), 1))
-    return np.where(is_global, 0.5, 0.5 / others)
+    is_mixed = others not in (0, len(keys))
+    equal = np.full(len(keys), 1 / max(len(keys), 1))
+    own = np.where(is_global, 0.5, 0.5 / others) if is_mixed else equal
+    if not groups:
+        return own
+    own[~is_global if is_mixed else slice(None)] /= 2
+    rest = 0.25 if is_mixed else 0.5 if keys else 1.0
+    return np.append(own, np.full(groups, rest / groups))

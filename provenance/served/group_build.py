@@ -55,6 +55,7 @@ class _Counts:
     tokens: int = 0
     others: int = 0
     without_prompt: int = 0
+    others_without_prompt: int = 0
     reached: int = 0
     shared: int = 0
     met: set[str] = field(default_factory=set)
@@ -151,7 +152,8 @@ def _describe(
         marked_responses=counts.marked,
         tokens=counts.tokens,
         others=counts.others,
-        others_without_prompt=counts.without_prompt,
+        without_prompt=counts.without_prompt,
+        others_without_prompt=counts.others_without_prompt,
         reached=counts.reached,
         exclusive=counts.reached - counts.shared,
         logs=logs,
@@ -211,8 +213,9 @@ def _stream(
         counts.marked += mine.column("marked").true_count
         counts.tokens += len(mine.column("token_ids").flatten())
         counts.others += batch.num_rows - mine.num_rows
-        unknown = pc.and_(pc.is_null(batch.column("prompt_token_ids")), pc.invert(own))
-        counts.without_prompt += unknown.true_count
+        unknown = mine.column("prompt_token_ids").null_count
+        counts.without_prompt += unknown
+        counts.others_without_prompt += batch.column("prompt_token_ids").null_count - unknown
         reached = windows(mine, keyring)
         yield from reached.filter(pc.equal(reached.column("slot"), slot)).to_batches()
         rows, contexts = list_seen(batch, keyring)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.errors import DataError, UsageError
-from provenance.marks import Mark
+from provenance.keys.keyring import Keyring
+from provenance.marks.own import SCHEMES
 from provenance.served.group_build import REACHED, SEEN, SEEN_BY_OTHERS, VALUES
 from provenance.served.group_manifest import GroupManifest
 from provenance.served.lookup import Rows
@@ -21,12 +22,15 @@ from provenance.served.table import Audit
 _GLOBAL_SLOT = 1
 
 
-def refuse_shared_coins(mark: Mark) -> None:
-    """Raise UsageError for a mark one coin of which serves many contexts: none is exclusive."""
-    if mark.shares_coins:
+def refuse_foreign(public: Keyring) -> None:
+    """Raise UsageError for another library's mark: its contexts may share coins, and have one key.
+
+    Parameters: the public half of the mark.
+    """
+    if public.scheme.name not in SCHEMES:
         raise UsageError(
-            "a group must be of a mark whose contexts have coins of their own; scheme "
-            f"{mark.public.scheme.name} has not. Check without groups."
+            "a group must be one of responses under a keyring of ours, where every context has "
+            f"coins of its own; the mark is {public.scheme.name}. Do without groups."
         )
 
 

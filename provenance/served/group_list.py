@@ -146,9 +146,7 @@ def list_groups(
     for name, number in counts.numbers.items():
         if name is not None:
             responses, marked, tokens = map(int, counts.rows[number])
-            groups.append(
-                ListedGroup(name, responses, marked, tokens, *found.get(number, (0, 0)))
-            )
+            groups.append(ListedGroup(name, responses, marked, tokens, *found.get(number, (0, 0))))
     return GroupList(
         field,
         reader.statistics.responses,

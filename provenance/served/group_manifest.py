@@ -32,8 +32,9 @@ class GroupManifest:
         of values (`provenance.served.membership.hash_values`), how many there are, and how many of
         them have a response
     responses, marked_responses, tokens : of the group
-    others, others_without_prompt : responses outside of it, and those of them whose record does not
-        say what their prompt was: what these saw is not known
+    others : responses outside of it
+    without_prompt, others_without_prompt : responses of the group, and others, whose record does
+        not say what their prompt was: what these saw is not known
     reached, exclusive : contexts of the slot `global` that the group reached, and those of them
         that nobody else saw in a response or a prompt: as many coins can be scored for it at most
     logs : the files of the log with their SHA-256; those of the index that it is used with
@@ -49,6 +50,7 @@ class GroupManifest:
     marked_responses: int
     tokens: int
     others: int
+    without_prompt: int
     others_without_prompt: int
     reached: int
     exclusive: int

@@ -48,8 +48,13 @@ MARKLESS = {
 }
 """Commands that ask for no mark; those of bundles and plans read either kind: see the story."""
 
-REFUSED = {"log audit": (2, "somebody else's mark")}
-"""Commands that a foreign mark is refused, with exit code and words."""
+REFUSED = {
+    "log audit": (2, "somebody else's mark"),
+    "index groups": (2, "under a keyring of ours"),
+    "--only": (2, "under a keyring of ours"),
+    "--group": (2, "under a keyring of ours"),
+}
+"""Commands and options that a foreign mark is refused, with exit code and words."""
 
 
 def leaves(command, name=""):
@@ -150,6 +155,12 @@ def story(folder, mark):
         ("index merge", (folder / "index2", folder / "index3", "-o", folder / "merged", *mark,
                          "--force")),
         ("log audit", (folder / "served.jsonl", *mark, "--json")),
+        ("index groups", (folder / "served.jsonl", *mark, "--field", "response_id", "--json")),
+        ("index build", (folder / "served.jsonl", "-o", folder / "group", *mark, "--only",
+                         folder / "ids.txt", "--field", "response_id")),
+        ("plan new", (folder / "grouped.json", *mark, *index, "--suspect", "x", "--outputs", 10,
+                      "--group", f"a={folder / 'group'}")),
+        ("check", (batch, *mark, *index, *fast, "--group", f"a={folder / 'group'}")),
         ("plan new", (plan, *mark, *index, "--suspect", "model x", "--outputs", 40, *fast,
                       "--innocents", 1, "--alpha", 1e-3, "--rule", "log-sqrt")),
         ("plan new", (folder / "weights.json", *mark, *index, "--suspect", "x", "--access",
@@ -191,10 +202,14 @@ def story(folder, mark):
 def test_the_same_story_is_told_under_either_mark(run, place):
     folder, mark, name = place
     tried: dict[str, set[str]] = {command: set() for command in WITH_MARK}
+    lines = (folder / "served.jsonl").read_text().splitlines()
+    ids = [json.loads(line)["response_id"] for line in lines[:10]]
+    (folder / "ids.txt").write_text("\n".join(ids))
     for command, words in story(folder, mark):
         code, out, err = run(*command.split(), *words)
-        if name != "own" and command in REFUSED:
-            wanted, reason = REFUSED[command]
+        refused = [REFUSED[one] for one in (command, *map(str, words)) if one in REFUSED]
+        if name != "own" and refused:
+            wanted, reason = refused[0]
             assert (code, err.count("\n"), out) == (wanted, 1, ""), err
             assert reason in err
         else:

@@ -84,6 +84,7 @@ def test_a_group_is_that_of_the_oracle(tmp_path, keyring, make_log, oracle, batc
     assert (made.values, made.values_met) == (3, 2)
     without = [r for r in records if not is_own(r) and "prompt_token_ids" not in r]
     assert made.others_without_prompt == len(without)
+    assert made.without_prompt == sum("prompt_token_ids" not in r for r in own)
 
 
 @pytest.mark.parametrize("place", ["response", "prompt", "border", "unmarked", "cut"])

@@ -21,7 +21,7 @@ from provenance.check.plan import Plan
 from provenance.check.power_statement import say_power
 from provenance.check.trajectory import Trajectory
 from provenance.check.verdict import Verdict
-from provenance.check.words import say_plan
+from provenance.check.words import say_groups, say_plan
 from provenance.evidence.report.figures import ACCENT, INK, SECOND, draw_placebo, draw_trajectory
 from provenance.evidence.report.glossary import GLOSSARY, say_collected, say_control
 from provenance.evidence.report.heading import Heading, say_time
@@ -121,6 +121,7 @@ def render_report(
         growth=_draw_growth(verdict, trajectory) if valid else None,
         shares=_list_shares(verdict) if standing == "evidence" else None,
         controls=_cut(verdict.controls, _MOST_CONTROLS),
+        groups=say_groups(verdict.groups, verdict.inputs.get("groups", {}), verdict.conclusion),
         twins_frequency=say_frequency(twins.tail.log10_p) if twins else None,
         plan=plan,
         power=say_power(power) if power else None,

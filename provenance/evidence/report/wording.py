@@ -92,14 +92,14 @@ def find_standing(verdict: Verdict) -> Standing:
 def shows_numbers(verdict: Verdict) -> bool:
     """Whether p-values may be shown: not where they could be taken for what may not be said."""
     standing = find_standing(verdict)
-    rejected = any(result.rejected for result in verdict.hypotheses)
+    rejected = verdict.rejects
     return standing != "invalid" and not (standing == "reserved" and rejected)
 
 
 def _is_reserved(verdict: Verdict) -> bool:
     """Whether a reservation stands against what the numbers say."""
     by_twins = verdict.twins is not None and verdict.twins.rejected
-    rejected = by_twins or any(result.rejected for result in verdict.hypotheses)
+    rejected = by_twins or verdict.rejects
     forbidden = ("both", "evidence" if rejected else "no evidence")
     return any(one.against in forbidden for one in verdict.reservations)
 
@@ -113,7 +113,7 @@ def say_finding(verdict: Verdict) -> list[Markup]:
                 "What this model writes is statistically associated with secret keys that were "
                 "drawn at random and used to mark the served responses{where}: it is consistent "
                 "with the model having been trained on them."
-            ).format(where=_where(verdict.attributed)),
+            ).format(where=_where(_name_found(verdict))),
             Markup("If the model had not been trained on marked responses, {frequency}.").format(
                 frequency=say_frequency(verdict.log10_p)
             ),
@@ -242,6 +242,12 @@ def show_name(name: object, length: int = 60) -> Markup:
     '<bdi>&lt;b&gt;a…aaaa</bdi>'
     """
     return Markup("<bdi>{}</bdi>").format(shorten(clean(str(name)), length))
+
+
+def _name_found(verdict: Verdict) -> dict[str, list[str]]:
+    """What is named: values of slots, and groups chosen afterwards."""
+    groups = {"group": list(verdict.found_groups)} if verdict.found_groups else {}
+    return {**verdict.attributed, **groups}
 
 
 def _where(attributed: Mapping[str, Sequence[str]]) -> Markup:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from provenance.check.conclusion import conclude, make_verdict
 from provenance.check.controls import LEVEL, control_slot, control_unserved, list_unserved
 from provenance.check.examine import has_control_slot, run_placebos
-from provenance.check.findings import Control, HypothesisResult, TwinsResult
+from provenance.check.findings import Control, GroupResult, HypothesisResult, TwinsResult
 from provenance.check.plan import Plan
 from provenance.check.power_statement import Setting
 from provenance.check.score import Weighing
@@ -182,6 +182,7 @@ def rebuild_verdict(
     hypotheses: Sequence[HypothesisResult],
     controls: Sequence[Control],
     plan: Plan | None,
+    groups: Sequence[GroupResult] = (),
 ) -> Verdict:
     """The verdict that follows from recomputed parts, by the rules of the stated one.
 
@@ -200,6 +201,7 @@ def rebuild_verdict(
         caveat="" if keyring.scheme.name in SCHEMES else stated.caveat,
         versions=stated.versions,
         register=stated.register,
+        groups=groups,
     )
     if stated.shares and not any(share.method for share in stated.shares):  # of 0.1.0
         shares = older_shares(hypotheses, keyring.schedule, verdict.conclusion)
@@ -221,6 +223,7 @@ def _take_power(stated: Verdict, verdict: Verdict, keyring: Keyring) -> Verdict:
         setting,
         twins=verdict.twins,
         reservations=verdict.reservations,
+        groups=verdict.groups,
     )
     return replace(verdict, power=power, reasons=ruling.reasons)
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from provenance.check.examine import say_caveat, try_keys
-from provenance.check.findings import HypothesisResult
+from provenance.check.examine import say_caveat, try_family
+from provenance.check.findings import GroupResult, HypothesisResult, join_family
 from provenance.check.pairs import CSV, PARQUET, read_pairs, read_shared_pairs
 from provenance.check.reading import VERDICT_FILE
 from provenance.check.score import Weighing, WeightedPairs, open_coins
@@ -39,6 +39,13 @@ from provenance.evidence.verify.foreign_key import (
     check_one_slot,
     read_foreign,
 )
+from provenance.evidence.verify.grouped import (
+    check_group_scores,
+    check_group_tables,
+    check_stated_groups,
+    name_all_pairs,
+    read_group_pairs,
+)
 from provenance.evidence.verify.rebuild import (
     ControlRecord,
     compare,
@@ -47,7 +54,7 @@ from provenance.evidence.verify.rebuild import (
 )
 from provenance.evidence.verify.state import State
 from provenance.keys.keyring import KEYRING_FILE, Key
-from provenance.keys.schedule import CONTROL, SELECTOR, SELECTOR_KEY, KeyName
+from provenance.keys.schedule import CONTROL, GLOBAL, SELECTOR, SELECTOR_KEY, KeyName
 from provenance.marks.foreign.mark import is_foreign
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
@@ -138,7 +145,7 @@ def check_pairs(state: State) -> str:
         raise NotPossibleError("the pairs were left out")
     pooled = pooled_slots(public.schedule, list(tables))
     names = [name_pairs(i) for i in range(len(tables))]
-    names += [CONTROL_PAIRS, *map(name_pooled, pooled.values())]
+    names += [CONTROL_PAIRS, *map(name_pooled, pooled.values()), *name_all_pairs(state)]
     twice = any(name.endswith(PARQUET) for name in found)  # in bundles of 0.1.0
     due = {name + suffix for name in names for suffix in ((CSV, PARQUET) if twice else (CSV,))}
     if odd := sorted(found ^ due):
@@ -154,7 +161,8 @@ def check_pairs(state: State) -> str:
             hypotheses[key], scores[key] = read_pairs(*place, scored=True)
     control, _ = _read_unscored(state, CONTROL_PAIRS)
     together = {slot: _read_unscored(state, name_pooled(n))[0] for slot, n in pooled.items()}
-    weighing = Weighing(hypotheses, together, control)
+    grouped = read_group_pairs(state, hypotheses, scores)
+    weighing = Weighing(hypotheses, together, control, groups=grouped)
     _check_disjoint(weighing)
     _check_vocabulary(weighing, public.vocabulary_size)
     state.weighing, state.scores, state.units = weighing, scores, units
@@ -172,6 +180,7 @@ def _list_slots(weighing: Weighing) -> list[tuple[str, str, WeightedPairs]]:
         for number, ((slot, _), pairs) in enumerate(weighing.hypotheses.items())
     ]
     rows.append((CONTROL, CONTROL_PAIRS + CSV, weighing.control))
+    rows += [(GLOBAL, PAIRS_FOLDER, pairs) for pairs in weighing.groups.values()]
     return rows + [(slot, PAIRS_FOLDER, pairs) for slot, pairs in weighing.pooled.items()]
 
 
@@ -234,6 +243,7 @@ def check_scores(state: State) -> str:
         done.append(str(key))
     if not done:
         raise NotPossibleError("no tested key is disclosed")
+    check_group_scores(state, weighing.groups)
     return f"{', '.join(done)}" + (f"; not disclosed: {', '.join(missing)}" if missing else "")
 
 
@@ -254,7 +264,8 @@ def check_tables(state: State) -> str:
                 f"must add up to the table of {key!s} (statistic {stated.statistic}); "
                 f"gives {found.statistic}",
             )
-    return f"{len(tables)} tables"
+    check_group_tables(state, weighing.groups, state.law)
+    return f"{len(tables) + len(weighing.groups)} tables"
 
 
 def _only_law(table: ClassTable) -> NullLaw:
@@ -268,19 +279,23 @@ def _only_law(table: ClassTable) -> NullLaw:
 def check_tails(state: State) -> str:
     """log10 p of every class table, and weighted Holm over them, are as stated."""
     verdict, law, tables = state.stated, state.law, state.tables
-    for key, table in tables.items():
-        laws = {row.law for row in table.classes}
+    check_stated_groups(state)
+    family = join_family(verdict.hypotheses, verdict.groups)
+    for stated in family:
+        laws = {row.law for row in stated.table.classes}
         if law is not None and laws - {law}:
-            raise StepFailedError(VERDICT_FILE, f"{key!s}: another law than the scheme's")
-    state.hypotheses = found = try_keys(tables, split_stated_alpha(verdict).keys)
-    for stated, one in zip(verdict.hypotheses, found, strict=True):
+            raise StepFailedError(VERDICT_FILE, f"{stated.name}: another law than the scheme's")
+    alpha = split_stated_alpha(verdict).keys
+    state.hypotheses, state.groups = try_family(tables, state.group_tables, alpha)
+    found = join_family(state.hypotheses, state.groups)
+    for stated, one in zip(family, found, strict=True):
         if difference := compare(_list_numbers(stated), _list_numbers(one)):
             raise StepFailedError(VERDICT_FILE, f"{one.name}: {difference}")
     said = "; ".join(f"{h.name} {h.tail.log10_p:.2f}" for h in found)
     return said if law is not None else f"{said}; the law of a score is taken as stated"
 
 
-def _list_numbers(one: HypothesisResult) -> list[Any]:
+def _list_numbers(one: HypothesisResult | GroupResult) -> list[Any]:
     return [one.tail.log10_p, one.log10_adjusted, one.family_weight, one.rejected]
 
 
@@ -315,7 +330,7 @@ def check_verdict(state: State) -> str:
     plan = None
     if state.stated.plan is not None:
         plan = state.need(state.plan, "the plan")
-    found = rebuild_verdict(state.stated, state.public, hypotheses, controls, plan)
+    found = rebuild_verdict(state.stated, state.public, hypotheses, controls, plan, state.groups)
     if state.foreign is not None:
         found = replace(found, caveat=say_caveat(state.foreign))
     # with the file, not with what was read of it: some of its fields follow from the others

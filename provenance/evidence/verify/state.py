@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from provenance.check.findings import Control, HypothesisResult
+from provenance.check.findings import Control, GroupKey, GroupResult, HypothesisResult
 from provenance.check.plan import Plan
 from provenance.check.score import Weighing
 from provenance.check.verdict import Verdict
@@ -59,8 +59,10 @@ class State:
     weighing: Weighing | None = None
     scores: Mapping[KeyName, Any] = field(default_factory=dict)
     units: Mapping[KeyName, Any] = field(default_factory=dict)
+    group_scores: Mapping[GroupKey, Any] = field(default_factory=dict)
     foreign: ForeignMark | None = None
     hypotheses: Sequence[HypothesisResult] | None = None
+    groups: Sequence[GroupResult] = ()
     controls: Sequence[Control] | None = None
 
     def need(self, value: _T | None, title: str) -> _T:
@@ -78,6 +80,11 @@ class State:
     def tables(self) -> Mapping[KeyName, ClassTable]:
         """Class table per key, in the verdict's order."""
         return {result.key: result.table for result in self.stated.hypotheses}
+
+    @property
+    def group_tables(self) -> Mapping[GroupKey, ClassTable]:
+        """Class table per hypothesis on a group, in the verdict's order."""
+        return {result.key: result.table for result in self.stated.groups}
 
     @property
     def public(self) -> Keyring:
