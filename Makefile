@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test coverage lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm bench-prompts \
-	bench-innocents bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm \
+	bench-innocents bench-groups bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm \
 	vllm-venv test-vllm lab clean
 
 demo: $(VENV)/.demo
@@ -43,6 +43,9 @@ bench-calibration: $(VENV)/.dev
 bench-innocents: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.innocents
 	$(BIN)/python -m benchmarks.innocents.bounded
+
+bench-groups: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.groups
 
 bench-sequential: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.sequential
