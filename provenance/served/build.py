@@ -10,8 +10,7 @@ leaves the folder as it was if anything fails. Same log, same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.errors import ConfigurationMismatchError, DataError, StorageError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import Served
@@ -33,14 +32,10 @@ from provenance.served.index_manifest import (
     keep_ends,
 )
 from provenance.served.log import LogReader, LogStatistics, read_log
-from provenance.served.table import Audit, read_table, write_table
+from provenance.served.table import Audit, Grouping, commit_table, read_table
 from provenance.served.windows import label_numbers, windows
 from provenance.storage.database import check_memory_limit
-from provenance.storage.files import lock_folder, sha256_of_file, sync_folder
-
-_PART = ".windows.part"
-
-Grouping = Callable[[Path], AbstractContextManager[Iterable[pa.RecordBatch]]]
+from provenance.storage.files import lock_folder
 
 
 def build_index(
@@ -202,27 +197,13 @@ def _write_index(
                     f"{folder}: must not hold the index of another keyring; it does. "
                     "Choose another folder."
                 ) from error
-        part = folder / _PART
-        audit = Audit([len(slot.values) for slot in public.schedule.slots], str(part))
-        spill = folder.resolve().parent / f".{folder.resolve().name}.spill"
-        try:
-            with group(spill) as batches:
-                write_table(part, batches, audit)
-            name = f"windows-{audit.content_sha256[:16]}.parquet"
-            manifest = finish(_draft(public, audit, name, sha256_of_file(part)))
-            part.replace(folder / name)
-            sync_folder(folder)
-            manifest.write(folder)
-            for old in folder.glob("windows-*.parquet"):
-                if old.name != name:
-                    old.unlink()
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: must be writable; got: {error.strerror}. Free some space."
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
-    return manifest
+        return commit_table(
+            folder,
+            "windows",
+            [len(slot.values) for slot in public.schedule.slots],
+            group,
+            lambda audit, name, sha256: finish(_draft(public, audit, name, sha256)),
+        )
 
 
 def _draft(public: Keyring, audit: Audit, table: str, table_sha256: str) -> IndexManifest:

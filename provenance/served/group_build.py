@@ -12,6 +12,7 @@ context was reached, in how many records of the group it was seen, and in how ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import list_windows, pack_windows
-from provenance.errors import DataError, StorageError, UsageError
+from provenance.errors import DataError, UsageError
 from provenance.keys.schedule import GLOBAL
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import Served
@@ -31,10 +32,10 @@ from provenance.served.group_manifest import GROUP_FILE, GroupManifest
 from provenance.served.grouping import group_windows
 from provenance.served.log import LogFile, LogReader, read_log
 from provenance.served.membership import check_field, hash_values, values_of
-from provenance.served.table import TABLE, Audit, write_table
+from provenance.served.table import TABLE, commit_table
 from provenance.served.windows import WINDOWS, windows
 from provenance.storage.database import check_memory_limit
-from provenance.storage.files import lock_folder, sha256_of_file, sync_folder
+from provenance.storage.files import lock_folder
 
 REACHED: Final = 0
 """Value of the table: responses (conversations) of the group that reached the context."""
@@ -43,7 +44,6 @@ SEEN: Final = 1
 SEEN_BY_OTHERS: Final = 2
 """Records outside of the group in which it stands anywhere."""
 VALUES: Final = 3
-_PART: Final = ".group.part"
 
 
 @dataclass
@@ -106,36 +106,27 @@ def build_group(
     )
     counts = _Counts()
     stream = _stream(reader, keyring, chosen, field, counts)
+
+    @contextmanager
+    def group(spill: Path) -> Iterator[Iterable[pa.RecordBatch]]:
+        with group_windows(stream, spill, memory_limit, threads) as batches:
+            yield _keep_seen(batches, counts)
+
     with lock_folder(folder):
         _refuse_another(folder, public.id)
-        part = folder / _PART
-        audit = Audit([0, VALUES], str(part))
-        spill = folder.resolve().parent / f".{folder.resolve().name}.spill"
-        try:
-            with group_windows(stream, spill, memory_limit, threads) as batches:
-                write_table(part, _keep_seen(batches, counts), audit)
-            name = f"group-{audit.content_sha256[:16]}.parquet"
-            drafted = _describe(counts, public.id, field, chosen, reader.statistics.files)
-            manifest = replace(
-                drafted,
+        return commit_table(
+            folder,
+            "group",
+            [0, VALUES],
+            group,
+            lambda audit, name, sha256: replace(
+                _describe(counts, public.id, field, chosen, reader.statistics.files),
                 rows=audit.rows,
                 content_sha256=audit.content_sha256,
                 table=name,
-                table_sha256=sha256_of_file(part),
-            )
-            part.replace(folder / name)
-            sync_folder(folder)
-            manifest.write(folder)
-            for old in folder.glob("group-*.parquet"):
-                if old.name != name:
-                    old.unlink()
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: must be writable; got: {error.strerror}. Free some space."
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
-    return manifest
+                table_sha256=sha256,
+            ),
+        )
 
 
 def _describe(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.errors import DataError, StorageError, say_briefly
+from provenance.storage.files import sha256_of_file, sync_folder
 
 TABLE = pa.schema(
     [
@@ -31,6 +33,9 @@ TABLE = pa.schema(
     ]
 )
 _GROUP_ROWS = 1 << 20
+
+Grouping = Callable[[Path], AbstractContextManager[Iterable[pa.RecordBatch]]]
+"""Folder for what does not fit into memory -> the sorted rows of a table."""
 
 Columns = tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.int64], NDArray[np.int32]]
 
@@ -217,3 +222,49 @@ def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for start, end in pairwise(cuts):
             piece = batch.slice(start, end - start)
             yield pa.RecordBatch.from_arrays(piece.columns, schema=TABLE)
+
+
+class Manifest(Protocol):
+    """What names a table, and is written after it."""
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder, in one step."""
+
+
+_Manifest = TypeVar("_Manifest", bound=Manifest)
+
+
+def commit_table(
+    folder: Path,
+    stem: str,
+    values: Sequence[int],
+    group: Grouping,
+    describe: Callable[[Audit, str, str], _Manifest],
+) -> _Manifest:
+    """Write a table, then the manifest that names it; tables of before go last.
+
+    Parameters: the folder, whose lock the caller holds; begin of the table's name; how many values
+    each slot has; the rows; what makes the manifest of (audit, name, SHA-256). Until the manifest
+    is written the folder means what it meant before. Raises StorageError, and what these raise.
+    """
+    part = folder / f".{stem}.part"
+    audit = Audit(values, str(part))
+    spill = folder.resolve().parent / f".{folder.resolve().name}.spill"
+    try:
+        with group(spill) as batches:
+            write_table(part, batches, audit)
+        name = f"{stem}-{audit.content_sha256[:16]}.parquet"
+        manifest = describe(audit, name, sha256_of_file(part))
+        part.replace(folder / name)
+        sync_folder(folder)
+        manifest.write(folder)
+        for old in folder.glob(f"{stem}-*.parquet"):
+            if old.name != name:
+                old.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: must be writable; got: {error.strerror}. Free some space."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return manifest
