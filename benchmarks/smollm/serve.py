@@ -202,9 +202,7 @@ class Sampler:
     def sample(self, wanted: SampledSet, piece: Piece) -> list[Record]:
         """The records of one piece."""
         if self._model is None:
-            # suspects may be sampled with what is fast here; what is served keeps single precision
-            name = "float32" if self.model == SERVED_MODEL else precision()
-            self._model = load_model(self.work / self.model, getattr(torch, name))
+            self._model = load_model(self.work / self.model, getattr(torch, precision()))
             self._tokenizer = load_tokenizer(self.work / SERVED_MODEL)
         generator = np.random.default_rng([wanted.seed, 1_000, piece.number])
         rows = [(p, c) for p in piece.prompts for c in range(wanted.copies)]
