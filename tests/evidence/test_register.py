@@ -154,8 +154,9 @@ def registered(lab, tmp_path_factory):
 
 def _verify(run, lab, bundle):
     """Statuses of the steps of a bundle that its signer sealed again."""
-    (bundle / "report.html").write_bytes(make_report(bundle, None))
-    write_manifest(bundle, "2099-01-01T00:00:00Z", pairs=True)
+    written = "2099-01-01T00:00:00Z"
+    (bundle / "report.html").write_bytes(make_report(bundle, None, written))
+    write_manifest(bundle, written, pairs=True)
     code, out, _ = run("verify", bundle, "--unsigned", "--json")
     steps = {step["number"]: step for step in json.loads(out)["steps"]}
     return code, steps[18]
