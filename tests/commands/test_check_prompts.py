@@ -111,7 +111,7 @@ def test_marked_prompts_are_reported_and_change_no_conclusion(
     assert control["log10_p"] is None
     assert verdict["inputs"]["outputs"]["asked"]["texts"] == 100
     page = (tmp_path / "bundle/report.html").read_text()
-    assert "carry your mark" in page
+    assert "do carry the mark; what repeats them is left out" in page
     assert "100 of them with a prompt" in page
     assert run("verify", tmp_path / "bundle", "--unsigned")[0] == 0
 
