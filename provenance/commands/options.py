@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 import provenance as pv
-from provenance.commands.streams import keep_stdin
+from provenance.commands.streams import STDIN, keep_stdin
 
 _MARK: dict[str, Any] = {
     "keys": Annotated[Path | None, typer.Option(help="Folder of the keyring.")],
@@ -166,10 +166,10 @@ def shares_options(command: Callable[..., Any]) -> Callable[..., Any]:
             groups["filing"] = pv.Filing(**{n: v or "" for n, v in groups["filing"].items()})
         if "reference" in groups:
             groups["reference"]["reference"] = groups["reference"]["reference"] or "none"
-        files = {name: given[name] for name in _FILES if given.get(name)}
         with ExitStack() as kept:
-            for name, paths in files.items():
-                given[name] = kept.enter_context(keep_stdin(paths))
+            for name in _FILES:
+                if STDIN in (given.get(name) or ()):
+                    given[name] = kept.enter_context(keep_stdin(given[name]))
             return command(**given, **groups)
 
     parameters = []

@@ -16,7 +16,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
+
+STDIN: Final = Path("-")
+"""How a command names its standard input among files."""
 
 
 class _Descriptor(io.RawIOBase):
@@ -119,13 +122,12 @@ def _open(descriptor: int, before: TextIO | None, *, quiet: bool) -> io.TextIOWr
 
 @contextmanager
 def keep_stdin(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """The same files, where `-` is one that holds what stdin said, as long as the body runs.
+    """Files of which one is `-`, with a copy of what stdin said in its place while the body runs.
 
     Files are read more than once, which a pipe cannot be. Raises OSError if the disk is full.
     """
     with tempfile.TemporaryDirectory(prefix="provenance-") as folder:
         kept = Path(folder) / "stdin.jsonl"
-        if Path("-") in files:
-            with kept.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-        yield [kept if path == Path("-") else path for path in files]
+        with kept.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield [kept if path == STDIN else path for path in files]
