@@ -19,11 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
 from provenance.served.log import read_log
-from provenance.storage.files import parse_json
-from provenance.storage.lines import read_start
+from provenance.storage.lines import peek_record
 from provenance.storage.shapes.reading import RecordFiles
 from provenance.suspect.access.outputs import OUTPUT_FIELDS
 from provenance.suspect.collect.prompts import Prompts
@@ -34,6 +32,8 @@ _LOG_FIELDS: Final = frozenset({"response_id", "token_ids", "drawn", "prompt_tok
 _ANSWERING: Final = frozenset({"assistant", "model", "tool", "function"})
 _LABELS: Final = ("capability", "category")
 _SPARE: Final = 2
+_FIRST_RECORD: Final = 1 << 20
+"""Bytes in which the first record of a file must end, for its shape to be told."""
 
 
 @dataclass
@@ -203,26 +203,17 @@ def _is_log(path: Path) -> bool:
     """Whether a file is a served log of our own shape, or a folder of one."""
     if path.is_dir() or path.suffix in (".parquet", ".part"):
         return True
-    first = _first_record(path)
+    first = peek_record(path, _FIRST_RECORD)
     return bool(_LOG_FIELDS & set(first)) and "marked" in first
 
 
 def _holds_prompts_only(path: Path) -> bool:
     """Whether a file of JSON lines holds prompts as `collect` takes them, and no answer."""
-    first = _first_record(path)
+    first = peek_record(path, _FIRST_RECORD)
     messages = first.get("messages")
     answered = isinstance(messages, list) and bool(messages) and _role(messages[-1]) in _ANSWERING
     known = {"prompt", "messages", "id", "labels", "capability", "category", "not_shown"}
     return bool({"prompt", "messages"} & set(first)) and set(first) <= known and not answered
-
-
-def _first_record(path: Path) -> dict[str, Any]:
-    """The first record of a file of JSON lines; empty for any other file."""
-    try:
-        found = parse_json(read_start(path, 1 << 20).lstrip().partition(b"\n")[0], str(path))
-    except DataError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _role(message: Any) -> str:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from provenance.errors import DataError
-from provenance.storage.files import parse_json
-from provenance.storage.lines import LineReader, read_start
+from provenance.storage.lines import LineReader, peek_record
 from provenance.storage.shapes.convert import recognise
 from provenance.storage.shapes.reading import RecordFile
 from provenance.storage.shapes.requests import ReadAs, Requests
@@ -52,12 +51,8 @@ def is_shaped(path: Path) -> bool:
     """Whether the first record of a log has another shape than our own. Raises StorageError."""
     if not path.is_file():
         return False
-    try:
-        start = read_start(path).lstrip()
-        record = parse_json(start.partition(b"\n")[0], str(path))
-    except DataError:
-        return False
-    if not isinstance(record, dict) or _OURS & set(record):
+    record = peek_record(path)
+    if not record or _OURS & set(record):
         return False
     if "text" not in record and "response_id" not in record and {"output", "outputs"} & set(record):
         return True  # outputs of our own form, such as `generate --unmarked` writes

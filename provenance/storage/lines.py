@@ -82,6 +82,18 @@ def read_start(path: Path | str, size: int = 1 << 16) -> bytes:
         return io.BufferedReader(expanded, size).read(size)
 
 
+def peek_record(path: Path | str, size: int = 1 << 16) -> dict[str, Any]:
+    """The first record of a file of JSON lines, if it ends within `size` bytes; else empty.
+
+    Tells what a file may be. Raises StorageError.
+    """
+    try:
+        found = parse_json(read_start(path, size).lstrip().partition(b"\n")[0], str(path))
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class RecordReader(LineReader):
     """Records of a file in another form, as the lines of JSON that we would have read."""
 
