@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
+from provenance.storage.kernels import kernel
 
 _PART_BITS = 13
 _MOST_PARTS_BITS = 11

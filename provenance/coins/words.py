@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from numba import njit
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
+from provenance.storage.kernels import kernel
 
 KEY_BYTES = 32
 MAXIMUM_CONTEXT_WIDTH = 3

@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from provenance.coins.kernels import kernel
 from provenance.coins.words import CONSTANTS, fill_words
 from provenance.embed.rules import find_keys, leaves_choice
 from provenance.marks.own.draws import GUMBEL, PLAIN, choose, choose_by_race
+from provenance.storage.kernels import kernel
 
 NOTHING: Final = -1
 """In place of a token: no score of this row is a number above minus infinity."""

@@ -38,12 +38,12 @@ from provenance.coins.contexts import (
     pack,
     response_contexts,
 )
-from provenance.coins.kernels import kernel
 from provenance.coins.words import CONSTANTS, fill_one, fill_words
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.keys.marking import KnownKeys, MarkingKeys
 from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, KeyName, Schedule
 from provenance.served.records import Labels
+from provenance.storage.kernels import kernel
 
 MarkWish = Literal["always", "if-possible", "never"]
 """What cannot be marked is refused; it is served unmarked, and logged so; nothing is marked."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.stats.lattice import EPSILON, TiltedGroup
+from provenance.stats.phases import add_logs, bound_blocks, list_sines
 
 _Triple = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -31,7 +32,6 @@ MAX_MODULUS = 1 << 30
 MAX_FREQUENCIES = 1 << 21
 """Most frequencies that are evaluated."""
 
-_CELLS = 1 << 17
 _BATCH = 1 << 14
 _SPLIT = 8
 _FEW_COINS = 1 << 14
@@ -177,27 +177,20 @@ def _useful_lags(dense: NDArray[np.float64], counts: NDArray[np.float64]) -> lis
 def _discard(
     bounds: _Bounds, starts: NDArray[np.int64], width: int, modulus: int
 ) -> NDArray[np.int64]:
-    """Keep the blocks [start, start + width) on which |psi| may exceed the cut.
-
-    Positions are doubled, so that the middle of a block is an integer: with c = 2 start + width - 1
-    the distance of 2 w m to multiples of 2 M is at least dist(w c) - w (width - 1).
-    """
-    double = 2 * modulus
+    """Keep the blocks [start, start + width) on which |psi| may exceed the cut."""
     useful = np.flatnonzero(bounds.weights * (width - 1.0) < modulus)
-    weights, strengths = bounds.weights[useful], bounds.strengths[useful]
-    exponent = np.zeros(starts.size)
-    first, block = 0, 4
-    while first < weights.size and starts.size:
-        weight, strength = weights[first : first + block], strengths[first : first + block]
-        residue = (weight % double)[:, None] * (2 * starts + (width - 1))[None, :] & (double - 1)
-        distance = np.minimum(residue, double - residue) - (weight * (width - 1))[:, None]
-        sine = np.sin(np.maximum(distance, 0) * (math.pi / double))
-        exponent += strength @ (sine * sine)
-        keep = exponent < CUT + 1.0  # a margin of 1 covers the rounding of this bound
-        starts, exponent = starts[keep], exponent[keep]
-        first += block
-        block = max(4, min(2 * block, _CELLS // max(starts.size, 1)))
-    return starts
+    kept = np.zeros(starts.size, dtype=np.bool_)
+    bound_blocks(
+        bounds.weights[useful],
+        bounds.strengths[useful],
+        starts,
+        width,
+        modulus,
+        list_sines(2 * modulus),
+        CUT + 1.0,  # a margin of 1 covers the rounding of this bound
+        kept,
+    )
+    return starts[kept]
 
 
 @dataclass(frozen=True)
@@ -253,7 +246,7 @@ def _evaluate(
 
 
 def _transform(piece: _Piece, frequencies: NDArray[np.int64], modulus: int) -> _Triple:
-    """The values of _sines by one Fourier transform per class.
+    """The values of _direct by one Fourier transform per class.
 
     The error of phi is absolute, not relative to 1 - phi: good for few coins only.
     """
@@ -272,39 +265,21 @@ def _transform(piece: _Piece, frequencies: NDArray[np.int64], modulus: int) -> _
 
 
 def _direct(piece: _Piece, frequencies: NDArray[np.int64], modulus: int) -> _Triple:
-    """The values of _sines in slices that fit the cache."""
-    if frequencies.size <= _BATCH:
-        return _sines(piece, frequencies, modulus)
-    slices = range(0, frequencies.size, _BATCH)
-    parts = [_sines(piece, frequencies[first : first + _BATCH], modulus) for first in slices]
-    logs, angles, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return logs, angles, errors
-
-
-def _sines(piece: _Piece, frequencies: NDArray[np.int64], modulus: int) -> _Triple:
     """ln |phi|^n, n arg(phi) and their rounding bound, each (F,).
 
-    phi - 1 = -2 sum p_k sin^2(k d / 2) + i sum p_k sin(k d), k counted from the centre: the real
-    part has one sign, and centring keeps the imaginary part small against it.
+    The real part of phi - 1 has one sign, and centring keeps the imaginary part small against it.
     """
-    mask, half = modulus - 1, modulus // 2
-    base = (piece.weights & mask)[:, None] * frequencies[None, :] & mask
-    real, imaginary = np.zeros(base.shape), np.zeros(base.shape)
-    for column in range(piece.offsets.shape[1]):
-        offset, probability = piece.offsets[:, column], piece.probabilities[:, column]
-        if not (offset.any() and probability.any()):
-            continue
-        residue = ((offset[:, None] * base + half) & mask) - half
-        angle = residue * (math.pi / modulus)
-        sine = np.sin(angle)
-        real += probability[:, None] * (sine * sine)
-        imaginary += probability[:, None] * (sine * np.cos(angle))
-    real *= -2.0
-    imaginary *= 2.0
-    squared = 2.0 * real + real * real + imaginary * imaginary  # |phi|^2 - 1
-    size = np.maximum(1.0 + squared, 1e-300)
-    logs = 0.5 * np.where(squared > -0.9, np.log1p(np.maximum(squared, -0.9)), np.log(size))
-    angles = np.arctan2(imaginary, 1.0 + real)
-    ulps = EPSILON * (8.0 + piece.offsets.shape[1] / 8.0)
-    errors = ulps * (np.sqrt(-2.0 * real) - real) / np.sqrt(size)
-    return piece.counts @ logs, piece.counts @ angles, piece.counts @ errors
+    logs, angles, sizes = (np.zeros(frequencies.size) for _ in range(3))
+    add_logs(
+        piece.weights & (modulus - 1),
+        piece.counts,
+        piece.offsets,
+        piece.probabilities,
+        frequencies,
+        modulus,
+        list_sines(modulus),
+        logs,
+        angles,
+        sizes,
+    )
+    return logs, angles, EPSILON * (8.0 + piece.offsets.shape[1] / 8.0) * sizes

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -288,6 +288,7 @@ def _log_ratio(mass: int, total: int) -> float:
     return math.log1p(-rest) if rest < 0.5 else math.log(mass / total)
 
 
+@lru_cache(maxsize=256)  # the classes of a table share their laws
 def _reduced_law(law: NullLaw, reverse: bool) -> tuple[tuple[int, ...], NullLaw, int]:
     """Levels from 0 without common divisor, the law of their masses, and the divisor removed."""
     support = law.support

@@ -26,7 +26,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import hash_columns
-from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 from provenance.marks.foreign.configuration import (
     check_fields,
@@ -37,6 +36,7 @@ from provenance.marks.foreign.configuration import (
 from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.marks.foreign.vllm_native import VLLM_FIELDS, check_algorithm, run_philox
 from provenance.stats.laws import NullLaw
+from provenance.storage.kernels import kernel
 
 _HALF: Final = 1 << 31
 _WIDTHS: Final = {"selfhash": 4, "lefthash": 1}

@@ -16,9 +16,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import ConfigurationMismatchError
 from provenance.marks.foreign.torch_cpu import permutation
+from provenance.storage.kernels import kernel
 
 TABLE_SIZE: Final = 1_000_003
 """Entries of the permutation that lm-watermarking and transformers hash token ids with."""

@@ -24,7 +24,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 from provenance.marks.foreign.configuration import (
     check_fields,
@@ -36,6 +35,7 @@ from provenance.marks.foreign.configuration import (
 from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs, pack_units
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
+from provenance.storage.kernels import kernel
 
 _VALUES: Final = 1 << 32
 _FIELDS: Final = ("key", "key_b", "context_window", "mixing_probability")

@@ -36,7 +36,6 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 from provenance.marks.foreign.configuration import (
     check_fields,
@@ -47,6 +46,7 @@ from provenance.marks.foreign.configuration import (
 from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.marks.foreign.torch_cpu import random_bits
 from provenance.stats.laws import NullLaw
+from provenance.storage.kernels import kernel
 
 _A: Final = 6364136223846793005
 _FIELDS: Final = (

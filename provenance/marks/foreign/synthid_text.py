@@ -34,11 +34,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 from provenance.marks.foreign.configuration import check_fields, read_keys, whole_number
 from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.stats.laws import NullLaw
+from provenance.storage.kernels import kernel
 
 _A: Final = 6364136223846793005
 _IV_MODULUS: Final = (1 << 63) - 1

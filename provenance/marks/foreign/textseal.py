@@ -22,7 +22,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import ConfigurationMismatchError, UsageError
 from provenance.marks.foreign.configuration import (
     check_fields,
@@ -33,6 +32,7 @@ from provenance.marks.foreign.configuration import (
 from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.stats.laws import NullLaw
+from provenance.storage.kernels import kernel
 
 _PRIMES: Final = (
     10000019,

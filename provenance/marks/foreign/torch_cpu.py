@@ -17,8 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
+from provenance.storage.kernels import kernel
 
 MAXIMUM_LENGTH = 1 << 26
 """Longest permutation accepted; torch changes its algorithm at 214,748,364."""

@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.stats.laws import NullLaw
+from provenance.storage.kernels import kernel
 
 _STEP: Final = 0.25
 _CELL_BITS: Final = 13

@@ -23,13 +23,13 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import UsageError
 from provenance.marks.foreign.configuration import check_fields, read_key, whole_number
 from provenance.marks.foreign.scheme import Common, Secret, Tokens, check_pairs, hash_units
 from provenance.marks.foreign.uniforms import exponential_law, exponential_score
 from provenance.marks.foreign.weighted import add_laws, whole_weights
 from provenance.stats.laws import NullLaw
+from provenance.storage.kernels import kernel
 
 VLLM_FIELDS: Final = (
     "key",

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from provenance.coins.kernels import kernel
+from provenance.storage.kernels import kernel
 
 PLAIN: Final = 0
 GUMBEL: Final = 1
