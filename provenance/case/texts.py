@@ -128,7 +128,7 @@ def detect(text: Any, keyring: Any, *, tokenizer: Any = None, alpha: float = 1e-
     -------
     Detection; see its `marked`, `log10_p` and `strongest`.
 
-    Raises UsageError. Cost: one coin a token and key of its slot, about 10 exact tails a key.
+    Raises UsageError. Cost: one coin a token and key of its slot, a few exact tails a text.
     """
     mark = as_open_mark(keyring)
     _check_level(alpha)

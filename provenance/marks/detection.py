@@ -6,8 +6,10 @@ windows, so that a marked passage inside unmarked text is found; every look is p
 
     p(key) = min(2 p(whole), 2 W min over W windows of p(window)),   then weighted Holm over keys.
 
-Each coin is scored once, at its first occurrence: a repeated passage adds no evidence. Several
-texts of one source can be pooled into one test, where a coin of any of them counts once.
+A key that is far from being found reports Chernoff's bound of its p; the strongest one, and those
+near alpha, get exact tails. Each coin is scored once, at its first occurrence: a repeated passage
+adds no evidence. Several texts of one source can be pooled into one test, where a coin of any of
+them counts once.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaincc, gammaln
 
 from provenance.errors import UsageError
 from provenance.keys.keyring import UnlockedKeyring
-from provenance.keys.schedule import OfKey
+from provenance.keys.schedule import KeyName, OfKey
 from provenance.keys.tokenizer import as_token_ids
 from provenance.marks import Mark, TextCoins, as_mark
 from provenance.marks.alpha import family_weights
+from provenance.stats.chernoff import bound_tails
 from provenance.stats.families import weighted_holm
 from provenance.stats.inversion import log10_upper_tail
 from provenance.stats.laws import NullLaw
@@ -33,8 +35,12 @@ from provenance.stats.tables import ClassTable
 
 _SHORTEST: Final = 64
 _STRIDES: Final = 4
-_EXACT_WINDOWS: Final = 6
-_LEAST: Final = 1e-250
+_EXACT_LOOKS: Final = 6
+_CLOSE: Final = 0.2
+"""How far in log10 a look's estimate may be above the best exact tail and still be tried."""
+
+_MARGIN: Final = 1.0
+"""How far in log10 a key's estimate may be above alpha and still get exact tails."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class KeyDetection(OfKey):
     score : sum of their scores, S
     original_score : S as the mark's original adds it up (a Gumbel scheme's -ln(1 - u), unrounded);
         None where that is `score`
-    log10_p : of this key, corrected for its windows; exact upper bound
+    log10_p : of this key, corrected for its windows; an upper bound, exact for the strongest key
+        and for those that are or might be found, Chernoff's for the others
     log10_adjusted : corrected for all keys tried (weighted Holm)
     start, end : tokens of the strongest span, [start, end); the whole text if that is strongest
     """
@@ -159,7 +166,8 @@ def detect_mark(
 
     Notes
     -----
-    Cost: one coin a token and key of its slot; about 10 exact tails a key.
+    Cost: one coin a token and key of its slot; a few exact tails (a millisecond each) for the
+    strongest key and each that is found.
     """
     mark = as_mark(keyring)
     ids = as_token_ids(token_ids, mark.public.vocabulary_size)
@@ -189,7 +197,11 @@ def _detect(
     mark: Mark, read: list[TextCoins], windows: NDArray[np.int64], tokens: int, alpha: float
 ) -> Detection:
     law = mark.null_law
-    found = _adjust([_try_key(coins, windows, law) for coins in read])
+    looks = _look(read, windows, law)
+    exact = _choose(looks, alpha)
+    found = _adjust(
+        [_try_key(each, windows, law, one) for each, one in zip(looks, exact, strict=True)]
+    )
     # every coin at the highest score that the law allows: no text of these lengths says more
     highest = np.log10(law.masses[law.support[-1]] / law.total)
     best = _adjust([replace(key, log10_p=float(key.coins * highest)) for key in found])
@@ -208,50 +220,88 @@ def _make_windows(tokens: int) -> NDArray[np.int64]:
     return np.concatenate(spans) if spans else np.empty((0, 2), dtype=np.int64)
 
 
-def _try_key(coins: TextCoins, windows: NDArray[np.int64], law: NullLaw) -> KeyDetection:
+@dataclass(frozen=True)
+class _Looks:
+    """One key on the whole text (look 0) and on all windows, before any exact tail.
+
+    first, last : int64 [looks], which coins of the key are in the look
+    bound, estimate : float64 [looks], log10 p, paid for all looks; see `stats.chernoff`
+    """
+
+    coins: TextCoins
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    bound: NDArray[np.float64]
+    estimate: NDArray[np.float64]
+    price: NDArray[np.float64]
+
+
+def _look(read: Sequence[TextCoins], windows: NDArray[np.int64], law: NullLaw) -> list[_Looks]:
+    """All looks of all keys, bounded at once."""
+    ends = np.zeros((2, len(read), 1 + len(windows)), dtype=np.int64)
+    totals = np.zeros(ends.shape[1:], dtype=np.int64)
+    for row, coins in enumerate(read):
+        sums = np.concatenate([[0], np.cumsum(coins.scores)])
+        ends[1, row, 0] = coins.scores.size
+        ends[:, row, 1:] = np.searchsorted(coins.positions, windows.T)
+        totals[row] = sums[ends[1, row]] - sums[ends[0, row]]
+    tails = bound_tails(law, (ends[1] - ends[0]).ravel(), totals.ravel())
+    price = np.full(totals.shape[1], np.log10(2 * max(len(windows), 1)))
+    price[0] = np.log10(2) if len(windows) else 0.0
+    bounds = tails.bound.reshape(totals.shape) + price
+    estimates = tails.estimate.reshape(totals.shape) + price
+    return [
+        _Looks(coins, first, last, bound, estimate, price)
+        for coins, first, last, bound, estimate in zip(read, *ends, bounds, estimates, strict=True)
+    ]
+
+
+def _choose(looks: Sequence[_Looks], alpha: float) -> list[bool]:
+    """Which keys get exact tails: the strongest, and all that might be found; bool [keys].
+
+    Any choice is valid, since the others report a bound: it decides only how close they come.
+    """
+    weights = family_weights([KeyName(one.coins.slot, one.coins.value) for one in looks])
+    adjusted = np.array([one.estimate.min() for one in looks]) - np.log10(weights)
+    chosen = adjusted <= np.log10(alpha) + _MARGIN
+    if chosen.size:
+        chosen[np.argmin(adjusted)] = True
+    return [bool(one) for one in chosen]
+
+
+def _try_key(looks: _Looks, windows: NDArray[np.int64], law: NullLaw, exact: bool) -> KeyDetection:
     """p of one key over the whole text and all windows.
 
-    Only the windows that look strongest get an exact tail; leaving out the others can only make the
-    reported p larger.
+    Only the looks that may be the strongest get an exact tail, and only where it matters; the
+    bounds of the others can but make the reported p larger.
     """
-    positions, scores = coins.positions, coins.scores
-    whole = _log10_tail(scores, law)
-    span = (int(positions[0]), int(positions[-1]) + 1) if positions.size else (0, 0)
-    best = whole + np.log10(2) if len(windows) else whole
-    if len(windows) and positions.size:
-        sums = np.concatenate([[0], np.cumsum(scores)])
-        first, last = np.searchsorted(positions, windows.T)
-        counts, totals = last - first, sums[last] - sums[first]
-        for i in _strongest(counts, totals, law):
-            exact = _log10_tail(scores[first[i] : last[i]], law)
-            paid = exact + np.log10(2 * len(windows))
-            if paid < best:
-                best, span = paid, (int(windows[i, 0]), int(windows[i, 1]))
+    coins = looks.coins
+    order = np.argsort(looks.estimate, kind="stable")
+    strongest, best = int(order[0]), float(looks.bound.min())
+    if exact and coins.scores.size:
+        best = np.inf
+        for look in map(int, order[:_EXACT_LOOKS]):
+            if looks.estimate[look] > best + _CLOSE:
+                break
+            tail = _log10_tail(coins.scores[looks.first[look] : looks.last[look]], law)
+            if tail + looks.price[look] < best:
+                strongest, best = look, tail + float(looks.price[look])
+    start, end = 0, 0
+    if strongest:
+        start, end = map(int, windows[strongest - 1])
+    elif coins.scores.size:
+        start, end = int(coins.positions[0]), int(coins.positions[-1]) + 1
     return KeyDetection(
         slot=coins.slot,
         value=coins.value,
-        coins=int(scores.size),
+        coins=int(coins.scores.size),
         log10_p=float(min(best, 0.0)),
         log10_adjusted=0.0,
-        start=span[0],
-        end=span[1],
-        score=int(scores.sum()),
+        start=start,
+        end=end,
+        score=int(coins.scores.sum()),
         original_score=coins.original,
     )
-
-
-def _strongest(
-    counts: NDArray[np.int64], totals: NDArray[np.int64], law: NullLaw
-) -> NDArray[np.int64]:
-    """Windows in the order of a Gamma tail with the law's mean and variance; a few of them."""
-    some = np.flatnonzero(counts > 0)
-    shape = counts[some] * law.mean**2 / law.variance
-    total = np.maximum(totals[some] * law.mean / law.variance, _LEAST)
-    tail = np.maximum(gammaincc(shape, total), _LEAST)
-    # beyond float64: the density times the leading term of Legendre's continued fraction
-    beyond = shape * np.log(total) - total - gammaln(shape) - np.log(np.maximum(total - shape, 1))
-    rough = np.where(tail > _LEAST, np.log(tail), beyond)
-    return some[np.argsort(rough, kind="stable")[:_EXACT_WINDOWS]]
 
 
 def _log10_tail(scores: NDArray[np.int64], law: NullLaw) -> float:

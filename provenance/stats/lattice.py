@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from provenance.stats.laws import NullLaw
 from provenance.stats.tables import ClassTable
+from provenance.storage.kernels import kernel
 
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -186,16 +187,10 @@ class Lattice:
         """
         total = mean = variance = 0.0
         for group in self.groups:
-            logs = slope * group.steps + group.log_probabilities
-            top = logs.max(axis=1)
-            weights = np.exp(logs - top[:, None])
-            mass = weights.sum(axis=1)
-            first = (weights @ group.levels) / mass
-            spread = group.levels[None, :] - first[:, None]
-            second = (weights * spread**2).sum(axis=1) / mass
-            total += float(group.counts @ (top + np.log(mass)))
-            mean += float((group.counts * group.weights) @ first)
-            variance += float((group.counts * group.weights.astype(np.float64) ** 2) @ second)
+            added = add_cumulants(
+                slope, group.weights, group.counts, group.levels, group.log_probabilities
+            )
+            total, mean, variance = total + added[0], mean + added[1], variance + added[2]
         return total, mean, variance
 
     def saddle(self) -> float:
@@ -259,6 +254,30 @@ class Lattice:
                 )
             )
         return Tilt(slope, centre, log_mgf, variance, tuple(groups), rounding)
+
+
+@kernel(nogil=True)
+def add_cumulants(slope, weights, counts, levels, log_probabilities):  # type: ignore[no-untyped-def]
+    """K(slope) of a group and two derivatives, three floats; arrays as of `LawGroup`, unchecked."""
+    total, mean, variance = 0.0, 0.0, 0.0
+    tilted = np.empty(levels.shape[0])
+    for row in range(weights.shape[0]):
+        step, top = slope * weights[row], -np.inf
+        for column in range(levels.shape[0]):
+            tilted[column] = step * levels[column] + log_probabilities[column]
+            top = max(top, tilted[column])
+        mass, first, second = 0.0, 0.0, 0.0
+        for column in range(levels.shape[0]):
+            tilted[column] = math.exp(tilted[column] - top)
+            mass += tilted[column]
+            first += tilted[column] * levels[column]
+        first /= mass
+        for column in range(levels.shape[0]):
+            second += tilted[column] * (levels[column] - first) ** 2
+        total += counts[row] * (top + math.log(mass))
+        mean += counts[row] * weights[row] * first
+        variance += counts[row] * float(weights[row]) ** 2 * (second / mass)
+    return total, mean, variance
 
 
 def _golden_minimum(
