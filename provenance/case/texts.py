@@ -12,7 +12,7 @@ import numpy as np
 from provenance.case.doors import as_open_mark, tokenizer_of
 from provenance.check.findings import Concluded, Conclusion
 from provenance.errors import DataError, UsageError
-from provenance.keys.tokenizer import load_tokenizer
+from provenance.keys.tokenizer import load_tokenizer, tokenise_long
 from provenance.marks.detection import Detection, detect_mark, detect_pooled
 from provenance.storage.printable import Page, Said
 from provenance.storage.shapes.reading import RecordFiles
@@ -30,11 +30,11 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True)
 class Text:
-    """One text: where it stood, its token ids and the characters of each token."""
+    """One text: where it stood, its ids, uint32 [n], and the characters of each, uint32 [n, 2]."""
 
     origin: str
     ids: NDArray[np.uint32]
-    spans: Sequence[tuple[int, int]]
+    spans: NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,7 @@ def _check_level(alpha: float) -> None:
 
 
 def _encode(origin: str, text: str, tokenizer: Tokenizer) -> Text:
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    return Text(origin, np.asarray(encoding.ids, dtype=np.uint32), encoding.offsets)
+    return Text(origin, *tokenise_long(tokenizer, text, origin))
 
 
 def _read_all(

@@ -9,9 +9,11 @@ same tokenizer in other bytes is recognised as JSON, and the keyring's own copy 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from provenance.keys.keyring import Keyring
 from provenance.storage.files import name_of, read_bytes
 
 _Result = TypeVar("_Result")
+_PART: Final = 1 << 20
+_SEARCHED: Final = 1 << 14
+_LINE: Final = re.compile(r"\n(?=\S)")
 
 
 def read_tokenizer(path: Path | str) -> Tokenizer:
@@ -90,6 +95,39 @@ def tokenise_placed(
         )
         for encoding in encodings
     ]
+
+
+def tokenise_long(
+    tokenizer: Tokenizer, text: str, origin: str
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Token ids of one text of any length, uint32 [n], and the characters of each, uint32 [n, 2].
+
+    A text of more than 2**20 characters is read in parts that end where a line does, since the
+    library holds some 200 bytes a token: where a part ends, tokens may differ from those of the
+    whole. Raises DataError. Cost: twice that of `tokenise`; 12 bytes a token, and one part.
+    """
+    ids, spans = [], []
+    for start, end in _cut(text):
+        part = text[start:end]
+        encoding = _guard(partial(tokenizer.encode, part, add_special_tokens=False), origin)
+        ids.append(np.array(encoding.ids, dtype=np.uint32))
+        spans.append(np.array(encoding.offsets, dtype=np.uint32).reshape(-1, 2) + np.uint32(start))
+    return np.concatenate(ids), np.concatenate(spans)
+
+
+def _cut(text: str) -> Iterator[tuple[int, int]]:
+    """Where the parts of a text begin and end: before the first letter of a line, if there is one.
+
+    There is at least one part, which may be empty.
+    """
+    start = 0
+    while len(text) - start > _PART:
+        end = start + _PART
+        line = _LINE.search(text, end - _SEARCHED, end)
+        end = line.start() + 1 if line else end
+        yield start, end
+        start = end
+    yield start, len(text)
 
 
 def _guard(action: Callable[[], _Result], origin: str) -> _Result:

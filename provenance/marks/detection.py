@@ -14,8 +14,9 @@ them counts once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +37,7 @@ from provenance.stats.tables import ClassTable
 _SHORTEST: Final = 64
 _STRIDES: Final = 4
 _EXACT_LOOKS: Final = 6
+_CELLS: Final = 1 << 18
 _CLOSE: Final = 0.2
 """How far in log10 a look's estimate may be above the best exact tail and still be tried."""
 
@@ -172,7 +174,7 @@ def detect_mark(
     mark = as_mark(keyring)
     ids = as_token_ids(token_ids, mark.public.vocabulary_size)
     tokens = int(ids.shape[0])
-    return _detect(mark, list(mark.read(ids)), _make_windows(tokens), tokens, alpha)
+    return _detect(mark, mark.read(ids), _make_windows(tokens), tokens, alpha)
 
 
 def detect_pooled(
@@ -190,11 +192,11 @@ def detect_pooled(
         raise UsageError("at least one text must be given; got none. Nothing to pool.")
     read = [as_token_ids(ids, mark.public.vocabulary_size) for ids in texts]
     tokens = sum(int(ids.shape[0]) for ids in read)
-    return _detect(mark, list(mark.read_pooled(read)), _make_windows(0), tokens, alpha)
+    return _detect(mark, mark.read_pooled(read), _make_windows(0), tokens, alpha)
 
 
 def _detect(
-    mark: Mark, read: list[TextCoins], windows: NDArray[np.int64], tokens: int, alpha: float
+    mark: Mark, read: Iterable[TextCoins], windows: NDArray[np.int64], tokens: int, alpha: float
 ) -> Detection:
     law = mark.null_law
     looks = _look(read, windows, law)
@@ -222,47 +224,60 @@ def _make_windows(tokens: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Looks:
-    """One key on the whole text (look 0) and on all windows, before any exact tail.
+    """The strongest looks of one key, before any exact tail; look 0 is the whole text.
 
-    first, last : int64 [looks], which coins of the key are in the look
-    bound, estimate : float64 [looks], log10 p, paid for all looks; see `stats.chernoff`
+    bound : the least of the bounds of all looks, log10 p paid for all of them
+    chosen, first, last : int64 [m], looks by estimate, and which coins of the key are in each
+    estimate, price : float64 [m], log10 p of each, paid; and what was paid
     """
 
     coins: TextCoins
+    bound: float
+    chosen: NDArray[np.int64]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
-    bound: NDArray[np.float64]
     estimate: NDArray[np.float64]
     price: NDArray[np.float64]
 
 
-def _look(read: Sequence[TextCoins], windows: NDArray[np.int64], law: NullLaw) -> list[_Looks]:
-    """All looks of all keys, bounded at once."""
-    ends = np.zeros((2, len(read), 1 + len(windows)), dtype=np.int64)
-    totals = np.zeros(ends.shape[1:], dtype=np.int64)
+def _look(read: Iterable[TextCoins], windows: NDArray[np.int64], law: NullLaw) -> list[_Looks]:
+    """All looks of all keys, bounded together where texts are short, key by key where not."""
+    together = max(1, _CELLS // (1 + len(windows)))
+    keys = iter(read)
+    looks: list[_Looks] = []
+    while some := list(islice(keys, together)):
+        looks += _look_at(some, windows, law)
+    return looks
+
+
+def _look_at(read: Sequence[TextCoins], windows: NDArray[np.int64], law: NullLaw) -> list[_Looks]:
+    first, last = (np.zeros((len(read), 1 + len(windows)), dtype=np.int64) for _ in range(2))
+    totals = np.zeros_like(first)
     for row, coins in enumerate(read):
+        last[row, 0] = coins.scores.size
+        first[row, 1:], last[row, 1:] = np.searchsorted(coins.positions, windows.T)
         sums = np.concatenate([[0], np.cumsum(coins.scores)])
-        ends[1, row, 0] = coins.scores.size
-        ends[:, row, 1:] = np.searchsorted(coins.positions, windows.T)
-        totals[row] = sums[ends[1, row]] - sums[ends[0, row]]
-    tails = bound_tails(law, (ends[1] - ends[0]).ravel(), totals.ravel())
+        totals[row] = sums[last[row]] - sums[first[row]]
+    tails = bound_tails(law, (last - first).ravel(), totals.ravel())
     price = np.full(totals.shape[1], np.log10(2 * max(len(windows), 1)))
     price[0] = np.log10(2) if len(windows) else 0.0
-    bounds = tails.bound.reshape(totals.shape) + price
+    bounds = (tails.bound.reshape(totals.shape) + price).min(axis=1)
     estimates = tails.estimate.reshape(totals.shape) + price
-    return [
-        _Looks(coins, first, last, bound, estimate, price)
-        for coins, first, last, bound, estimate in zip(read, *ends, bounds, estimates, strict=True)
-    ]
+    looks = []
+    for row, coins in enumerate(read):
+        some = np.argsort(estimates[row], kind="stable")[:_EXACT_LOOKS]
+        ends, rank = (first[row, some], last[row, some]), estimates[row, some]
+        looks.append(_Looks(coins, float(bounds[row]), some, *ends, rank, price[some]))
+    return looks
 
 
 def _choose(looks: Sequence[_Looks], alpha: float) -> list[bool]:
-    """Which keys get exact tails: the strongest, and all that might be found; bool [keys].
+    """Which keys get exact tails: the strongest, and all that might be found.
 
     Any choice is valid, since the others report a bound: it decides only how close they come.
     """
     weights = family_weights([KeyName(one.coins.slot, one.coins.value) for one in looks])
-    adjusted = np.array([one.estimate.min() for one in looks]) - np.log10(weights)
+    adjusted = np.array([one.estimate[0] for one in looks]) - np.log10(weights)
     chosen = adjusted <= np.log10(alpha) + _MARGIN
     if chosen.size:
         chosen[np.argmin(adjusted)] = True
@@ -276,16 +291,15 @@ def _try_key(looks: _Looks, windows: NDArray[np.int64], law: NullLaw, exact: boo
     bounds of the others can but make the reported p larger.
     """
     coins = looks.coins
-    order = np.argsort(looks.estimate, kind="stable")
-    strongest, best = int(order[0]), float(looks.bound.min())
+    strongest, best = int(looks.chosen[0]), looks.bound
     if exact and coins.scores.size:
         best = np.inf
-        for look in map(int, order[:_EXACT_LOOKS]):
-            if looks.estimate[look] > best + _CLOSE:
+        for place, look in enumerate(looks.chosen):
+            if looks.estimate[place] > best + _CLOSE:
                 break
-            tail = _log10_tail(coins.scores[looks.first[look] : looks.last[look]], law)
-            if tail + looks.price[look] < best:
-                strongest, best = look, tail + float(looks.price[look])
+            tail = _log10_tail(coins.scores[looks.first[place] : looks.last[place]], law)
+            if tail + looks.price[place] < best:
+                strongest, best = int(look), tail + float(looks.price[place])
     start, end = 0, 0
     if strongest:
         start, end = map(int, windows[strongest - 1])
