@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.check.findings import Control
-from provenance.check.score import WeightedPairs, tabulate
+from provenance.check.score import WeightedPairs, open_coins
 from provenance.check.sentence import Sentence
 from provenance.keys.schedule import KeyName, Schedule
 from provenance.marks import OpenKey, Placebos
@@ -201,10 +201,23 @@ def _count(keys: Sequence[OpenKey]) -> str:
 
 
 def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], law: NullLaw) -> Control:
-    """Bonferroni over tests that must all be null."""
-    values = [log10_upper_tail(tabulate(pairs, key, law)) for pairs, key in tests]
-    best = int(np.argmin(values))
-    corrected = min(0.0, values[best] + math.log10(len(tests)))
+    """Bonferroni over tests that must all be null.
+
+    Keys on the same coins share one null distribution, so p falls as the sum grows: only the key
+    with the largest sum needs a tail. Where pairs share coins, every key has a tail of its own.
+    """
+    kept: dict[int, tuple[int, int, ClassTable]] = {}
+    for place, (pairs, key) in enumerate(tests):
+        coins = open_coins(pairs, key)
+        number = id(pairs) if coins.numbers is None else -1 - place
+        statistic = int(coins.weights @ coins.scores)
+        if number not in kept or statistic > kept[number][0]:
+            table = ClassTable.from_scores(coins.weights, coins.scores, law)
+            kept[number] = statistic, place, table
+    values = [log10_upper_tail(table) for _, _, table in kept.values()]
+    smallest = int(np.argmin(values))
+    _, best, _ = list(kept.values())[smallest]
+    corrected = min(0.0, values[smallest] + math.log10(len(tests)))
     key = tests[best][1]
     return Control(
         name,
@@ -212,7 +225,7 @@ def _smallest(name: str, tests: Sequence[tuple[WeightedPairs, OpenKey]], law: Nu
         corrected,
         Sentence(
             "{} keys, {} coins: smallest log10 p {:.2f} ({})",
-            *(len(tests), sum(len(pairs) for pairs, _ in tests), values[best]),
+            *(len(tests), sum(len(pairs) for pairs, _ in tests), values[smallest]),
             str(KeyName(key.slot, key.value)),
         ),
     )

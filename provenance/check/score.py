@@ -98,8 +98,11 @@ def weigh_observations(
         if slot.name == CONTROL:
             continue
         met += int(some.shape[0])
-        for value, served in enumerate(index.values_served(number)):
-            part = np.flatnonzero(matches.value == value)
+        by_value = np.argsort(matches.value, kind="stable")
+        values = index.values_served(number)
+        ends = np.searchsorted(matches.value[by_value], np.arange(len(values) + 1))
+        for value, served in enumerate(values):
+            part = by_value[ends[value] : ends[value + 1]]
             if served.contexts:
                 hypotheses[KeyName(slot.name, served.name)] = expand_pairs(
                     observations, keyring, starts, stops, rows[part], responses[part], rule

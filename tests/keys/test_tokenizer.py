@@ -16,7 +16,8 @@ def served():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "one", "a line\n  and one more\nand words\n" * 60, "no end of line " * 80, "\n" * 900]
+    "text",
+    ["", "one", "a line\n  and one more\nand words\n" * 60, "no end of line " * 80, "\n" * 900],
 )
 def test_a_text_in_parts_has_the_tokens_of_the_whole(served, text, monkeypatch):
     whole = served.encode(text, add_special_tokens=False)
