@@ -54,6 +54,8 @@ class KeyName(NamedTuple):
 class OfKey:
     """What is about one key: for classes that have its `slot` and `value` as fields."""
 
+    __slots__ = ()
+
     slot: str
     value: str
 

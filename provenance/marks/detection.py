@@ -45,7 +45,7 @@ _MARGIN: Final = 1.0
 """How far in log10 a key's estimate may be above alpha and still get exact tails."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KeyDetection(OfKey):
     """One key on one text.
 
