@@ -29,7 +29,6 @@ from provenance.check.findings import (
     GroupResult,
     HypothesisResult,
     Reservation,
-    join_family,
 )
 from provenance.check.groups import describe_groups, weigh_groups
 from provenance.check.inputs import describe_inputs, describe_versions
@@ -47,7 +46,7 @@ from provenance.marks import Mark, Placebos, as_mark
 from provenance.marks.alpha import family_weights, split_alpha
 from provenance.served.group_index import GroupIndex
 from provenance.served.index import Index
-from provenance.stats.families import weighted_holm
+from provenance.stats.families import find_smallest, weighted_holm
 from provenance.stats.tables import ClassTable
 from provenance.stats.tails import upper_tail
 from provenance.storage.files import canonical_json
@@ -201,17 +200,15 @@ def examine_outputs(
     tested = {
         name: _try_other(found, index, groups, mark, settings) for name, found in innocents.items()
     }
-    inputs["innocent_keys"] = {name: _describe_keys(found) for name, found in tested.items()}
+    inputs["innocent_keys"] = {name: found.keys for name, found in tested.items()}
     controls = run_placebos(weighing, hypotheses, mark, inputs, mark.public.id)
     controls += _control_keys(weighing, mark)
     controls += control_selection(selection, mark, observations.reference, beside)
     if observations.asked is not None:
         plain = replace(settings, rule=DEFAULT_RULE)  # no reference said what was expected of them
-        found = _smallest_adjusted(_try_other(observations.asked, index, groups, mark, plain))
-        controls.append(control_prompts(inputs["outputs"]["asked"], found))
-    controls += control_innocents(
-        list(innocents), lambda i: _smallest_adjusted(list(tested.values())[i])
-    )
+        found = _try_other(observations.asked, index, groups, mark, plain)
+        controls.append(control_prompts(inputs["outputs"]["asked"], found.log10_p))
+    controls += control_innocents(list(innocents), lambda i: list(tested.values())[i].log10_p)
     verdict = make_verdict(
         mark.public,
         hypotheses,
@@ -314,28 +311,28 @@ def try_family(
     )
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """The family on other text: coins and z of each key by name, and the smallest adjusted p."""
+
+    keys: Mapping[str, Mapping[str, Any]]
+    log10_p: float
+
+
 def _try_other(
     observations: Observations,
     index: Index,
     groups: Mapping[str, GroupIndex],
     mark: Mark,
     settings: CheckSettings,
-) -> tuple[HypothesisResult | GroupResult, ...]:
-    """The family on other text: of an innocent model, or what the suspect was shown."""
+) -> _Tried:
+    """The family on text of an innocent model, or on what the suspect was shown."""
     weighing = _weigh(observations, index, groups, mark, str(settings.rule))
     keys = _tabulate(_open_all(weighing, mark), mark)
-    found = try_family(keys, _tabulate(_open_groups(weighing, mark), mark), settings.alpha)
-    return tuple(join_family(*found))
-
-
-def _describe_keys(results: Sequence[HypothesisResult | GroupResult]) -> dict[str, Any]:
-    """Coins and z of each key, for the verdict."""
-    return {one.name: {"coins": one.tail.coins, "z": one.tail.z} for one in results}
-
-
-def _smallest_adjusted(results: Sequence[HypothesisResult | GroupResult]) -> float:
-    """log10 p of a whole check."""
-    return min((result.log10_adjusted for result in results), default=0.0)
+    grouped = _tabulate(_open_groups(weighing, mark), mark)
+    tables = {str(key): table for key, table in (*keys.items(), *grouped.items())}
+    smallest = find_smallest(list(tables.values()), family_weights(list(keys), len(grouped)))
+    return _Tried({name: {"coins": t.coins, "z": t.z} for name, t in tables.items()}, smallest)
 
 
 def run_placebos(

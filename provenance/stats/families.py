@@ -6,6 +6,7 @@ Does not know what the keys stand for, and names no share without an interval.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from scipy.special import ndtri
 
 from provenance.errors import UsageError
 from provenance.stats.coin_sets import identifiers
+from provenance.stats.inversion import estimate_upper_tail, log10_upper_tail
+from provenance.stats.tables import ClassTable
 
 _Array = NDArray[np.float64]
 
@@ -66,6 +69,27 @@ def weighted_holm(log10_p: ArrayLike, weights: ArrayLike) -> _Array:
     steps = values[order] + np.log10(remaining / shares[order])
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 0.0)
     return adjusted
+
+
+def find_smallest(tables: Sequence[ClassTable], weights: ArrayLike) -> float:
+    """Smallest adjusted log10 p of a family, where no other is asked for; 0.0 for none.
+
+    Parameters
+    ----------
+    tables : class table of each hypothesis
+    weights : float64 (m,), as of `weighted_holm`, > 0
+
+    Notes
+    -----
+    That of `weighted_holm`, whose first step divides by the weight. Exact tails are for the tables
+    that come within a factor of 10 of the smallest by `estimate_upper_tail`, which errs by less.
+    """
+    if not tables:
+        return 0.0
+    shares = np.log10(np.asarray(weights, dtype=np.float64))
+    estimates = np.array([estimate_upper_tail(table) for table in tables]) - shares
+    near = np.flatnonzero(estimates <= estimates.min() + 1.0)
+    return min(0.0, *(log10_upper_tail(tables[int(i)]) - float(shares[i]) for i in near))
 
 
 def correlate_z(

@@ -93,6 +93,26 @@ def log10_upper_tail(table: ClassTable) -> float:
     return invert(Lattice.from_table(table)).log10_p
 
 
+def estimate_upper_tail(table: ClassTable) -> float:
+    """log10 P(S >= observed), roughly and at a tenth of the cost; no bound, to choose among many.
+
+    Within .35 where p is below .01 (Bahadur & Rao 1960 at the saddle point); 0.0 where the
+    statistic is not above its mean.
+    """
+    lattice = Lattice.from_table(table)
+    if lattice.threshold <= 0:
+        return 0.0
+    if lattice.threshold >= lattice.maximum:
+        return lattice.log_top / _LOG10
+    _, mean, _ = lattice.cumulants(0.0)
+    if lattice.threshold <= mean:
+        return 0.0
+    slope = lattice.saddle()
+    log_mgf, _, variance = lattice.cumulants(slope)
+    spread = max(slope * math.sqrt(2.0 * math.pi * variance), 1.0)
+    return min((log_mgf - slope * lattice.threshold - math.log(spread)) / _LOG10, 0.0)
+
+
 def invert(lattice: Lattice) -> Inversion:
     """Upper tail of a reduced table: see log10_upper_tail, which is this for a class table."""
     if lattice.threshold > lattice.maximum:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from provenance.errors import UsageError
-from provenance.stats.families import correlate_z, fieller_shares, weighted_holm
+from provenance.stats.families import correlate_z, fieller_shares, find_smallest, weighted_holm
+from provenance.stats.inversion import log10_upper_tail
+from provenance.stats.tables import ClassTable
 
 
 def closed_testing(p: list[float], weights: list[float]) -> list[float]:
@@ -187,3 +189,20 @@ def test_correlation_at_its_ends() -> None:
     assert correlate_z((units, [1, 2]), (units, [-1, -2])) == (pytest.approx(-1.0), 2)
     assert correlate_z((units[:1], [1]), (units[1:], [1])) == (0.0, 0)
     assert correlate_z((units[:0], []), (units, [1, 1])) == (0.0, 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_smallest_of_a_family_is_that_of_all_exact_tails(laws, seed):
+    """Null tables of few and many coins, one of them strong in two of the families."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    for law in [laws["green"], laws["gumbel"], laws["rare"], laws["holes"]] * 8:
+        count = int(rng.integers(1, 300))
+        scores = rng.choice(len(law.masses), count, p=law.probabilities)
+        tables.append(ClassTable.from_scores(rng.integers(1, 20, count), scores, law))
+    if seed % 2:
+        tables.append(ClassTable.from_scores([1] * 400, [1] * 170 + [0] * 230, laws["green"]))
+    weights = rng.dirichlet(np.ones(len(tables)))
+    exact = [log10_upper_tail(table) for table in tables]
+    assert find_smallest(tables, weights) == weighted_holm(exact, weights).min()
+    assert find_smallest([], []) == 0.0

@@ -9,14 +9,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK: Final = "#1c2430"
 ACCENT: Final = "#9b1c31"
@@ -57,7 +58,7 @@ def draw_placebo(z: Sequence[float], true_z: float | None, name: str, title: str
     values = np.asarray(z, dtype=np.float64)
     low, high = float(np.floor(values.min() - 0.5)), float(np.ceil(values.max() + 0.5))
     bins = np.linspace(low, high, min(80, max(8, round(4 * (high - low)))) + 1)
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, axes = _start()
         counts, edges = np.histogram(values, bins=bins)
         axes.stairs(counts, edges, fill=True, facecolor=_PLAIN, edgecolor=INK, linewidth=0.7)
@@ -96,7 +97,7 @@ def draw_trajectory(
     log10_alpha : level of this key, drawn as a line
     name, title : as in `draw_placebo`
     """
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, axes = _start()
         amounts = np.asarray(tokens, dtype=np.float64) / 1000
         axes.axhline(
@@ -122,7 +123,17 @@ def draw_trajectory(
         return _finish(figure, name, title)
 
 
+def _style() -> AbstractContextManager[None]:
+    """matplotlib in our style; it takes most of a second to import, so only who draws pays."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(_STYLE)
+
+
 def _start() -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.subplots()
