@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
@@ -176,6 +177,10 @@ def _settle(shown: Shown, outputs: Sequence[str]) -> Shown:
     return Shown(texts, shown.token_ids, chat)
 
 
+def _was_shown_something(shown: Shown) -> bool:
+    return bool(shown.texts or shown.last_turns) or shown.token_ids is not None
+
+
 @dataclass
 class _Desk:
     """Tokenises outputs and prompts batch by batch, and compares them as texts.
@@ -241,10 +246,20 @@ class _Desk:
 
     def _spell(self, batch: Sequence[Output], origin: str) -> tuple[list[_Ids], list[Spelled]]:
         """Ids and text of each output, whichever it was given as."""
-        placed = tokenise_placed(self.tokenizer, [output.text or "" for output in batch], origin)
+        compared = [_was_shown_something(output.shown) for output in batch]
+        texts = [output.text or "" for output in batch]
+        # where each token stands matters only beside something shown, and costs as much again
+        placed = iter(tokenise_placed(self.tokenizer, list(compress(texts, compared)), origin))
+        alone = [not one for one in compared]
+        plain = iter(tokenise(self.tokenizer, list(compress(texts, alone)), origin))
         ids: list[_Ids] = []
         spelled: list[Spelled] = []
-        for output, (own, offsets) in zip(batch, placed, strict=True):
+        for output, beside in zip(batch, compared, strict=True):
+            if beside:
+                own, offsets = next(placed)
+            else:
+                own = next(plain)
+                offsets = np.zeros((own.size, 2), dtype=np.int64)
             if output.token_ids is None:
                 ids.append(own)
                 spelled.append(Spelled.of_offsets(output.text or "", offsets))
