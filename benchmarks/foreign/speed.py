@@ -49,6 +49,7 @@ TARGETS: Final[Mapping[str, float]] = {
     "hf-selfhash": 10,
     "hf-synthid": 300,
     "vllm-gumbel": 20,
+    "vllm-dual-key-gumbel": 10,
     "textseal-greenlist": 50,
     "textseal-gumbel": 50,
 }

@@ -26,7 +26,12 @@ from provenance.keys.commitment import Commitment
 from provenance.keys.keyring import Keyring, SchemeSpecification
 from provenance.keys.schedule import GLOBAL, GLOBAL_KEY, SELECTOR, SINGLE_VALUE, Schedule
 from provenance.marks.base import TextCoins, scored_positions
-from provenance.marks.foreign.scheme import ForeignScheme, ScoredOtherwise, Tokens
+from provenance.marks.foreign.scheme import (
+    ForeignScheme,
+    ScoredOtherwise,
+    ScoredTogether,
+    Tokens,
+)
 from provenance.marks.sharing import (
     Groups,
     group_pairs,
@@ -198,10 +203,14 @@ class ForeignMark:
         # a unit that holds an unusable pair is one coin under every key, whichever pair comes first
         kept = np.flatnonzero(first & usable)
         contexts, tokens = contexts.take(kept, axis=0), tokens.take(kept)
-        scores = self.scheme.score(contexts, tokens)
         original = None
-        if isinstance(self.scheme, ScoredOtherwise):
-            original = float(self.scheme.original_scores(contexts, tokens).sum())
+        if isinstance(self.scheme, ScoredTogether):
+            scores, natural = self.scheme.score_both(contexts, tokens)
+            original = float(natural.sum())
+        else:
+            scores = self.scheme.score(contexts, tokens)
+            if isinstance(self.scheme, ScoredOtherwise):
+                original = float(self.scheme.original_scores(contexts, tokens).sum())
         yield TextCoins(GLOBAL, SINGLE_VALUE, positions[kept], scores, original)
 
 

@@ -188,6 +188,17 @@ class ScoredOtherwise(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoredTogether(ScoredOtherwise, Protocol):
+    """One that finds both scores from the same words, at half the cost."""
+
+    def score_both(
+        self, contexts: Tokens, tokens: Tokens
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """`score` and `original_scores`, int64 [n] and float64 [n]."""
+        ...
+
+
 def check_pairs(contexts: Tokens, tokens: Tokens, width: int, vocabulary_size: int | None) -> None:
     """Raise UsageError unless contexts are uint32 [n, width] and tokens uint32 [n], in range."""
     if contexts.dtype != np.uint32 or contexts.ndim != 2 or contexts.shape[1] != width:

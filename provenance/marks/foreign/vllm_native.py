@@ -113,6 +113,10 @@ def philox_words(key: int, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint3
     return out
 
 
+def _as_uniforms(values: NDArray[np.uint32]) -> NDArray[np.float32]:
+    return ((values + 1.0) / (_VALUES + 1)).astype(np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class VllmGumbel(Common):
     """key: 64 bits; context_width: tokens of the response before the scored one."""
@@ -148,19 +152,28 @@ class VllmGumbel(Common):
 
     def uniforms(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float32]:
         """u as vLLM has it, float32 [n]."""
-        check_pairs(contexts, tokens, self.width, None)
-        values = philox_words(self.key, contexts, tokens) >> np.uint32(8)
-        return ((values + 1.0) / (_VALUES + 1)).astype(np.float32)
+        return _as_uniforms(self._values(contexts, tokens))
 
     def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """-ln(1 - u) in whole steps of 1/4."""
-        check_pairs(contexts, tokens, self.width, None)
-        words = philox_words(self.key, contexts, tokens)
-        return exponential_score(words >> np.uint32(8), _VALUES)
+        return exponential_score(self._values(contexts, tokens), _VALUES)
 
     def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
         """-ln(1 - u) of vLLM's own u."""
-        return -np.log1p(-self.uniforms(contexts, tokens).astype(np.float64))
+        return self.score_both(contexts, tokens)[1]
+
+    def score_both(
+        self, contexts: Tokens, tokens: Tokens
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """`score` and `original_scores` of the same words, which are what costs."""
+        values = self._values(contexts, tokens)
+        original = -np.log1p(-_as_uniforms(values).astype(np.float64))
+        return exponential_score(values, _VALUES), original
+
+    def _values(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.uint32]:
+        """The upper 24 bits of each pair's word: uint32 [n]."""
+        check_pairs(contexts, tokens, self.width, None)
+        return philox_words(self.key, contexts, tokens) >> np.uint32(8)
 
     def random_key(self, rng: np.random.Generator) -> int:
         return int(rng.integers(0, 1 << 64, dtype=np.uint64))
@@ -213,13 +226,17 @@ class DualKeyGumbel(VllmGumbel):
 
     def score(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.int64]:
         """Weighted sum of both coins' scores."""
-        first, second = (part.score(contexts, tokens) for part in self.derived)
-        return first * self.weights[0] + second * self.weights[1]
+        return self.score_both(contexts, tokens)[0]
 
-    def original_scores(self, contexts: Tokens, tokens: Tokens) -> NDArray[np.float64]:
-        """(1 - alpha) * score of A + alpha * score of B."""
-        first, second = (part.original_scores(contexts, tokens) for part in self.derived)
-        return (1 - self.alpha) * first + self.alpha * second
+    def score_both(
+        self, contexts: Tokens, tokens: Tokens
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """`score`, and as the original adds up: (1 - alpha) * score of A + alpha * score of B."""
+        first, second = (part.score_both(contexts, tokens) for part in self.derived)
+        return (
+            first[0] * self.weights[0] + second[0] * self.weights[1],
+            (1 - self.alpha) * first[1] + self.alpha * second[1],
+        )
 
     @classmethod
     def from_config(
