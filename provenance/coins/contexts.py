@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from provenance.coins.distinct import first_positions
+from provenance.coins.kernels import kernel
 from provenance.coins.words import MAXIMUM_CONTEXT_WIDTH
 from provenance.errors import DataError, UsageError
 
@@ -96,8 +97,19 @@ def unpack(packed: NDArray[np.int64], width: int) -> NDArray[np.uint32]:
     >>> unpack(np.array([2097154]), 2).tolist()
     [[1, 2]]
     """
-    shifts = _BITS * np.arange(width - 1, -1, -1, dtype=np.int64)
-    return ((packed[:, np.newaxis] >> shifts) & (MAXIMUM_VOCABULARY - 1)).astype(np.uint32)
+    contexts = np.empty((packed.shape[0], width), dtype=np.uint32)
+    _unpack(packed, contexts)
+    return contexts
+
+
+@kernel(nogil=True)
+def _unpack(packed, out):  # type: ignore[no-untyped-def]
+    """The ids of each name into the columns of `out`, the last id lowest."""
+    for i in range(packed.shape[0]):
+        name = packed[i]
+        for column in range(out.shape[1] - 1, -1, -1):
+            out[i, column] = np.uint32(name & (MAXIMUM_VOCABULARY - 1))
+            name >>= _BITS
 
 
 def hash_columns(*columns: NDArray[np.uint32]) -> NDArray[np.uint64]:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from provenance.coins.kernels import kernel
 from provenance.errors import ConfigurationMismatchError, UsageError
 
 CONTROL: Final = "control"
@@ -207,7 +208,9 @@ class Schedule:
 
     def assign(self, words: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """Slot number of each context from its selector coin: uint32 [n] -> uint8 [n]."""
-        return np.searchsorted(self.ends, words.astype(np.uint64), side="right").astype(np.uint8)
+        slots = np.empty(words.shape, dtype=np.uint8)
+        _assign(words, self.ends, slots)
+        return slots
 
     def with_value(self, name: str, value: str) -> Schedule:
         """The same schedule with one more value of an attribute slot."""
@@ -218,6 +221,16 @@ class Schedule:
             raise UsageError(f"value must be new to slot {name}; {value} already has a key.")
         grown = replace(slot, values=(*slot.values, value))
         return Schedule(tuple(grown if s.name == name else s for s in self.slots))
+
+
+@kernel(nogil=True)
+def _assign(words, ends, out):  # type: ignore[no-untyped-def]
+    """How many intervals end at or before each word: slots are few, so they are counted."""
+    for i in range(words.shape[0]):
+        slot = np.uint8(0)
+        for end in ends:
+            slot += np.uint8(np.uint64(words[i]) >= end)
+        out[i] = slot
 
 
 def _check_value(slot: str, value: str) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from provenance.coins.contexts import list_windows, pack_windows
+from provenance.coins.window_sets import find_window_sets
 from provenance.errors import DataError, UsageError
 from provenance.keys.schedule import GLOBAL
 from provenance.keys.tokenizer import load_tokenizer
@@ -33,7 +33,7 @@ from provenance.served.grouping import group_windows
 from provenance.served.log import LogFile, LogReader, read_log
 from provenance.served.membership import check_field, hash_values, values_of
 from provenance.served.table import TABLE, commit_table
-from provenance.served.windows import WINDOWS, windows
+from provenance.served.windows import WINDOWS, list_ids, windows
 from provenance.storage.database import check_memory_limit
 from provenance.storage.files import lock_folder
 
@@ -164,23 +164,14 @@ def list_seen(
     tokens of prompts and responses, and one coin of the selector per distinct context.
     """
     ids, lengths = _join(batch.column("prompt_token_ids"), batch.column("token_ids"))
-    rows, starts = list_windows(ids, lengths, keyring.context_width, followed=False)
-    contexts = pack_windows(ids, starts, keyring.context_width)
-    distinct, which = np.unique(contexts, return_inverse=True)
-    marked = keyring.slots_of_names(distinct) == keyring.schedule.names.index(GLOBAL)
-    kept = marked[which]
-    pairs = np.unique(rows[kept] * max(distinct.shape[0], 1) + which[kept])
-    rows, which = np.divmod(pairs, max(distinct.shape[0], 1))
-    return rows, distinct[which]
+    sets = find_window_sets(ids, lengths, keyring.context_width, followed=False)
+    kept = keyring.slots_of_names(sets.names) == keyring.schedule.names.index(GLOBAL)
+    return sets.rows[kept], sets.names[kept]
 
 
 def _join(prompts: pa.Array, answers: pa.Array) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """Ids of each prompt and its response as one list: uint32 [n]; and int64 [rows], how many."""
-    parts = []
-    for column in (prompts, answers):
-        sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-        ids = column.flatten().to_numpy(zero_copy_only=False)
-        parts.append((ids.astype(np.uint32, copy=False), sizes.astype(np.int64)))
+    parts = [list_ids(column) for column in (prompts, answers)]
     lengths = parts[0][1] + parts[1][1]
     begins = np.cumsum(lengths) - lengths
     joined = np.empty(int(lengths.sum()), dtype=np.uint32)

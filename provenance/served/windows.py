@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from provenance.coins.contexts import list_windows, pack_windows
+from provenance.coins.window_sets import WindowSets, find_window_sets
 from provenance.errors import DataError
 from provenance.keys.schedule import Schedule
 from provenance.marks import Served
@@ -64,31 +64,34 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     Notes
     -----
     Pure: the rows of a response depend on that response and the keyring only; their order is not
-    part of the contract. Cost: about 5 M tokens per second and core; the only loop is over distinct
-    conversation ids. Memory: some 60 bytes a token.
+    part of the contract. Cost: about 15 M tokens per second and core, most of it without the GIL;
+    the only loop is over distinct conversation ids. Memory: some 90 bytes a token.
     """
     width = keyring.context_width
-    batch = batch.filter(batch.column("marked"))
-    rows, contexts, drawn, impossible = _reached(batch, width)
-    # distinct contexts of the batch: each needs its slot once
-    distinct, which = np.unique(contexts, return_inverse=True)
-    slots = keyring.slots_of_names(distinct)
-    labels = label_numbers(batch.column("labels"), keyring.schedule)
-    keyed = (slots[which] > 0) & (labels[slots[which], rows] != _NO_VALUE)
-    _refuse_impossible(batch, np.concatenate([impossible, rows[drawn & ~keyed]]))
-    counted = drawn | (slots[which] == 0)
-    pairs = _distinct(rows[counted] * distinct.shape[0] + which[counted])
-    pairs = pairs[~_in_prompt(batch.column("prompt_token_ids"), width, distinct, pairs)]
-    rows, which = np.divmod(pairs, max(distinct.shape[0], 1))
-    values = labels[slots[which], rows]
-    keep = values != _NO_VALUE
-    rows, which = rows[keep], which[keep]
+    marked = batch.column("marked")
+    batch = batch if marked.true_count == len(marked) else batch.filter(marked)
+    drawn, impossible = _list_draws(batch, width)
+    ids, lengths = list_ids(batch.column("token_ids"))
+    sets = find_window_sets(
+        ids,
+        lengths,
+        width,
+        followed=True,
+        flags=drawn,
+        others=list_ids(batch.column("prompt_token_ids")),
+    )
+    slots = keyring.slots_of_names(sets.names)
+    values = label_numbers(batch.column("labels"), keyring.schedule)[slots, sets.rows]
+    undecided = (slots == 0) | (values == _NO_VALUE)
+    _refuse_impossible(batch, sets, undecided, impossible)
+    counted = (slots == 0) | (sets.draws > 0)
+    keep = counted & ~sets.excluded & (values != _NO_VALUE)
     return pa.Table.from_arrays(
         [
-            pa.array(slots[which]),
+            pa.array(slots[keep]),
             pa.array(values[keep].astype(np.uint32)),
-            pa.array(distinct[which]),
-            _lineages(batch.column("conversation_id")).take(pa.array(rows)),
+            pa.array(sets.names[keep]),
+            _lineages(batch.column("conversation_id"), sets.rows[keep]),
         ],
         schema=WINDOWS,
     )
@@ -109,67 +112,57 @@ def label_numbers(labels: pa.Array, schedule: Schedule) -> NDArray[np.int64]:
     return numbers
 
 
-def _reached(
-    batch: pa.RecordBatch, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Row and context of every token of the responses, and whether the token was drawn.
+def list_ids(lists: pa.Array) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Ids of all lists one after another, uint32 [n], and how many each has, int64 [rows].
 
-    True for all tokens of a record that does not say which were. Last, the row of every token that
-    is said to be drawn although it has no context.
+    A list that is null has none.
     """
-    lists = batch.column("token_ids")
-    lengths = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     ids = lists.flatten().to_numpy(zero_copy_only=False)
-    rows, starts = list_windows(ids, lengths, width, followed=True)
+    return ids.astype(np.uint32, copy=False), lengths.astype(np.int64)
+
+
+def _list_draws(batch: pa.RecordBatch, width: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether each token was drawn, True for all tokens of a record that does not say.
+
+    Last, the row of every token that is said to be drawn although it has no context.
+    """
+    lengths = batch.column("token_ids").value_lengths().to_numpy(zero_copy_only=False)
+    lengths = lengths.astype(np.int64)
     drawn = unpack_drawn(batch.column("drawn"), lengths)
-    early = drawn.copy()
-    early[starts + width] = False
-    impossible = np.repeat(np.arange(lengths.shape[0]), lengths)[early]
-    return rows, pack_windows(ids, starts, width), drawn[starts + width], impossible
+    begins = np.cumsum(lengths) - lengths
+    early = [np.flatnonzero(lengths > place) for place in range(width)]
+    wrong = [rows[drawn[begins[rows] + place]] for place, rows in enumerate(early)]
+    return drawn, np.concatenate(wrong)
 
 
-def _refuse_impossible(batch: pa.RecordBatch, rows: NDArray[np.int64]) -> None:
-    """Raise DataError if a record states a draw that no key can have decided: a row of each."""
+def _refuse_impossible(
+    batch: pa.RecordBatch,
+    sets: WindowSets,
+    undecided: NDArray[np.bool_],
+    impossible: NDArray[np.int64],
+) -> None:
+    """Raise DataError if a record states a draw that no key can have decided."""
     stated = batch.column("drawn").is_valid().to_numpy(zero_copy_only=False)
-    wrong = rows[stated[rows]]
-    if wrong.size:
-        name = batch.column("response_id")[int(wrong[0])].as_py()
+    if not stated.any():
+        return
+    impossible = impossible[stated[impossible]]
+    wrong = np.flatnonzero(undecided & (sets.draws > 0) & stated[sets.rows])
+    rows = np.concatenate([impossible, sets.rows[wrong]])
+    if rows.size:
+        name = batch.column("response_id")[int(rows[0])].as_py()
+        times = impossible.size + int(sets.draws[wrong].sum())
         raise DataError(
             f"response {name!r}: drawn must be set only where a key of the keyring decides, for "
-            f"the labels of the response; it is set elsewhere {wrong.size} times in "
-            f"{np.unique(wrong).size} responses. Use the keyring that they were served under."
+            f"the labels of the response; it is set elsewhere {times} times in "
+            f"{np.unique(rows).size} responses. Use the keyring that they were served under."
         )
 
 
-def _in_prompt(
-    prompts: pa.Array, width: int, distinct: NDArray[np.int64], pairs: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which (row, context) pairs stand in the prompt of their own row; bool [pairs]."""
-    lengths = pc.fill_null(pc.list_value_length(prompts), 0).to_numpy(zero_copy_only=False)
-    ids = prompts.flatten().to_numpy(zero_copy_only=False)
-    rows, starts = list_windows(ids, lengths, width, followed=False)
-    contexts = pack_windows(ids, starts, width)
-    if not distinct.size or not rows.size:
-        return np.zeros(pairs.shape[0], dtype=np.bool_)
-    places = np.minimum(np.searchsorted(distinct, contexts), distinct.shape[0] - 1)
-    known = distinct[places] == contexts
-    seen = _distinct(rows[known] * distinct.shape[0] + places[known])
-    if not seen.size:
-        return np.zeros(pairs.shape[0], dtype=np.bool_)
-    nearest = np.minimum(np.searchsorted(seen, pairs), seen.shape[0] - 1)
-    return np.asarray(seen[nearest] == pairs)
-
-
-def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sorted distinct values. numpy.unique hashes since 2.3, 15 times slower on such keys."""
-    ordered = np.sort(values)
-    new = np.ones(ordered.shape[0], dtype=np.bool_)
-    new[1:] = ordered[1:] != ordered[:-1]
-    return np.asarray(ordered[new])
-
-
-def _lineages(conversations: pa.Array) -> pa.Array:
-    """64-bit hash of each conversation id, null where there is none."""
+def _lineages(conversations: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
+    """64-bit hash of the conversation id of each of these rows, null where there is none."""
+    if conversations.null_count == len(conversations):
+        return pa.nulls(rows.shape[0], pa.int64())
     coded = conversations.dictionary_encode()
     hashes = pa.array(name_hashes(coded.dictionary.to_pylist()), pa.int64())
-    return hashes.take(coded.indices)
+    return hashes.take(coded.indices).take(pa.array(rows))
