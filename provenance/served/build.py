@@ -1,6 +1,6 @@
 """Building an index from a served log, and merging indexes of disjoint logs.
 
-    log -> windows -> counts per (slot, value, context) -> sorted table -> manifest
+    log -> windows -> parts of counts -> merged, sorted table -> manifest
 
 A build replaces an index of the same keyring in one step (the manifest names the new table; readers
 of the old one keep their open file), refuses a folder that holds the index of another keyring, and
@@ -10,7 +10,8 @@ leaves the folder as it was if anything fails. Same log, same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import Served
+from provenance.served.counted_log import CountedLog, Sizes
 from provenance.served.grouping import group_tables, group_windows
 from provenance.served.index_manifest import (
     MANIFEST_FILE,
@@ -32,9 +34,12 @@ from provenance.served.index_manifest import (
     keep_ends,
 )
 from provenance.served.log import LogReader, LogStatistics, read_log
+from provenance.served.merging import add_tables
+from provenance.served.packing import Packing
+from provenance.served.room import estimate_spill
 from provenance.served.table import Audit, Grouping, commit_table, read_table
 from provenance.served.windows import label_numbers, windows
-from provenance.storage.database import check_memory_limit
+from provenance.storage.database import parse_memory
 from provenance.storage.files import lock_folder
 
 
@@ -47,6 +52,7 @@ def build_index(
     memory_limit: str = "512MiB",
     threads: int | None = None,
     batch_rows: int = 4096,
+    spill: Path | None = None,
 ) -> IndexManifest:
     """Index the marked windows of a served log.
 
@@ -57,8 +63,10 @@ def build_index(
     folder : where the index goes; may hold an older index of the same keyring, which is replaced
     keyring : the keyring that the responses were served under
     tokenizer : tokenizer.json of the keyring; needed if some records hold text only
-    memory_limit, threads : of the database, see `provenance.served.grouping.group_windows`
+    memory_limit : for what is counted; the log is counted in parts that fit
+    threads : default: the cores of the process
     batch_rows : responses per batch; changes nothing in the result
+    spill : folder for parts, which need about 0.4 bytes a token; None: inside `folder`
 
     Returns
     -------
@@ -76,24 +84,47 @@ def build_index(
     token ids: 71 CPU-seconds and 1.1 GiB at the default limit; the index has 1.3 bytes a row.
     """
     folder, public = Path(folder), keyring.public
-    check_memory_limit(memory_limit)
-    reader = read_log(
-        [Path(path) for path in logs],
-        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer, public),
-        vocabulary_size=public.vocabulary_size,
-        batch_rows=batch_rows,
-    )
-    without_value = np.zeros(len(public.schedule.slots), dtype=np.int64)
-    stream = _windows_of(reader, keyring, without_value)
+    memory = parse_memory(memory_limit)
+    paths = [Path(path) for path in logs]
+    opened = None if tokenizer is None else load_tokenizer(tokenizer, public)
 
-    def finish(draft: IndexManifest) -> IndexManifest:
-        return _describe(draft, reader.statistics, without_value)
+    def open_log() -> LogReader:
+        size = public.vocabulary_size
+        return read_log(paths, tokenizer=opened, vocabulary_size=size, batch_rows=batch_rows)
 
+    open_log()  # arguments are refused before a folder is made
+    packing = Packing.of(public)
+    if packing is None:
+        return _build_with_database(open_log(), folder, keyring, memory_limit, threads, spill)
+    sizes = Sizes.of(memory, threads)
+    log = CountedLog(open_log, keyring, packing, sizes, batch_rows)
     return _write_index(
         folder,
         public,
-        lambda spill: group_windows(stream, spill, memory_limit, threads),
-        finish,
+        lambda place: log.count(place, lambda found, rows: _check_log(found, rows, public)),
+        lambda draft: _describe(draft, log.statistics, log.without_value),
+        spill=spill,
+        need=estimate_spill(paths, sizes.part_rows),
+    )
+
+
+def _build_with_database(
+    reader: LogReader,
+    folder: Path,
+    keyring: Served,
+    memory_limit: str,
+    threads: int | None,
+    spill: Path | None,
+) -> IndexManifest:
+    """The same for a mark whose rows do not fit into 64 bits: DuckDB spills all windows."""
+    without_value = np.zeros(len(keyring.schedule.slots), dtype=np.int64)
+    stream = _windows_of(reader, keyring, without_value)
+    return _write_index(
+        folder,
+        keyring.public,
+        lambda place: group_windows(stream, place / "database", memory_limit, threads),
+        lambda draft: _describe(draft, reader.statistics, without_value),
+        spill=spill,
     )
 
 
@@ -104,6 +135,7 @@ def merge_indexes(
     *,
     memory_limit: str = "512MiB",
     threads: int | None = None,
+    spill: Path | None = None,
 ) -> IndexManifest:
     """Add up indexes of disjoint logs of one keyring; equal to the index of all logs at once.
 
@@ -132,11 +164,15 @@ def merge_indexes(
     tables = [
         Path(folder) / manifest.table for folder, manifest in zip(folders, manifests, strict=True)
     ]
+    packing = Packing.of(public)
+
+    def group(place: Path) -> AbstractContextManager[Iterable[pa.RecordBatch]]:
+        if packing is None:
+            return group_tables(_rows_of(tables), place / "database", memory_limit, threads)
+        return add_tables(tables, packing)
+
     return _write_index(
-        Path(out),
-        public,
-        lambda spill: group_tables(_rows_of(tables), spill, memory_limit, threads),
-        lambda draft: _add_up(draft, manifests),
+        Path(out), public, group, lambda draft: _add_up(draft, manifests), spill=spill
     )
 
 
@@ -152,12 +188,16 @@ def _windows_of(
         for piece in windows(batch, keyring).to_batches():
             rows += piece.num_rows
             yield piece
-    found = reader.statistics
+    _check_log(reader.statistics, rows, keyring.public)
+
+
+def _check_log(found: LogStatistics, rows: int, public: Keyring) -> None:
+    """Raise DataError unless a log that was read has windows, and no conflicts."""
     refuse_conflicts(found)
     if not rows:
         raise DataError(
             f"{', '.join(log.name for log in found.files[:3])}: must hold marked responses longer "
-            f"than {keyring.context_width} tokens; got {found.responses} responses, "
+            f"than {public.context_width} tokens; got {found.responses} responses, "
             f"{found.marked} of them marked, with {found.marked_tokens} tokens. "
             'Set "marked": true on what was served with the mark.'
         )
@@ -186,6 +226,9 @@ def _write_index(
     public: Keyring,
     group: Grouping,
     finish: Callable[[IndexManifest], IndexManifest],
+    *,
+    spill: Path | None = None,
+    need: int = 0,
 ) -> IndexManifest:
     """Write the table, then the manifest, under the folder's lock; see the module's docstring."""
     with lock_folder(folder):
@@ -203,6 +246,8 @@ def _write_index(
             [len(slot.values) for slot in public.schedule.slots],
             group,
             lambda audit, name, sha256: finish(_draft(public, audit, name, sha256)),
+            spill=spill,
+            need=need,
         )
 
 

@@ -28,6 +28,7 @@ from provenance.served.records import (
     check_drawn,
     check_labels,
     refuse_drawn,
+    sort_labels,
 )
 from provenance.storage.files import parse_json, sha256_of_file
 from provenance.storage.lines import MAXIMUM_EXPANSION, MAXIMUM_LINE
@@ -292,8 +293,12 @@ def _names(column: Any, name: str, raw: RawBatch) -> Any:
 def _labels(column: Any, raw: RawBatch) -> Any:
     """Labels stored as a map, as a struct, or as a JSON object in a string."""
     kind = column.type
-    if pa.types.is_map(kind) or pa.types.is_struct(kind) or pa.types.is_null(kind):
+    if pa.types.is_null(kind):
+        return pa.array([[]] * len(column), LABELS)
+    if pa.types.is_map(kind) or pa.types.is_struct(kind):
         _check_label_sizes(column, raw)
+        if pa.types.is_map(kind) and (found := sort_labels(column)) is not None:
+            return found
         values = [_to_dict(column[i], raw.origin(i)) for i in range(len(column))]
         if pa.types.is_struct(kind):
             values = [

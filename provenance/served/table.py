@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from provenance.coins.kernels import kernel
 from provenance.errors import DataError, StorageError, say_briefly
+from provenance.served.workplace import open_workplace
 from provenance.storage.files import sha256_of_file, sync_folder
 
 TABLE = pa.schema(
@@ -67,51 +69,36 @@ class Audit:
     def __init__(self, values: Sequence[int], origin: str) -> None:
         self._origin = origin
         self._digests = [hashlib.sha256() for _ in TABLE.names]
-        self._last: Columns | None = None
+        self._last = np.array([-1, -1, -1], dtype=np.int64)
         self.rows = 0
         self.contexts = [np.zeros(n, dtype=np.int64) for n in values]
         self.responses = [np.zeros(n, dtype=np.int64) for n in values]
 
     def add(self, columns: Columns) -> None:
         """Take the next rows; DataError if they are out of order or out of range."""
+        columns = _as_written(columns)
         slot, value, context, responses = columns
         if not slot.shape[0]:
             return
-        limits = np.array([counts.shape[0] for counts in self.contexts])
-        if (
-            int(slot.max()) >= limits.shape[0]
-            or bool((value >= limits[slot]).any())
-            or int(context.min()) < 0
-            or int(responses.min()) < 1
-        ):
+        limits = np.array([counts.shape[0] for counts in self.contexts], dtype=np.int64)
+        fault = _find_fault(slot, value, context, responses, limits, self._last)
+        if fault == _OUT_OF_RANGE:
             raise self._broken("slots, values, contexts and counts in range")
-        if not self._is_sorted(columns):
+        if fault == _UNSORTED:
             raise self._broken("sorted by slot, context and value, each once")
-        for digest, column, kind in zip(
-            self._digests, columns, ("u1", "<u4", "<i8", "<i4"), strict=True
-        ):
-            digest.update(np.ascontiguousarray(column, dtype=kind).data)
-        for number in np.unique(slot):
-            rows = slot == number
-            np.add.at(self.contexts[number], value[rows], 1)
-            np.add.at(self.responses[number], value[rows], responses[rows])
+        for digest, column in zip(self._digests, columns, strict=True):
+            digest.update(memoryview(column))
+        cuts = [0, *(np.flatnonzero(slot[1:] != slot[:-1]) + 1).tolist(), slot.shape[0]]
+        for start, end in pairwise(cuts):
+            rows, number = slice(start, end), int(slot[start])
+            _count(value[rows], responses[rows], self.contexts[number], self.responses[number])
         self.rows += slot.shape[0]
-        self._last = (slot[-1:], value[-1:], context[-1:], responses[-1:])
+        self._last = np.array([slot[-1], context[-1], value[-1]], dtype=np.int64)
 
     @property
     def content_sha256(self) -> str:
         """SHA-256 of the four SHA-256 of the columns (little-endian, in the order of the rows)."""
         return hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
-
-    def _is_sorted(self, columns: Columns) -> bool:
-        slot, value, context, _ = columns
-        if self._last is not None:
-            slot = np.concatenate([self._last[0], slot])
-            value = np.concatenate([self._last[1], value])
-            context = np.concatenate([self._last[2], context])
-        later_value = value[1:] > value[:-1]
-        later_context = (context[1:] > context[:-1]) | ((context[1:] == context[:-1]) & later_value)
-        return bool(((slot[1:] > slot[:-1]) | ((slot[1:] == slot[:-1]) & later_context)).all())
 
     def _broken(self, what: str) -> DataError:
         return DataError(
@@ -120,10 +107,56 @@ class Audit:
         )
 
 
-def write_table(path: Path, batches: Iterable[pa.RecordBatch], audit: Audit) -> None:
+_OUT_OF_RANGE, _UNSORTED = 1, 2
+
+
+def _as_written(columns: Columns) -> Columns:
+    """The columns one after another in memory, little-endian, as they are hashed."""
+    slot, value, context, responses = (
+        np.ascontiguousarray(column, dtype=kind)
+        for column, kind in zip(columns, ("u1", "<u4", "<i8", "<i4"), strict=True)
+    )
+    return slot, value, context, responses
+
+
+@kernel(nogil=True)
+def _find_fault(slot, value, context, responses, limits, last):  # type: ignore[no-untyped-def]
+    """0 if the rows are in range and follow each other, and the last ones, strictly."""
+    for i in range(slot.shape[0]):
+        if slot[i] >= limits.shape[0]:
+            return _OUT_OF_RANGE
+        if value[i] >= limits[slot[i]] or context[i] < 0 or responses[i] < 1:
+            return _OUT_OF_RANGE
+    old_slot, old_context, old_value = last[0], last[1], last[2]
+    for i in range(slot.shape[0]):
+        one, other = np.int64(slot[i]), np.int64(value[i])
+        if one < old_slot or (
+            one == old_slot
+            and (context[i] < old_context or (context[i] == old_context and other <= old_value))
+        ):
+            return _UNSORTED
+        old_slot, old_context, old_value = one, context[i], other
+    return 0
+
+
+@kernel(nogil=True)
+def _count(value, responses, contexts, totals):  # type: ignore[no-untyped-def]
+    for i in range(value.shape[0]):
+        contexts[value[i]] += 1
+        totals[value[i]] += responses[i]
+
+
+def write_table(
+    path: Path,
+    batches: Iterable[pa.RecordBatch],
+    audit: Audit | None,
+    group_rows: int | None = None,
+) -> None:
     """Write sorted batches with the columns TABLE; audits them, syncs the file, mode 0600.
 
-    The same rows give the same bytes, however they are batched. Raises DataError, StorageError.
+    The same rows give the same bytes, however they are batched. Parameters: None for the audit of a
+    table that only its writer reads; at most so many rows in a row group, None: as in an index.
+    Raises DataError, StorageError.
     """
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -137,8 +170,9 @@ def write_table(path: Path, batches: Iterable[pa.RecordBatch], audit: Audit) -> 
                 column_encoding={"context": "DELTA_BINARY_PACKED"},
                 write_page_checksum=True,
             ) as writer:
-                for group in _groups(batches):
-                    audit.add(columns_of(group))
+                for group in _groups(batches, group_rows or _GROUP_ROWS):
+                    if audit is not None:
+                        audit.add(columns_of(group))
                     writer.write_table(group, row_group_size=group.num_rows)
             file.flush()
             os.fsync(file.fileno())
@@ -193,8 +227,8 @@ def _to_numpy(column: Any, name: str) -> NDArray[Any]:
     return values
 
 
-def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Regroup rows: a group holds one slot and, but for the last of a slot, 2**20 rows."""
+def _groups(batches: Iterable[pa.RecordBatch], group_rows: int) -> Iterator[pa.Table]:
+    """Regroup rows: a group holds one slot and, but for the last of a slot, so many rows."""
     pending: list[pa.RecordBatch] = []
     count = 0
     for piece in _pieces(batches):
@@ -203,11 +237,11 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             pending, count = [], 0
         pending.append(piece)
         count += piece.num_rows
-        while count >= _GROUP_ROWS:
+        while count >= group_rows:
             table = pa.Table.from_batches(pending, TABLE)
-            yield table.slice(0, _GROUP_ROWS)
-            pending = table.slice(_GROUP_ROWS).to_batches()
-            count -= _GROUP_ROWS
+            yield table.slice(0, group_rows)
+            pending = table.slice(group_rows).to_batches()
+            count -= group_rows
     if pending:
         yield pa.Table.from_batches(pending, TABLE)
 
@@ -240,18 +274,21 @@ def commit_table(
     values: Sequence[int],
     group: Grouping,
     describe: Callable[[Audit, str, str], _Manifest],
+    *,
+    spill: Path | None = None,
+    need: int = 0,
 ) -> _Manifest:
     """Write a table, then the manifest that names it; tables of before go last.
 
     Parameters: the folder, whose lock the caller holds; begin of the table's name; how many values
-    each slot has; the rows; what makes the manifest of (audit, name, SHA-256). Until the manifest
-    is written the folder means what it meant before. Raises StorageError, and what these raise.
+    each slot has; the rows; what makes the manifest of (audit, name, SHA-256); where to spill and
+    how many bytes, see `open_workplace`. Until the manifest is written the folder means what it
+    meant before. Raises StorageError, and what these raise.
     """
     part = folder / f".{stem}.part"
     audit = Audit(values, str(part))
-    spill = folder.resolve().parent / f".{folder.resolve().name}.spill"
     try:
-        with group(spill) as batches:
+        with open_workplace(folder, spill, need) as place, group(place) as batches:
             write_table(part, batches, audit)
         name = f"{stem}-{audit.content_sha256[:16]}.parquet"
         manifest = describe(audit, name, sha256_of_file(part))

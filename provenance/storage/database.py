@@ -16,6 +16,7 @@ import duckdb
 from provenance.errors import UsageError
 
 _MEMORY: Final = re.compile(r"[1-9][0-9]{0,5}(\.[0-9]+)?(MiB|GiB|MB|GB)")
+_UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6, "GB": 10**9}
 _MAXIMUM_THREADS: Final = 8
 
 
@@ -26,6 +27,17 @@ def check_memory_limit(memory_limit: str) -> None:
             f"memory limit must be a number and MiB, GiB, MB or GB; got {memory_limit!r}. "
             "Use 512MiB."
         )
+
+
+def parse_memory(memory_limit: str) -> int:
+    """Bytes of a limit that `check_memory_limit` accepts.
+
+    >>> parse_memory("512MiB") == 512 << 20
+    True
+    """
+    check_memory_limit(memory_limit)
+    unit = memory_limit.lstrip("0123456789.")
+    return int(float(memory_limit.removesuffix(unit)) * _UNITS[unit])
 
 
 def open_database(
