@@ -35,29 +35,44 @@ def build_index(
     tokenizer: Any = None,
     *,
     force: bool = False,
+    spill: Any = None,
     **limits: Any,
 ) -> IndexManifest:
     """Index the marked windows of served logs: see `provenance.served.build.build_index`.
 
     Parameters: files or folders of the log; where the index goes; an unlocked keyring, another mark
     or a keyring's folder; tokenizer.json, None: the keyring's copy; whether an earlier index of the
-    same keyring may be replaced; limits of memory and threads. Raises StorageError if it may not.
+    same keyring may be replaced; the folder for what does not fit into memory, None: inside the
+    index's; limits of memory and threads. Raises StorageError if it may not be replaced.
     """
     files, mark, path = _open(logs, keyring, tokenizer)
-    return build.build_index(files, _place(folder, force=force), mark, path, **limits)
+    place, room = _place(folder, force=force), _spill(spill)
+    return build.build_index(files, place, mark, path, spill=room, **limits)
 
 
 def merge_indexes(
-    indexes: Paths, folder: Any, public: Keyring, *, force: bool = False, **limits: Any
+    indexes: Paths,
+    folder: Any,
+    public: Keyring,
+    *,
+    force: bool = False,
+    spill: Any = None,
+    **limits: Any,
 ) -> IndexManifest:
     """Add up indexes of disjoint logs; the same bytes as one index of all logs.
 
     Parameters: folders of two or more indexes; where the sum goes; the public half of their mark
-    (no secret is needed); whether an index there may be replaced; limits of memory and threads. See
+    (no secret is needed); whether an index there may be replaced; the folder for what does not fit
+    into memory; limits of memory and threads. See
     `provenance.served.build.merge_indexes` for what is refused.
     """
     place = _place(folder, force=force)
-    return build.merge_indexes(as_paths(indexes, "the indexes"), place, public, **limits)
+    folders = as_paths(indexes, "the indexes")
+    return build.merge_indexes(folders, place, public, spill=_spill(spill), **limits)
+
+
+def _spill(folder: Any) -> Path | None:
+    return None if folder is None else as_path(folder, "the folder for spilling")
 
 
 def _place(folder: Any, *, force: bool) -> Path:
@@ -79,12 +94,13 @@ def build_group(
     tokenizer: Any = None,
     *,
     force: bool = False,
+    spill: Any = None,
     **limits: Any,
 ) -> GroupManifest:
     """Count what a group of responses got and nobody else saw.
 
     Parameters: as of `build_index`; `only` is a file of values, one a line, or a list of them; see
-    `provenance.served.group_build.build_group`. Whether an earlier group may be replaced.
+    `provenance.served.group_build.build_group`. Whether an earlier group may be replaced; `spill`.
     """
     files, mark, path = _open(logs, keyring, tokenizer)
     refuse_foreign(mark.public)
@@ -95,6 +111,7 @@ def build_group(
             "Choose another folder, or replace a group with --force."
         )
     values = only if isinstance(only, (list, tuple, set, frozenset)) else _read_values(only)
+    limits["spill"] = _spill(spill)
     return group_build.build_group(files, place, mark, sorted(values), field, path, **limits)
 
 

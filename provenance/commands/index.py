@@ -15,6 +15,11 @@ app = typer.Typer(
     help="The index: which context was served marked how often.", no_args_is_help=True
 )
 
+Spill = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="For what does not fit into memory; else in the index."),
+]
+
 
 @app.command("build")
 @shares_options
@@ -31,15 +36,18 @@ def build(
     field: Annotated[
         str, typer.Option(help="With --only: a label, response_id, conversation_id or time.")
     ] = "response_id",
+    spill: Spill = None,
     force: Force = False,
 ) -> None:
     """Build the index of served logs, or a group of them. It is as confidential as the logs."""
     opened = mark.open()
     if only is not None:
-        group = pv.build_group(logs, output, opened, only, field, mark.tokenizer, force=force)
+        group = pv.build_group(
+            logs, output, opened, only, field, mark.tokenizer, force=force, spill=spill
+        )
         tell(f"{group}: {output}")
         return
-    manifest = pv.build_index(logs, output, opened, mark.tokenizer, force=force)
+    manifest = pv.build_index(logs, output, opened, mark.tokenizer, force=force, spill=spill)
     _tell_made(manifest, output, pv.list_warnings(manifest, opened))
 
 
@@ -49,13 +57,15 @@ def merge(
     indexes: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Two or more folders.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the merged index.")],
     mark: Any,
+    spill: Spill = None,
     force: Force = False,
 ) -> None:
     """Add up indexes of disjoint logs: equal to one index of all of them. Needs no secret.
 
     No response and no conversation may be in two of them; a log file that is in two is refused.
     """
-    manifest = pv.merge_indexes(indexes, output, mark.describe(indexes[0]), force=force)
+    public = mark.describe(indexes[0])
+    manifest = pv.merge_indexes(indexes, output, public, force=force, spill=spill)
     _tell_made(manifest, output, pv.list_warnings(manifest))
 
 

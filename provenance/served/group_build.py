@@ -72,6 +72,7 @@ def build_group(
     memory_limit: str = "512MiB",
     threads: int | None = None,
     batch_rows: int = 4096,
+    spill: Path | None = None,
 ) -> GroupManifest:
     """Count what the responses of a group reached, and what they and the others saw.
 
@@ -84,7 +85,7 @@ def build_group(
     only, field : values of a label, or of `response_id`, `conversation_id` or `time`; a response
         belongs to the group if its value is one of them. Choose by metadata, never by looking at
         texts, lengths or the outputs of a suspect
-    tokenizer, memory_limit, threads, batch_rows : as of `provenance.served.build.build_index`
+    tokenizer, memory_limit, threads, batch_rows, spill : as of `build_index`
 
     Returns
     -------
@@ -108,8 +109,8 @@ def build_group(
     stream = _stream(reader, keyring, chosen, field, counts)
 
     @contextmanager
-    def group(spill: Path) -> Iterator[Iterable[pa.RecordBatch]]:
-        with group_windows(stream, spill, memory_limit, threads) as batches:
+    def group(place: Path) -> Iterator[Iterable[pa.RecordBatch]]:
+        with group_windows(stream, place / "database", memory_limit, threads) as batches:
             yield _keep_seen(batches, counts)
 
     with lock_folder(folder):
@@ -126,6 +127,7 @@ def build_group(
                 table=name,
                 table_sha256=sha256,
             ),
+            spill=spill,
         )
 
 

@@ -158,4 +158,5 @@ def _list_excess(path: Path, keyring: Served, packing: Packing) -> NDArray[np.ui
     if not parts:
         return np.empty(0, dtype=np.uint64)
     reached = Reached.join(parts)
-    return reached.numbers[reached.find_repeats() == 2]
+    found: NDArray[np.uint64] = reached.numbers[reached.find_repeats() == _LATER]
+    return found

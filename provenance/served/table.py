@@ -86,8 +86,9 @@ class Audit:
             raise self._broken("slots, values, contexts and counts in range")
         if fault == _UNSORTED:
             raise self._broken("sorted by slot, context and value, each once")
-        for digest, column in zip(self._digests, columns, strict=True):
-            digest.update(memoryview(column))
+        arrays: list[NDArray[Any]] = list(columns)
+        for digest, column in zip(self._digests, arrays, strict=True):
+            digest.update(column.data)
         cuts = [0, *(np.flatnonzero(slot[1:] != slot[:-1]) + 1).tolist(), slot.shape[0]]
         for start, end in pairwise(cuts):
             rows, number = slice(start, end), int(slot[start])
