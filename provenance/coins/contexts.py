@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from provenance.coins.distinct import first_positions
-from provenance.coins.kernels import kernel
 from provenance.coins.words import MAXIMUM_CONTEXT_WIDTH
 from provenance.errors import DataError, UsageError
+from provenance.storage.kernels import kernel
 
 _BITS = 21
 MAXIMUM_VOCABULARY = 1 << _BITS

@@ -13,9 +13,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, name_contexts
-from provenance.coins.kernels import kernel
 from provenance.coins.words import MAXIMUM_CONTEXT_WIDTH
 from provenance.errors import DataError
+from provenance.storage.kernels import kernel
 
 _BITS = MAXIMUM_VOCABULARY.bit_length() - 1
 

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import ConfigurationMismatchError, UsageError
+from provenance.storage.kernels import kernel
 
 CONTROL: Final = "control"
 GLOBAL: Final = "global"

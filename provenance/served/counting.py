@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.served.packing import Packing
 from provenance.served.sorted_counts import Numbers, Run, add_runs, count_numbers
+from provenance.storage.kernels import kernel
 
 _LEAST_TABLE = 16
 

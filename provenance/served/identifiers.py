@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
+from provenance.storage.kernels import kernel
 
 
 def name_hashes(names: Iterable[str]) -> NDArray[np.int64]:

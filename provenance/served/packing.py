@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY
-from provenance.coins.kernels import kernel
 from provenance.coins.words import MAXIMUM_CONTEXT_WIDTH
 from provenance.errors import DataError
 from provenance.keys.keyring import Keyring
+from provenance.storage.kernels import kernel
 
 Numbers = NDArray[np.uint64]
 

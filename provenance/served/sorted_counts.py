@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
+from provenance.storage.kernels import kernel
 
 Numbers = NDArray[np.uint64]
 

@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenance.coins.kernels import kernel
 from provenance.errors import DataError, StorageError, say_briefly
 from provenance.served.workplace import open_workplace
 from provenance.storage.files import sha256_of_file, sync_folder
+from provenance.storage.kernels import kernel
 
 TABLE = pa.schema(
     [
