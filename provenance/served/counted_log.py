@@ -200,8 +200,8 @@ class CountedLog:
         digest = hashlib.sha256(batch.serialize()).digest()
         if not counted:
             return _Prepared(digest, self._no_values(), None)
-        marked = batch.filter(batch.column("marked"))
-        numbers = label_numbers(marked.column("labels"), self._keyring.schedule)
+        labels = batch.column("labels").filter(batch.column("marked"))
+        numbers = label_numbers(labels, self._keyring.schedule)
         reached = Reached.of(windows(batch, self._keyring), self._packing)
         return _Prepared(digest, (numbers < 0).sum(axis=1), reached)
 
