@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import Served
+from provenance.served.control_sample import CONTROL_SHARE, control_words, thin_control
 from provenance.served.counted_log import CountedLog, Sizes
 from provenance.served.grouping import group_tables, group_windows
 from provenance.served.index_manifest import (
@@ -53,6 +55,7 @@ def build_index(
     threads: int | None = None,
     batch_rows: int = 4096,
     spill: Path | None = None,
+    control_share: float = CONTROL_SHARE,
 ) -> IndexManifest:
     """Index the marked windows of a served log.
 
@@ -66,7 +69,9 @@ def build_index(
     memory_limit : for what is counted; the log is counted in parts that fit
     threads : default: the cores of the process
     batch_rows : responses per batch; changes nothing in the result
-    spill : folder for parts, which need about 0.4 bytes a token; None: inside `folder`
+    spill : folder for parts, which need about 0.2 bytes a token; None: inside `folder`
+    control_share : share of the contexts that are never marked which is kept, for one control of
+        the check; see `provenance.served.control_sample`
 
     Returns
     -------
@@ -95,14 +100,17 @@ def build_index(
     open_log()  # arguments are refused before a folder is made
     packing = Packing.of(public)
     if packing is None:
-        return _build_with_database(open_log(), folder, keyring, memory_limit, threads, spill)
+        return _build_with_database(
+            open_log(), folder, keyring, control_share, (memory_limit, threads), spill
+        )
     sizes = Sizes.of(memory, threads)
-    log = CountedLog(open_log, keyring, packing, sizes, batch_rows)
+    log = CountedLog(open_log, keyring, packing, sizes, control_share, batch_rows)
     return _write_index(
         folder,
         public,
         lambda place: log.count(place, lambda found, rows: _check_log(found, rows, public)),
         lambda draft: _describe(draft, log.statistics, log.without_value),
+        control_words=control_words(control_share),
         spill=spill,
         need=estimate_spill(paths, sizes.part_rows),
     )
@@ -112,18 +120,19 @@ def _build_with_database(
     reader: LogReader,
     folder: Path,
     keyring: Served,
-    memory_limit: str,
-    threads: int | None,
+    control_share: float,
+    limits: tuple[str, int | None],
     spill: Path | None,
 ) -> IndexManifest:
     """The same for a mark whose rows do not fit into 64 bits: DuckDB spills all windows."""
     without_value = np.zeros(len(keyring.schedule.slots), dtype=np.int64)
-    stream = _windows_of(reader, keyring, without_value)
+    stream = _windows_of(reader, keyring, without_value, control_share)
     return _write_index(
         folder,
         keyring.public,
-        lambda place: group_windows(stream, place / "database", memory_limit, threads),
+        lambda place: group_windows(stream, place / "database", *limits),
         lambda draft: _describe(draft, reader.statistics, without_value),
+        control_words=control_words(control_share),
         spill=spill,
     )
 
@@ -138,6 +147,8 @@ def merge_indexes(
     spill: Path | None = None,
 ) -> IndexManifest:
     """Add up indexes of disjoint logs of one keyring; equal to the index of all logs at once.
+
+    If they keep different shares of the control contexts, the smallest is kept.
 
     Disjoint means: no response and no conversation in two of them. A log *file* that is in two of
     the indexes is refused (DataError); a response copied to another file cannot be seen here.
@@ -165,19 +176,30 @@ def merge_indexes(
         Path(folder) / manifest.table for folder, manifest in zip(folders, manifests, strict=True)
     ]
     packing = Packing.of(public)
+    words = min(manifest.control_words for manifest in manifests)
 
-    def group(place: Path) -> AbstractContextManager[Iterable[pa.RecordBatch]]:
-        if packing is None:
-            return group_tables(_rows_of(tables), place / "database", memory_limit, threads)
-        return add_tables(tables, packing)
+    @contextmanager
+    def group(place: Path) -> Iterator[Iterable[pa.RecordBatch]]:
+        adding = (
+            group_tables(_rows_of(tables), place / "database", memory_limit, threads)
+            if packing is None
+            else add_tables(tables, packing)
+        )
+        with adding as batches:
+            yield map(partial(thin_control, words=words), batches)
 
     return _write_index(
-        Path(out), public, group, lambda draft: _add_up(draft, manifests), spill=spill
+        Path(out),
+        public,
+        group,
+        lambda draft: _add_up(draft, manifests),
+        control_words=words,
+        spill=spill,
     )
 
 
 def _windows_of(
-    reader: LogReader, keyring: Served, without_value: NDArray[np.int64]
+    reader: LogReader, keyring: Served, without_value: NDArray[np.int64], control_share: float
 ) -> Iterator[pa.RecordBatch]:
     """Windows of every batch; counts marked responses without a value, per slot."""
     rows = 0
@@ -185,7 +207,7 @@ def _windows_of(
         marked = batch.filter(batch.column("marked"))
         numbers = label_numbers(marked.column("labels"), keyring.schedule)
         without_value += (numbers < 0).sum(axis=1)
-        for piece in windows(batch, keyring).to_batches():
+        for piece in windows(batch, keyring, control_share).to_batches():
             rows += piece.num_rows
             yield piece
     _check_log(reader.statistics, rows, keyring.public)
@@ -227,6 +249,7 @@ def _write_index(
     group: Grouping,
     finish: Callable[[IndexManifest], IndexManifest],
     *,
+    control_words: int,
     spill: Path | None = None,
     need: int = 0,
 ) -> IndexManifest:
@@ -245,13 +268,15 @@ def _write_index(
             "windows",
             [len(slot.values) for slot in public.schedule.slots],
             group,
-            lambda audit, name, sha256: finish(_draft(public, audit, name, sha256)),
+            lambda audit, name, sha256: finish(_draft(public, audit, name, sha256, control_words)),
             spill=spill,
             need=need,
         )
 
 
-def _draft(public: Keyring, audit: Audit, table: str, table_sha256: str) -> IndexManifest:
+def _draft(
+    public: Keyring, audit: Audit, table: str, table_sha256: str, control_words: int
+) -> IndexManifest:
     """The manifest but for what only the log knows."""
     slots = tuple(
         ServedSlot(
@@ -284,6 +309,7 @@ def _draft(public: Keyring, audit: Audit, table: str, table_sha256: str) -> Inde
         content_sha256=audit.content_sha256,
         table=table,
         table_sha256=table_sha256,
+        control_words=control_words,
     )
 
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from provenance.marks import Served
+from provenance.served.control_sample import control_words
 from provenance.served.counting import PartCounter, Reached
 from provenance.served.log import LogReader, LogStatistics
 from provenance.served.merging import cut_run, list_batches, merge_runs, read_run
@@ -75,7 +76,8 @@ class _ChangedError(Exception):
 class CountedLog:
     """A log and what was counted in it.
 
-    Parameters: opens the log from its beginning; the mark; its packing; the sizes.
+    Parameters: opens the log from its beginning; the mark; its packing; the sizes; the share of the
+    control contexts that is kept; what else decides which parts there are, as JSON.
 
     Attributes: statistics of the log, windows, and `without_value` (int64 [slots], marked responses
     without a value), all complete once the rows were read to their end.
@@ -87,12 +89,14 @@ class CountedLog:
         keyring: Served,
         packing: Packing,
         sizes: Sizes,
+        control_share: float,
         setup: object,
     ) -> None:
         self._open_log = open_log
         self._keyring = keyring
         self._packing = packing
         self._sizes = sizes
+        self._control_share = control_share
         self._setup = self._describe(setup)
         self.statistics = LogStatistics()
         self.windows = 0
@@ -134,6 +138,7 @@ class CountedLog:
             self._keyring.public.id,
             [[slot.name, slot.share_words, list(slot.values)] for slot in schedule.slots],
             [self._sizes.chunk_windows, self._sizes.part_rows],
+            control_words(self._control_share),
             setup,
         ]
         return hashlib.sha256(canonical_json(document)).digest()
@@ -202,7 +207,8 @@ class CountedLog:
             return _Prepared(digest, self._no_values(), None)
         labels = batch.column("labels").filter(batch.column("marked"))
         numbers = label_numbers(labels, self._keyring.schedule)
-        reached = Reached.of(windows(batch, self._keyring), self._packing)
+        rows = windows(batch, self._keyring, self._control_share)
+        reached = Reached.of(rows, self._packing)
         return _Prepared(digest, (numbers < 0).sum(axis=1), reached)
 
     def _list_excess(self, place: Path, parts: Sequence[Part]) -> list[Iterator[Run]]:
@@ -212,7 +218,7 @@ class CountedLog:
             return []
         return find_excess(
             self._open_log,
-            self._keyring,
+            lambda batch: windows(batch, self._keyring, self._control_share),
             self._packing,
             place,
             lineages,

@@ -15,6 +15,7 @@ from typing import Any
 
 from provenance.errors import ConfigurationMismatchError
 from provenance.keys.keyring import Keyring
+from provenance.keys.schedule import WORDS
 from provenance.marks.own import SCHEMES
 from provenance.served.log import LogFile
 from provenance.storage.documents import read_fields, refuse_malformed
@@ -22,11 +23,15 @@ from provenance.storage.files import canonical_json, read_json, write_json
 
 MANIFEST_FILE = "manifest.json"
 _FORMAT = "provenance-index"
-_VERSION = 2
+_VERSION = 3
 _MOST_ENDS = 64
 _LEAST_END = 0.01
 _SHOWN = 80
-_NEWER = frozenset({"duplicate_ids", "marked_retokenised", "unended", "ends"})
+_NEWER = (
+    frozenset({"duplicate_ids", "marked_retokenised", "unended", "ends"}),
+    frozenset({"control_words"}),
+)
+"""Fields that version 2 and version 3 added."""
 _TABLE_NAME = re.compile(r"windows-[0-9a-f]{16}\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -66,6 +71,8 @@ class IndexManifest:
         of version 1 did not know: all its marked responses count as unended
     ends : how often each token ended a marked response whose record says that an end token did
     logs : the files of the log with their SHA-256
+    control_words : share of the contexts of the slot `control` that are in the table, in 2**-32:
+        see `provenance.served.control_sample`. Indexes before version 3 hold all of them
     rows, content_sha256 : the table's rows; the hash does not depend on how files were split,
         batched or ordered, nor on the Parquet writer
     table, table_sha256 : the Parquet file
@@ -93,6 +100,7 @@ class IndexManifest:
     marked_retokenised: int = 0
     unended: int = 0
     ends: Mapping[str, int] = field(default_factory=dict)
+    control_words: int = WORDS
 
     @property
     def end_tokens(self) -> list[int]:
@@ -114,8 +122,8 @@ class IndexManifest:
 
     @classmethod
     def from_json(cls, document: Any) -> IndexManifest:
-        """What `to_json` wrote, or a manifest of version 1. Raises what `MALFORMED` lists."""
-        if document["format"] != _FORMAT or document["version"] not in (1, _VERSION):
+        """What `to_json` wrote, or a manifest of version 1 or 2. Raises what `MALFORMED` lists."""
+        if document["format"] != _FORMAT or document["version"] not in range(1, _VERSION + 1):
             raise ValueError("another format or version")
         if document["sha256"] != hash_document(document):
             raise ValueError("content that does not match its checksum")
@@ -124,9 +132,12 @@ class IndexManifest:
             retokenised = min(index["retokenised"], index["marked_responses"])
             unended = index["marked_responses"] - retokenised
             index = {**index, "marked_retokenised": retokenised, "unended": unended}
-        elif missing := sorted(_NEWER - set(index)):
+        newer = frozenset[str]().union(*_NEWER[: document["version"] - 1])
+        if missing := sorted(newer - set(index)):
             raise ValueError(f"missing fields {', '.join(missing)}")
         manifest = read_fields(cls, index)
+        if not 0 < manifest.control_words <= WORDS:
+            raise ValueError("an impossible share of control contexts")
         if not all(token.isdecimal() for token in manifest.ends):
             raise ValueError("ends that are no counts of tokens")
         if not _TABLE_NAME.fullmatch(manifest.table):

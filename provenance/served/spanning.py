@@ -3,7 +3,7 @@
 Inside a chunk the windows of a conversation count once. So a window that a conversation reached in
 n chunks was counted n times, and n - 1 must be taken back. Which conversations these are is known
 once the log was read; then it is read again, the responses of these only are laid out by
-conversation, and the excess is one more table, to be subtracted. Knows keys only through `windows`.
+conversation, and the excess is one more table, to be subtracted. Knows no keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from provenance.errors import DataError
-from provenance.marks import Served
 from provenance.served.counting import PartCounter, Reached
 from provenance.served.identifiers import name_hashes
 from provenance.served.log import LogReader, LogStatistics
@@ -26,7 +25,9 @@ from provenance.served.merging import cut_run, read_run
 from provenance.served.packing import Packing
 from provenance.served.part_files import write_run
 from provenance.served.sorted_counts import Run
-from provenance.served.windows import windows
+
+Count = Callable[[pa.RecordBatch], pa.Table]
+"""The windows of a batch."""
 
 _BUCKET_TOKENS: Final = 1 << 22
 _MOST_BUCKETS: Final = 256
@@ -48,7 +49,7 @@ def find_spanning(chunks: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 def find_excess(
     open_log: Callable[[], LogReader],
-    keyring: Served,
+    count: Count,
     packing: Packing,
     place: Path,
     lineages: NDArray[np.int64],
@@ -62,7 +63,8 @@ def find_excess(
     ----------
     open_log : opens the log from its beginning, in the same batches; it is read once, or as often
         as the responses of these conversations are twice 4 GB
-    keyring, packing : as they were counted
+    count : gives the windows of a batch, as they were counted
+    packing : of the mark
     place : folder for the responses of these conversations, about 2 bytes a token, and for tables
     lineages : of the conversations, ascending
     ends : after how many batches each chunk ended
@@ -79,7 +81,7 @@ def find_excess(
     paths = [place / f"bucket-{number:03d}.arrow" for number in range(buckets)]
     counter, tables = PartCounter(sizes[0]), 0
     found: list[Iterator[Run]] = []
-    for numbers in _list_all(open_log, keyring, packing, lineages, ends, known, paths, rounds):
+    for numbers in _list_all(open_log, count, packing, lineages, ends, known, paths, rounds):
         none = np.empty(0, dtype=np.int64)
         counter.add(Reached(numbers, none, none, none, none), 0)
         if counter.is_between_chunks and counter.rows >= sizes[1]:
@@ -94,7 +96,7 @@ def find_excess(
 
 def _list_all(
     open_log: Callable[[], LogReader],
-    keyring: Served,
+    count: Count,
     packing: Packing,
     lineages: NDArray[np.int64],
     ends: NDArray[np.int64],
@@ -114,7 +116,7 @@ def _list_all(
             names = ", ".join(log.name for log in known.files[:3])
             raise DataError(f"{names}: must not change while it is read; it did. Build again.")
         for path in paths:
-            yield _list_excess(path, keyring, packing)
+            yield _list_excess(path, count, packing)
             path.unlink()
 
 
@@ -148,13 +150,13 @@ def _sort_out(
                 writers[place].write_batch(whole.filter(pa.array(chosen & (bucket == place))))
 
 
-def _list_excess(path: Path, keyring: Served, packing: Packing) -> NDArray[np.uint64]:
+def _list_excess(path: Path, count: Count, packing: Packing) -> NDArray[np.uint64]:
     """The packed windows of a bucket that a conversation had in an earlier chunk, once a chunk."""
     parts = []
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             chunk = batch.column(_CHUNK)[0].as_py()
-            parts.append(Reached.of(windows(batch, keyring), packing, chunk))
+            parts.append(Reached.of(count(batch), packing, chunk))
     if not parts:
         return np.empty(0, dtype=np.uint64)
     reached = Reached.join(parts)

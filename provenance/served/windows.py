@@ -21,6 +21,7 @@ from provenance.coins.window_sets import WindowSets, find_window_sets
 from provenance.errors import DataError
 from provenance.keys.schedule import Schedule
 from provenance.marks import Served
+from provenance.served.control_sample import control_words, is_sampled
 from provenance.served.identifiers import name_hashes
 from provenance.served.records import unpack_drawn
 
@@ -37,13 +38,14 @@ WINDOWS = pa.schema(
 _NO_VALUE = -1
 
 
-def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
+def windows(batch: pa.RecordBatch, keyring: Served, control_share: float = 1.0) -> pa.Table:
     """The windows of a batch of responses.
 
     Parameters
     ----------
     batch : columns of `provenance.served.log.READ` (time, finish and whole are not used)
     keyring : gives the slot of each context and the number of each label value
+    control_share : share of the control contexts that are kept, see `control_sample`
 
     Returns
     -------
@@ -59,7 +61,7 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     Raises
     ------
     DataError if a record says that a token was drawn under a key where this keyring has none: it
-    was served under another keyring, or under other labels.
+    was served under another keyring, or under other labels. UsageError for the share.
 
     Notes
     -----
@@ -67,7 +69,7 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     part of the contract. Cost: about 15 M tokens per second and core, most of it without the GIL;
     the only loop is over distinct conversation ids. Memory: some 90 bytes a token.
     """
-    width = keyring.context_width
+    width, words = keyring.context_width, control_words(control_share)
     marked = batch.column("marked")
     batch = batch if marked.true_count == len(marked) else batch.filter(marked)
     drawn, impossible = _list_draws(batch, width)
@@ -84,7 +86,7 @@ def windows(batch: pa.RecordBatch, keyring: Served) -> pa.Table:
     values = label_numbers(batch.column("labels"), keyring.schedule)[slots, sets.rows]
     undecided = (slots == 0) | (values == _NO_VALUE)
     _refuse_impossible(batch, sets, undecided, impossible)
-    counted = (slots == 0) | (sets.draws > 0)
+    counted = np.where(slots == 0, is_sampled(sets.names, words), sets.draws > 0)
     keep = counted & ~sets.excluded & (values != _NO_VALUE)
     return pa.Table.from_arrays(
         [

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from provenance.coins import words as coins
+from provenance.coins.contexts import pack
 from provenance.keys.keyring import SchemeSpecification, UnlockedKeyring, create_keyring
 from provenance.keys.schedule import Schedule
+from provenance.served.control_sample import CONTROL_SHARE, control_words, is_sampled
 from provenance.served.log import LogStatistics, read_log
 from tests.conftest import train_tokenizer
 
@@ -85,8 +87,11 @@ def oracle() -> Callable[..., dict[tuple[int, tuple[int, ...], int], int]]:
     """The index in 20 lines of Python: (slot, context, value) -> responses."""
 
     def count(
-        records: list[dict[str, Any]], keyring: UnlockedKeyring
+        records: list[dict[str, Any]],
+        keyring: UnlockedKeyring,
+        share: float = CONTROL_SHARE,
     ) -> dict[tuple[int, tuple[int, ...], int], int]:
+        words = control_words(share)
         k, schedule = keyring.context_width, keyring.schedule
         selector = keyring.key("selector", "").reveal()
         counts: Counter[tuple[int, tuple[int, ...], int]] = Counter()
@@ -107,10 +112,11 @@ def oracle() -> Callable[..., dict[tuple[int, tuple[int, ...], int], int]]:
             for context in contexts:
                 word = int(coins.row(selector, np.array(context, dtype=np.uint32), 1)[0])
                 slot = 0
+                sampled = is_sampled(pack(np.array([context], dtype=np.uint32)), words)[0]
                 while word >= schedule.slots[slot].share_words:
                     word -= schedule.slots[slot].share_words
                     slot += 1
-                if slot and context not in drawn:
+                if (slot and context not in drawn) or not (slot or sampled):
                     continue
                 value = 0
                 if slot >= 2:

@@ -135,12 +135,12 @@ def test_index_equals_the_oracle_on_small_logs(tmp_path, keyring, oracle, write_
 def built(tmp_path_factory, keyring, make_log, write_log):
     folder = tmp_path_factory.mktemp("built")
     log = write_log(folder / "log.jsonl", make_log(3, 400))
-    build_index([log], folder / "index", keyring)
+    build_index([log], folder / "index", keyring, control_share=1.0)
     return folder / "index"
 
 
 def test_lookup_equals_the_oracle(built, keyring, make_log, oracle):
-    counts = oracle(make_log(3, 400), keyring)
+    counts = oracle(make_log(3, 400), keyring, 1.0)
     rng = np.random.default_rng(0)
     contexts = rng.integers(0, 9, (500, 2)).astype(np.uint32)
     packed = pack(contexts)
@@ -179,8 +179,9 @@ def test_lookup_of_nothing(built, keyring):
 def test_lookup_across_row_groups(tmp_path, monkeypatch, keyring, make_log, oracle, write_log):
     monkeypatch.setattr(table, "_GROUP_ROWS", 3)
     records = make_log(5, 200)
-    build_index([write_log(tmp_path / "a.jsonl", records)], tmp_path / "i", keyring)
-    counts = rows_of(oracle(records, keyring))
+    log = write_log(tmp_path / "a.jsonl", records)
+    build_index([log], tmp_path / "i", keyring, control_share=1.0)
+    counts = rows_of(oracle(records, keyring, 1.0))
     with Index.open(tmp_path / "i", keyring.public) as index:
         for slot in range(4):
             rows = [row for row in counts if row[0] == slot]

@@ -33,7 +33,7 @@ def log(tmp_path_factory, tokenizer):
 @pytest.fixture(scope="session")
 def index(tmp_path_factory, log, keyring, tokenizer_path):
     folder = tmp_path_factory.mktemp("index") / "index"
-    build_index([log], folder, keyring, tokenizer_path, threads=1)
+    build_index([log], folder, keyring, tokenizer_path, threads=1, control_share=1.0)
     return Index.open(folder, keyring.public)
 
 

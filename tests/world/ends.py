@@ -95,7 +95,13 @@ class EndingWorld:
             for whole in self.served:
                 ids, finish = keep(whole)
                 sink.write({}, ids, finish=finish)
-        build_index([self.folder / f"{name}.jsonl"], self.folder / name, self.keyring, threads=1)
+        build_index(
+            [self.folder / f"{name}.jsonl"],
+            self.folder / name,
+            self.keyring,
+            threads=1,
+            control_share=1.0,
+        )
         return Index.open(self.folder / name, self.keyring.public)
 
     def observe(self, name: str, outputs: list[Ids], index: Index, *, reference: bool = True):

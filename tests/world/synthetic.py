@@ -166,7 +166,7 @@ def make_world(
                 marked=True,
                 finish="length",
             )
-    build_index([folder / "served.jsonl"], folder / "index", keyring, threads=1)
+    build_index([folder / "served.jsonl"], folder / "index", keyring, threads=1, control_share=1.0)
     return World(
         folder,
         keyring,
