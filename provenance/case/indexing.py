@@ -172,7 +172,11 @@ def list_warnings(manifest: IndexManifest, keyring: Any = None) -> list[str]:
     return reserved
 
 
-def describe_index(folder: Any) -> tuple[dict[str, Any], list[str]]:
-    """What an index holds, JSON-able, and its warnings; needs no secret. The index is verified."""
-    with Index.open(as_path(folder, "the index"), None) as index:
+def describe_index(folder: Any, *, verify: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """What an index holds, JSON-able, and its warnings; needs no secret.
+
+    Parameters: the folder; whether every row is read and held against the manifest's hashes and
+    counts, as somebody does who is handed an index.
+    """
+    with Index.open(as_path(folder, "the index"), None, "all" if verify else "used") as index:
         return index.info(), list_warnings(index.manifest)

@@ -94,10 +94,13 @@ def groups(
 @app.command("info")
 def info(
     folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every row, and compare hashes and counts.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what an index holds; needs no secret."""
-    found, warnings = pv.describe_index(folder)
+    found, warnings = pv.describe_index(folder, verify=verify)
     for warning in warnings:
         tell(f"Warning: {warning}")
     if as_json:

@@ -310,6 +310,7 @@ def _draft(
         table=table,
         table_sha256=table_sha256,
         control_words=control_words,
+        seal=audit.seal,
     )
 
 

@@ -18,6 +18,7 @@ from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import WORDS
 from provenance.marks.own import SCHEMES
 from provenance.served.log import LogFile
+from provenance.served.seal import Seal
 from provenance.storage.documents import read_fields, refuse_malformed
 from provenance.storage.files import canonical_json, read_json, write_json
 
@@ -29,7 +30,7 @@ _LEAST_END = 0.01
 _SHOWN = 80
 _NEWER = (
     frozenset({"duplicate_ids", "marked_retokenised", "unended", "ends"}),
-    frozenset({"control_words"}),
+    frozenset({"control_words", "seal"}),
 )
 """Fields that version 2 and version 3 added."""
 _TABLE_NAME = re.compile(r"windows-[0-9a-f]{16}\.parquet")
@@ -73,6 +74,8 @@ class IndexManifest:
     logs : the files of the log with their SHA-256
     control_words : share of the contexts of the slot `control` that are in the table, in 2**-32:
         see `provenance.served.control_sample`. Indexes before version 3 hold all of them
+    seal : hashes of the pieces of the file, so that only what is read needs to be hashed; None of
+        indexes before version 3
     rows, content_sha256 : the table's rows; the hash does not depend on how files were split,
         batched or ordered, nor on the Parquet writer
     table, table_sha256 : the Parquet file
@@ -101,6 +104,7 @@ class IndexManifest:
     unended: int = 0
     ends: Mapping[str, int] = field(default_factory=dict)
     control_words: int = WORDS
+    seal: Seal | None = None
 
     @property
     def end_tokens(self) -> list[int]:

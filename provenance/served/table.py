@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenance.errors import DataError, StorageError, say_briefly
+from provenance.served.seal import Seal, SealedGroup, SealedPiece, find_starts, hash_pieces
 from provenance.served.workplace import open_workplace
 from provenance.storage.files import sha256_of_file, sync_folder
 from provenance.storage.kernels import kernel
@@ -63,6 +64,8 @@ class Audit:
     Attributes
     ----------
     rows : rows so far
+    groups : what was added, a row group each
+    seal : the seal of the file, once it is written
     contexts, responses : per slot, int64 [values]: rows, and sum of responses
     """
 
@@ -71,6 +74,8 @@ class Audit:
         self._digests = [hashlib.sha256() for _ in TABLE.names]
         self._last = np.array([-1, -1, -1], dtype=np.int64)
         self.rows = 0
+        self.groups: list[RowGroup] = []
+        self.seal: Seal | None = None
         self.contexts = [np.zeros(n, dtype=np.int64) for n in values]
         self.responses = [np.zeros(n, dtype=np.int64) for n in values]
 
@@ -94,6 +99,8 @@ class Audit:
             rows, number = slice(start, end), int(slot[start])
             _count(value[rows], responses[rows], self.contexts[number], self.responses[number])
         self.rows += slot.shape[0]
+        group = RowGroup(len(self.groups), int(slot[0]), int(context[0]), int(context[-1]))
+        self.groups.append(group)
         self._last = np.array([slot[-1], context[-1], value[-1]], dtype=np.int64)
 
     @property
@@ -189,7 +196,6 @@ def read_table(path: Path, audit: Audit) -> list[RowGroup]:
 
     Cost: about 10 M rows per second; memory: one row group.
     """
-    groups = []
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(TABLE):
@@ -199,10 +205,9 @@ def read_table(path: Path, audit: Audit) -> list[RowGroup]:
                     raise DataError(f"{path}: must have small row groups. Build it again.")
                 columns = columns_of(file.read_row_group(number))
                 audit.add(columns)
-                slot, _, context, _ = columns
+                slot = columns[0]
                 if slot[0] != slot[-1]:
                     raise DataError(f"{path}: must have one slot a row group. Build it again.")
-                groups.append(RowGroup(number, int(slot[0]), int(context[0]), int(context[-1])))
     except (pa.ArrowException, OSError, IndexError) as error:
         if isinstance(error, OSError) and error.errno:
             raise StorageError(
@@ -212,7 +217,7 @@ def read_table(path: Path, audit: Audit) -> list[RowGroup]:
         raise DataError(
             f"{path}: must be a whole Parquet file; got: {reason}. Build it again."
         ) from error
-    return groups
+    return audit.groups
 
 
 def columns_of(table: pa.Table) -> Columns:
@@ -259,6 +264,17 @@ def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_arrays(piece.columns, schema=TABLE)
 
 
+def seal_table(path: Path, groups: Sequence[RowGroup]) -> Seal:
+    """The seal of a table file with these row groups. Cost: reading the file."""
+    starts = find_starts(path)
+    hashes = hash_pieces(path, starts)
+    sealed = tuple(
+        SealedGroup(start, sha256, group.slot, group.first, group.last)
+        for start, sha256, group in zip(starts[:-1], hashes[:-1], groups, strict=True)
+    )
+    return Seal(sealed, SealedPiece(starts[-1], hashes[-1]), path.stat().st_size)
+
+
 class Manifest(Protocol):
     """What names a table, and is written after it."""
 
@@ -292,6 +308,7 @@ def commit_table(
         with open_workplace(folder, spill, need) as place, group(place) as batches:
             write_table(part, batches, audit)
         name = f"{stem}-{audit.content_sha256[:16]}.parquet"
+        audit.seal = seal_table(part, audit.groups)
         manifest = describe(audit, name, sha256_of_file(part))
         part.replace(folder / name)
         sync_folder(folder)

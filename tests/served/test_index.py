@@ -315,7 +315,7 @@ def test_every_flipped_bit_is_found(built, keyring, tmp_path):
             flipped[place] ^= 1 << rng.randrange(8)
             (tmp_path / "copy" / path.name).write_bytes(flipped)
             with pytest.raises((DataError, StorageError, ConfigurationMismatchError)) as caught:
-                Index.open(tmp_path / "copy", keyring.public)
+                Index.open(tmp_path / "copy", keyring.public, "all")
             assert path.name in str(caught.value)
             assert "\n" not in str(caught.value)
 
@@ -350,7 +350,7 @@ def test_forged_tables_are_refused(built, keyring, tmp_path, rows):
     shutil.copytree(built, tmp_path / "copy")
     forge(tmp_path / "copy", rows)
     with pytest.raises(DataError, match=r"windows-.*\.parquet"):
-        Index.open(tmp_path / "copy", keyring.public)
+        Index.open(tmp_path / "copy", keyring.public, "all")
 
 
 def test_forged_manifests_are_refused(built, keyring, tmp_path):
@@ -364,13 +364,13 @@ def test_forged_manifests_are_refused(built, keyring, tmp_path):
     ):
         replace(manifest, **change).write(tmp_path / "copy")
         with pytest.raises(DataError, match=r"manifest\.json"):
-            Index.open(tmp_path / "copy", keyring.public)
+            Index.open(tmp_path / "copy", keyring.public, "all")
     for text in ("{}", "[]", "not json", '{"format": "provenance-index", "version": 2}'):
         (tmp_path / "copy" / "manifest.json").write_text(text)
         with pytest.raises(DataError, match=r"manifest\.json"):
-            Index.open(tmp_path / "copy", keyring.public)
+            Index.open(tmp_path / "copy", keyring.public, "all")
     with pytest.raises(StorageError, match=r"manifest\.json"):
         Index.open(tmp_path / "nowhere", keyring.public)
     replace(manifest, table=f"windows-{'0' * 16}.parquet").write(tmp_path / "copy")
     with pytest.raises(StorageError, match="windows-0"):
-        Index.open(tmp_path / "copy", keyring.public)
+        Index.open(tmp_path / "copy", keyring.public, "all")
