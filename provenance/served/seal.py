@@ -12,12 +12,14 @@ import hashlib
 import io
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from provenance.errors import DataError, StorageError
+from provenance.storage.files import open_file
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Seal:
     groups: tuple[SealedGroup, ...]
     footer: SealedPiece
     size: int
+
+    def __post_init__(self) -> None:
+        starts = [piece.start for piece in (*self.groups, self.footer)]
+        if starts[0] != 0 or any(a >= b for a, b in pairwise([*starts, self.size])):
+            raise ValueError("a seal whose pieces are not one after another")
 
 
 def find_starts(path: Path) -> list[int]:
@@ -86,17 +93,11 @@ class SealedFile(io.RawIOBase):
         self._size, self._place = seal.size, 0
         self._kept: dict[int, bytes] = {}
         self.error: DataError | StorageError | None = None
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            if path.is_symlink():
-                raise DataError(
-                    f"{path}: must be a regular file; it is a link. Build the index again."
-                ) from error
-            raise StorageError(
-                f"{path}: must be readable; got: {error.strerror}. Check the index's folder."
-            ) from error
-        if os.fstat(self._descriptor).st_size != seal.size:
+        if path.is_symlink():
+            raise DataError(f"{path}: must be a regular file; it is a link. Build the index again.")
+        self._file = open_file(path)
+        if os.fstat(self._file.fileno()).st_size != seal.size:
+            self._file.close()
             raise self._mismatch()
 
     @property
@@ -145,8 +146,7 @@ class SealedFile(io.RawIOBase):
 
     def close(self) -> None:
         """Close the file; twice is no harm."""
-        if not self.closed:
-            os.close(self._descriptor)
+        self._file.close()
         super().close()
 
     def _piece(self, number: int) -> bytes:
@@ -154,7 +154,7 @@ class SealedFile(io.RawIOBase):
         if number not in self._kept:
             start, size = self._starts[number], self._ends[number] - self._starts[number]
             try:
-                content = os.pread(self._descriptor, size, start)
+                content = os.pread(self._file.fileno(), size, start)
             except OSError as error:
                 self.error = StorageError(
                     f"{self._path}: must stay readable; got: {error.strerror}. Open it again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from provenance.served import seal, table
 from provenance.served.build import build_index
 from provenance.served.index import Index
 from provenance.served.index_manifest import IndexManifest, hash_document
+from provenance.served.seal import Seal, SealedFile, SealedGroup, SealedPiece
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,9 @@ def test_a_seal_of_other_pieces_is_refused(built, keyring, tmp_path):
     groups = manifest.seal.groups
     swapped = (*groups[1:], groups[0])
     moved = replace(groups[0], last=groups[0].last + 1)
-    for change in (groups[:-1], swapped, (moved, *groups[1:])):
+    with pytest.raises(ValueError, match="one after another"):
+        replace(manifest.seal, groups=swapped)
+    for change in (groups[:-1], (moved, *groups[1:])):
         forged = replace(manifest, seal=replace(manifest.seal, groups=change))
         forged.write(tmp_path / "copy")
         with pytest.raises(DataError):
@@ -180,3 +184,23 @@ def test_older_manifests_hold_all_control_contexts_and_no_seal(built, version):
     document["sha256"] = hash_document(document)
     with pytest.raises(ValueError, match="missing fields control_words, seal"):
         IndexManifest.from_json(document)
+
+
+@pytest.mark.parametrize(
+    "starts", [[0, 40, 40, 90], [0, 50, 30, 90], [5, 20, 40, 90], [0, 9, 20, 8]]
+)
+def test_a_seal_has_its_pieces_one_after_another(starts):
+    *groups, footer, size = starts
+    with pytest.raises(ValueError, match="one after another"):
+        Seal(
+            tuple(SealedGroup(start, "0" * 64, 0, 0, 0) for start in groups),
+            SealedPiece(footer, "0" * 64),
+            size,
+        )
+
+
+def test_a_pipe_in_the_place_of_a_table_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "windows.parquet")
+    seal = Seal((SealedGroup(0, "0" * 64, 0, 0, 0),), SealedPiece(4, "0" * 64), 9)
+    with pytest.raises(StorageError, match="pipe or a device"):
+        SealedFile(tmp_path / "windows.parquet", seal)
