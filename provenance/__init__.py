@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from provenance.case.indexing import list_groups as list_groups
     from provenance.case.indexing import list_warnings as list_warnings
     from provenance.case.indexing import merge_indexes as merge_indexes
+    from provenance.case.installation import Installation as Installation
+    from provenance.case.installation import inspect_installation as inspect_installation
     from provenance.case.keyrings import disclose_key as disclose_key
     from provenance.case.keyrings import make_keyring as make_keyring
     from provenance.case.looks import Look as Look
@@ -115,6 +117,7 @@ _HOMES = {
     "Filing": "provenance.check.filing",
     "GeneratedLog": "provenance.embed.generation",
     "Index": "provenance.served.index",
+    "Installation": "provenance.case.installation",
     "Key": "provenance.keys.keyring",
     "KeyName": "provenance.keys.schedule",
     "Keyring": "provenance.keys.keyring",
@@ -159,6 +162,7 @@ _HOMES = {
     "generate_log": "provenance.embed.generation",
     "generate_unmarked": "provenance.embed.generation",
     "import_batch": "provenance.suspect.collect.batches",
+    "inspect_installation": "provenance.case.installation",
     "judge_suspects": "provenance.check.suspects",
     "list_groups": "provenance.case.indexing",
     "list_warnings": "provenance.case.indexing",

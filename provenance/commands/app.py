@@ -17,6 +17,7 @@ from provenance.commands import (
     collect,
     demo,
     detect,
+    doctor,
     evidence,
     generate,
     index,
@@ -104,6 +105,7 @@ app.command("verify")(verify.verify)
 app.add_typer(evidence.app, name="evidence")
 app.command("detect")(detect.detect)
 app.command("suspects")(suspects.suspects)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> NoReturn:
