@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test coverage lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm bench-prompts \
-	bench-innocents bench-groups bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm \
+	bench-innocents bench-groups bench-scale bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm \
 	vllm-venv test-vllm lab clean
 
 demo: $(VENV)/.demo
@@ -46,6 +46,10 @@ bench-innocents: $(VENV)/.dev
 
 bench-groups: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.groups
+
+# Minutes; the largest size wants 1e9 added to --tokens, and 2 GB of disk.
+bench-scale: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scale
 
 bench-sequential: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.sequential
