@@ -177,10 +177,8 @@ def measure_database(work: Path, log: Path, share: float) -> dict[str, Any]:
     with duckdb.connect(config={"threads": len(os.sched_getaffinity(0))}) as database:
         cpu, wall = time.process_time(), time.perf_counter()
         database.register("rows", rows)
-        query = (
-            "SELECT count(*) FROM (SELECT slot, value, context, count(*) FROM rows GROUP BY ALL)"
-        )
-        groups = database.execute(query).fetchone()
+        grouped = "SELECT slot, value, context, count(*) FROM rows GROUP BY ALL"
+        groups = database.execute(f"SELECT count(*) FROM ({grouped})").fetchone()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     before = time.process_time()
     with group_windows(rows.to_batches(), work / "database", "512MiB", None) as batches:
@@ -201,6 +199,7 @@ def measure_lookups(work: Path, rows: int, queries: int) -> dict[str, Any]:
     path = work / "synthetic.parquet"
     rng = np.random.default_rng(SEED)
     audit = Audit([1, 1], str(path))
+    known: list[Any] = []
 
     def batches() -> Any:
         last = 0
@@ -208,13 +207,15 @@ def measure_lookups(work: Path, rows: int, queries: int) -> dict[str, Any]:
             size = min(1 << 20, rows - start)
             contexts = last + np.cumsum(rng.integers(1, 20_000, size))
             last = int(contexts[-1])
+            known.append(contexts[:: max(2 * rows // queries, 1)])
             counts = np.minimum(rng.zipf(1.7, size), 100_000).astype(np.int32)
             columns = [np.ones(size, np.uint8), np.zeros(size, np.uint32), contexts, counts]
             yield pa.record_batch([pa.array(one) for one in columns], schema=TABLE)
 
     write_table(path, batches(), audit)
     seal = seal_table(path, audit.groups)
-    wanted = np.sort(rng.integers(0, audit.groups[-1].last, queries))
+    others = rng.integers(0, audit.groups[-1].last, queries // 2)
+    wanted = np.sort(np.concatenate([*known, others]))[:queries]
     Rows.open_sealed(path, seal).close()
     cpu = time.process_time()
     opened = Rows.open_sealed(path, seal)
@@ -257,12 +258,12 @@ _ALONE: Final[dict[str, Callable[..., dict[str, Any]]]] = {
 }
 
 
-def measure(work: Path, sizes: list[int], rows: int) -> dict[str, Any]:
+def measure(work: Path, sizes: list[int], every: list[int], rows: int) -> dict[str, Any]:
     """All figures."""
     write_log(work / "warm.parquet", 100_000, 0)
     builds, databases = [], []
     for tokens in sizes:
-        for turns in (0, 3):
+        for turns in every:
             log = work / f"{tokens}-{turns}.parquet"
             write_log(log, tokens, turns)
             for share in (1.0, 1 / 16) if tokens <= 10**8 else (1 / 16,):
@@ -277,7 +278,7 @@ def measure(work: Path, sizes: list[int], rows: int) -> dict[str, Any]:
                     builds[-1]["spill_in_parts"] = parts["peak_spill_bytes"]
             log.unlink()
     return {
-        "command": "python -m benchmarks.scale " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m benchmarks.scale", *sys.argv[1:]]),
         "seed": SEED,
         "machine": {
             "cores": len(os.sched_getaffinity(0)),
@@ -293,7 +294,7 @@ def measure(work: Path, sizes: list[int], rows: int) -> dict[str, Any]:
         "builds": builds,
         "database": databases,
         "exponent_of_cpu": _exponents(builds),
-        "lookups": _run_alone(work, "lookups", rows, 10_000_000),
+        "lookups": _run_alone(work, "lookups", rows, 10_000_000) if rows else None,
     }
 
 
@@ -320,6 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", nargs="+", type=float, default=[1e7, 1e8])
     parser.add_argument("--rows", type=float, default=1e8, help="of the table for look-ups")
+    parser.add_argument("--turns", nargs="+", type=int, default=[0, 3], help="of conversations")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/scale.json"))
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
@@ -331,7 +333,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         work = options.work or Path(folder)
         work.mkdir(exist_ok=True)
-        result = measure(work, [int(size) for size in options.tokens], int(options.rows))
+        result = measure(work, [int(n) for n in options.tokens], options.turns, int(options.rows))
+    if options.output.exists() and not options.rows:
+        # a run without look-ups adds to the one before
+        before = json.loads(options.output.read_text())
+        result = {
+            **before,
+            "command": f"{before['command']}; {result['command']}",
+            "builds": before["builds"] + result["builds"],
+        }
+        result["exponent_of_cpu"] = _exponents(result["builds"])
     options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
