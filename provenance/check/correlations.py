@@ -23,6 +23,7 @@ from provenance.stats.families import correlate_z
 from provenance.stats.laws import NullLaw
 from provenance.stats.shared import WeightedUnits, join_units
 from provenance.stats.tables import ClassTable
+from provenance.storage.files import is_of_disk
 
 _PAIRS_FOLDER: Final = "pairs"
 
@@ -99,6 +100,8 @@ def _read_pairs(suspect: Bundled, key: KeyName) -> WeightedUnits:
         units = WeightedUnits(rows, numbers, weights)
         found = ClassTable.from_scores(weights, scores, suspect.law or NullLaw((1,)))
     except (StorageError, ValueError) as error:
+        if is_of_disk(error):
+            raise
         raise DataError(
             f"{path}: must hold the pairs of {key!s}; got: {say_briefly(error)}. "
             "Run `provenance verify`."

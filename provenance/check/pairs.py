@@ -27,7 +27,7 @@ from provenance.check.score import WeightedPairs
 from provenance.coins.contexts import MAXIMUM_VOCABULARY
 from provenance.errors import DataError, say_briefly
 from provenance.marks.sharing import group_pairs
-from provenance.storage.files import read_bytes, write_atomically
+from provenance.storage.files import is_of_disk, read_bytes, unreadable, write_atomically
 from provenance.storage.lines import MAXIMUM_EXPANSION
 
 PARQUET: Final = ".parquet"
@@ -107,13 +107,15 @@ def read_shared_pairs(folder: Path, name: str, width: int) -> tuple[WeightedPair
 def read_any_pairs(folder: Path, name: str) -> tuple[WeightedPairs, Scores, Scores | None]:
     """Scored pairs of either kind; the numbers of their coins, or None if each has its own.
 
-    Raises DamagedPairsError.
+    Raises DamagedPairsError, StorageError.
     """
     try:
         with gzip.open(folder / f"{name}{CSV}") as file:
             head = file.readline(_LONGEST_HEAD).decode("ascii").strip().split(",")
         width = head.index("token")
     except (OSError, EOFError, ValueError, zlib.error) as error:
+        if isinstance(error, OSError) and is_of_disk(error):
+            raise unreadable(folder / f"{name}{CSV}", error) from error
         raise DamagedPairsError(
             name + CSV, f"must begin with the names of its columns; got: {say_briefly(error)}"
         ) from error

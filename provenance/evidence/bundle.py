@@ -16,7 +16,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +63,7 @@ from provenance.storage.files import (
     write_atomically,
     write_json,
 )
+from provenance.storage.folders import copy_file, replace_folder
 
 PLAN_FILE: Final = "plan.json"
 REQUEST_FILE: Final = "plan.tsq"
@@ -154,29 +156,47 @@ def write_bundle(
     keys = choose_disclosed(contents.disclosed, examination, keyring)
     match_filing(contents.filing, contents.plan)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with lock_folder(folder):
-        for path in _list_own(folder, force=force):
-            path.unlink()
-        write_json(folder / VERDICT_FILE, examination.verdict.to_json())
-        write_json(folder / KEYRING_FILE, keyring.public.to_json())
-        if contents.trajectory is not None:
-            write_json(folder / TRAJECTORY_FILE, contents.trajectory.to_json())
-        plan = contents.plan
-        for name, content in (
-            (PLAN_FILE, plan.content if plan else None),
-            (REQUEST_FILE, contents.request),
-            (RESPONSE_FILE, contents.response),
-            (REGISTER_FILE, contents.register or None),
-        ):
-            if content is not None:
-                write_atomically(folder / name, content)
-        if contents.pairs:
-            _write_all_pairs(folder, examination, keyring.schedule)
-        for number, key in enumerate(keys):
-            write_json(folder / DISCLOSED_FOLDER / f"{number:03d}.json", key, mode=0o600)
-        page = make_report(folder, plan, now, contents.filing)  # it names the other files' hash
-        write_atomically(folder / REPORT_FILE, page)
-        write_manifest(folder, now, pairs=contents.pairs, filing=contents.filing)
+    with lock_folder(folder), ExitStack() as kept:
+        own = _list_own(folder, force=force)
+        if (
+            folder / MANIFEST_FILE
+        ).exists():  # evidence: as it is until all of the new one is there
+            folder = kept.enter_context(replace_folder(folder, _list_replaceable))
+        else:
+            for path in own:
+                path.unlink()
+        _fill(folder, examination, keyring, contents, keys, now)
+
+
+def _fill(
+    folder: Path,
+    examination: Examination,
+    keyring: UnlockedKeyring | Mark,
+    contents: BundleParts,
+    keys: Sequence[Mapping[str, Any]],
+    now: str,
+) -> None:
+    """Every file of a bundle, its manifest last."""
+    write_json(folder / VERDICT_FILE, examination.verdict.to_json())
+    write_json(folder / KEYRING_FILE, keyring.public.to_json())
+    if contents.trajectory is not None:
+        write_json(folder / TRAJECTORY_FILE, contents.trajectory.to_json())
+    plan = contents.plan
+    for name, content in (
+        (PLAN_FILE, plan.content if plan else None),
+        (REQUEST_FILE, contents.request),
+        (RESPONSE_FILE, contents.response),
+        (REGISTER_FILE, contents.register or None),
+    ):
+        if content is not None:
+            write_atomically(folder / name, content)
+    if contents.pairs:
+        _write_all_pairs(folder, examination, keyring.schedule)
+    for number, key in enumerate(keys):
+        write_json(folder / DISCLOSED_FOLDER / f"{number:03d}.json", key, mode=0o600)
+    page = make_report(folder, plan, now, contents.filing)  # it names the other files' hash
+    write_atomically(folder / REPORT_FILE, page)
+    write_manifest(folder, now, pairs=contents.pairs, filing=contents.filing)
 
 
 def check_request(
@@ -266,7 +286,7 @@ def file_bundle(folder: Any, filing: Filing) -> None:
 
     Parameters: the folder; what it is filed under, in place of what was there. Raises
     StorageError if it is signed, or is no whole bundle; ConfigurationMismatchError for another
-    suspect than that of its plan. Whoever is killed in between calls it again.
+    suspect than that of its plan. A killed run leaves it as it was.
     """
     place = as_path(folder, "the bundle")
     if (place / SIGNATURE_FILE).exists():
@@ -287,9 +307,13 @@ def file_bundle(folder: Any, filing: Filing) -> None:
         stamp = read_verdict(place / VERDICT_FILE).plan
         plan = Plan.load(path, stamp.timestamp if stamp else None) if path.exists() else None
         match_filing(filing, plan)
-        page = make_report(place, plan, manifest.created, filing)
-        write_atomically(place / REPORT_FILE, page)
-        write_manifest(place, manifest.created, pairs=manifest.pairs, filing=filing)
+        with replace_folder(place, _list_replaceable) as filed:
+            for entry in rest:
+                (filed / entry.name).parent.mkdir(exist_ok=True)
+                copy_file(place / entry.name, filed / entry.name)
+            page = make_report(filed, plan, manifest.created, filing)
+            write_atomically(filed / REPORT_FILE, page)
+            write_manifest(filed, manifest.created, pairs=manifest.pairs, filing=filing)
 
 
 def make_report(
@@ -320,6 +344,10 @@ def _write_all_pairs(folder: Path, examination: Examination, schedule: Schedule)
     write_pairs(folder, CONTROL_PAIRS, weighing.control, None)
     for slot, number in pooled_slots(schedule, list(weighing.hypotheses)).items():
         write_pairs(folder, name_pooled(number), weighing.pooled[slot], None)
+
+
+def _list_replaceable(folder: Path) -> list[Path]:
+    return _list_own(folder, force=True)
 
 
 def _list_own(folder: Path, *, force: bool) -> list[Path]:

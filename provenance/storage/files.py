@@ -18,9 +18,9 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import rfc8785
 
@@ -31,6 +31,7 @@ _MAXIMUM_JSON_BYTES = 1 << 28
 _BLOCK = 1 << 20
 _LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 """A `.lock` that is a link would create what it points to."""
+_DISK_ERRORS = (errno.EIO, errno.ESTALE, errno.EREMOTEIO)
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 """As `tempfile.mkstemp` names what `write_atomically` has not finished."""
 
@@ -117,6 +118,18 @@ def unreadable(path: Path | str, error: OSError) -> StorageError:
     return StorageError(f"{path}: must be a readable file; got: {found}. Check the path.")
 
 
+def is_of_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that of a failing disk.
+
+    Then nothing is known of the content: it is neither malformed nor missing.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return True
+        error = error.__cause__
+    return False
+
+
 def read_bytes(path: Path | str, limit: int = _MAXIMUM_JSON_BYTES) -> bytes:
     """Whole content of a file of at most `limit` bytes. Raises StorageError or DataError."""
     parts, size = [], 0
@@ -181,17 +194,29 @@ def write_atomically(path: Path | str, content: bytes, mode: int = 0o644) -> Non
 
     Raises StorageError; the temporary file is removed on failure.
     """
+    with open_atomically(path, mode) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_atomically(path: Path | str, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file to write, which takes the name `path` when the body ends; see `write_atomically`.
+
+    What killed writers of the same file left is removed: it may hold a secret. Raises StorageError,
+    also for an OSError of the body.
+    """
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _remove_leftovers(path)
+        descriptor, temporary = _create_beside(path)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+            Path(temporary).replace(path)
         temporary = None
         sync_folder(path.parent)
     except OSError as error:
@@ -202,6 +227,31 @@ def write_atomically(path: Path | str, content: bytes, mode: int = 0o644) -> Non
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _create_beside(path: Path) -> tuple[int, str]:
+    """Descriptor and name of a temporary file, locked as long as its writer lives."""
+    while True:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with suppress(OSError):  # a file system without locks: there, leftovers stay
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, temporary
+        os.close(descriptor)  # another writer took it for a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of this file that no living process writes."""
+    for entry in os.scandir(path.parent):
+        if name_of_leftover(entry.name) != path.name or not entry.is_file(follow_symlinks=False):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Path(entry.path).unlink()
+            finally:
+                os.close(descriptor)
 
 
 Stamp = tuple[int, int, int]

@@ -10,12 +10,13 @@ and claim nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from provenance.check.pairs import DamagedPairsError
 from provenance.check.reading import VERDICT_FILE
-from provenance.errors import ProvenanceError, StorageError
+from provenance.errors import ProvenanceError, StorageError, say_briefly
 from provenance.evidence.bundle import (
     DISCLOSED_FOLDER,
     PAIRS_FOLDER,
@@ -30,6 +31,7 @@ from provenance.evidence.verify import custody, recomputed, registered
 from provenance.evidence.verify.state import State, Trust
 from provenance.keys.keyring import KEYRING_FILE
 from provenance.storage.documents import MALFORMED
+from provenance.storage.files import is_of_disk
 
 _STEPS: Final[tuple[tuple[str, str, Callable[[State], str]], ...]] = (
     ("the files are those of the manifest, unchanged", MANIFEST_FILE, custody.check_manifest),
@@ -77,16 +79,29 @@ def verify_bundle(folder: Path, trust: Trust) -> Verification:
 def _run(number: int, title: str, file: str, check: Callable[[State], str], state: State) -> Step:
     try:
         return Step(number, title, "held", file, check(state))
-    except NotPossibleError as error:
-        return Step(number, title, "not possible", file, str(error))
-    except (StepFailedError, DamagedPairsError) as error:
-        return Step(number, title, "failed", error.file, str(error))
-    except ProvenanceError as error:
-        return Step(number, title, "failed", file, str(error))
-    except OSError as error:
-        raise StorageError(
-            f"{error.filename or state.folder}: must be readable; got: {error.strerror}. "
-            "Copy the bundle again."
-        ) from error
-    except MALFORMED as error:  # of the inputs of a verdict, whose shape depends on what was read
-        return Step(number, title, "failed", file, f"malformed: {type(error).__name__}: {error}")
+    except Exception as error:
+        if is_of_disk(error):  # no step has failed: the bundle was not read
+            raise StorageError(
+                f"{state.folder}: must be readable; got: {say_briefly(error)}. Copy the bundle "
+                "again."
+            ) from error
+        return _judge(Step(number, title, "failed", file, ""), error, state)
+
+
+def _judge(step: Step, error: Exception, state: State) -> Step:
+    """What became of a step that ended with an error."""
+    match error:
+        case NotPossibleError():
+            return replace(step, status="not possible", detail=str(error))
+        case StepFailedError() | DamagedPairsError():
+            return replace(step, file=error.file, detail=str(error))
+        case ProvenanceError():
+            return replace(step, detail=str(error))
+        case OSError():
+            raise StorageError(
+                f"{error.filename or state.folder}: must be readable; got: {error.strerror}. "
+                "Copy the bundle again."
+            ) from error
+    if isinstance(error, MALFORMED):  # a verdict's inputs: their shape depends on what was read
+        return replace(step, detail=f"malformed: {type(error).__name__}: {error}")
+    raise error

@@ -16,7 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provenance.errors import DataError, say_briefly
-from provenance.storage.files import has_cut_character, open_file, parse_json, sha256_of_file
+from provenance.storage.files import (
+    has_cut_character,
+    is_of_disk,
+    open_file,
+    parse_json,
+    sha256_of_file,
+    unreadable,
+)
 from provenance.storage.formats import FORMAT_BYTES, advise, has_suffix, name_format
 from provenance.storage.lines import COMPRESSIONS, MAXIMUM_LINE, LineReader, read_start
 
@@ -135,6 +142,8 @@ class ValueFile:
         except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
+            if isinstance(error, OSError) and is_of_disk(error):
+                raise unreadable(self.path, error) from error
             raise DataError(
                 f"{self.path}: must be a whole Parquet file; got: {say_briefly(error)}. "
                 "Copy it again."

@@ -26,7 +26,13 @@ from provenance.errors import (
     clean,
 )
 from provenance.storage.chain import Chain, find_breaks, read_links
-from provenance.storage.files import as_path, canonical_json, lock_folder, sha256_of_file
+from provenance.storage.files import (
+    as_path,
+    canonical_json,
+    is_of_disk,
+    lock_folder,
+    sha256_of_file,
+)
 from provenance.storage.formats import LEDGER_FILE
 from provenance.suspect.collect.derive import (
     DERIVED,
@@ -182,6 +188,8 @@ def verify_collection(folder: Any, head: str | None = None) -> Collection:
                 if (place / name).exists():
                     check_derived(place, standing, name, sha256_of_file(place / name))
         except ProvenanceError as error:
+            if is_of_disk(error):  # nothing is known of what stands there
+                raise
             breaks.append(str(error))
     return Collection(place, facts, breaks=tuple(breaks))
 

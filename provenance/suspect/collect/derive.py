@@ -7,14 +7,12 @@ has the same with the logprobs, if some were asked for. Answers without text sta
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from provenance.errors import DataError, StorageError
-from provenance.storage.files import canonical_json, parse_json, sync_folder
+from provenance.storage.files import canonical_json, open_atomically, parse_json
 from provenance.storage.formats import LEDGER_FILE, OUTPUTS_FILE
 from provenance.suspect.collect.answers import Answer, read_answer, read_batch_line, unpack_body
 from provenance.suspect.collect.prompts import Prompts, chat_of, load_prompts
@@ -32,25 +30,9 @@ def name_derived(standing: Standing) -> tuple[str, ...]:
 def write_derived(folder: Path, standing: Standing, prompts: Prompts) -> None:
     """Write them, whole or not at all. Raises StorageError, DataError."""
     for name in name_derived(standing):
-        temporary = None
-        try:
-            descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-            with os.fdopen(descriptor, "wb") as file:
-                for line in derive_lines(folder, standing, prompts, name):
-                    file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(folder / name)
-            temporary = None
-            sync_folder(folder)
-        except OSError as error:
-            raise StorageError(
-                f"{folder / name}: must be writable; got: {error.strerror}. Free some space and "
-                "run again: the ledger has everything."
-            ) from error
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+        with open_atomically(folder / name, 0o600) as file:
+            for line in derive_lines(folder, standing, prompts, name):
+                file.write(line)
 
 
 def derive_lines(folder: Path, standing: Standing, prompts: Prompts, name: str) -> Iterator[bytes]:

@@ -1,0 +1,1 @@
+"""The gates: how it fails, and the figures of it."""
