@@ -26,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenance.coins.contexts import MAXIMUM_VOCABULARY, check_token_ids
-from provenance.embed.rules import check_labels
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
+from provenance.keys.following import FollowedKeys
 from provenance.keys.keyring import Keyring
+from provenance.keys.marking import MarkingKeys
 from provenance.keys.worker import read_public
 from provenance.served.records import Labels, ServedResponse
 from provenance.served.rotation import RotatingLog
@@ -47,12 +48,15 @@ class ResponseSink:
     log : where to; a path that ends in .jsonl or .parquet becomes one file (`LogWriter`), any other
         a folder of rotating files (`RotatingLog`), or one of the logs of `provenance.served` itself
 
+    Values that are added to the keyring later are found where the watermark's keys were read.
+
     Raises what those and `provenance.keys.worker.read_public` raise; a worker's file may be
     expired. Safe to share among threads if the log is.
     """
 
     def __init__(self, watermark: Watermark | Keyring | Path | str, log: Path | str | Log) -> None:
         self.watermark = watermark if isinstance(watermark, Watermark) else None
+        self._followed = _follow(self.watermark)
         if isinstance(watermark, Watermark):
             self.public = watermark.keyring.public
         elif isinstance(watermark, Keyring):
@@ -116,6 +120,20 @@ class ResponseSink:
         self.log.append(record)
         return bool(record.marked)
 
+    def _know(self, labels: Labels) -> None:
+        """See to it that the watermark has the keys of these labels: a value may have been added
+        since it was made. Raises ConfigurationMismatchError if the keyring has none.
+        """
+        assert self.watermark is not None
+        try:
+            self.watermark.check_labels(labels)
+        except ConfigurationMismatchError:
+            if self._followed is None or not self._followed.reread():
+                raise
+            self.watermark = Watermark(self._followed.known)
+            self.public = self.watermark.keyring.public
+            self.watermark.check_labels(labels)
+
     def _complete(self, response: ServedResponse) -> ServedResponse:
         """What the log keeps of a response: which tokens a key decided, a name, a time."""
         if response.token_ids is None:
@@ -130,7 +148,7 @@ class ResponseSink:
                     "a response must say which tokens were drawn, for this sink has no keys; it "
                     "does not. Pass drawn, or make the sink with the watermark that drew it."
                 )
-            check_labels(self.watermark.keyring, response.labels, names_may_be_unknown=True)
+            self._know(response.labels)
             bits = self.watermark.marked_positions(response.labels, ids, response.prompt_token_ids)
         marked = bool(bits.any())
         says_whole = response.drawn is not None or response.finish is not None
@@ -143,3 +161,11 @@ class ResponseSink:
             scheme=self.public.scheme.name,
             drawn=bits if marked and says_whole else None,
         )
+
+
+def _follow(watermark: Watermark | None) -> FollowedKeys[MarkingKeys] | None:
+    """The keys of a watermark, to be read again where they were read from."""
+    home = None if watermark is None else watermark.keyring.home
+    if watermark is None or home is None:
+        return None
+    return FollowedKeys(watermark.keyring, home)

@@ -265,6 +265,12 @@ class UnlockedKeyring(MarkingKeys):
         self._cache[KeyName(slot, value)] = key
         return key
 
+    @property
+    def home(self) -> Path | None:
+        """The keyring's folder, if that is known."""
+        copy = self.public.tokenizer_copy
+        return None if copy is None else copy.parent
+
     def commit(self, slot: str, value: str) -> Commitment:
         """A fresh commitment to the key of (slot, value), which need not be in the keyring yet."""
         return Commitment.to_key(_derive(self._master, self.public, slot, value))

@@ -39,6 +39,11 @@ class MarkingKeys(ABC):
 
     public: Keyring
 
+    @property
+    @abstractmethod
+    def home(self) -> Path | None:
+        """The folder or the file that they were read from, if that is known."""
+
     @abstractmethod
     def key(self, slot: str, value: str) -> Key:
         """The key of (slot, value), which opens its commitment; ConfigurationMismatchError else."""

@@ -45,12 +45,13 @@ class WorkerKeys(MarkingKeys):
     """Some keys of a keyring, which mark until they expire. Prints no key, cannot be pickled.
 
     Attributes: the public keyring; the time, UTC; the keys by name, with the selector's and the
-    global one among them.
+    global one among them; the file, if it was read from one.
     """
 
     public: Keyring
     expires: datetime
     keys: Mapping[KeyName, Key]
+    home: Path | None = None
     _has_warned: Event = field(default_factory=Event, init=False)
 
     def __repr__(self) -> str:
@@ -197,7 +198,7 @@ def load_worker(path: Path | str, now: datetime | None = None) -> WorkerKeys:
             f"{path}: a worker's keys must not be expired; these expired at "
             f"{worker.expires.isoformat()}. On the key host run: provenance keys export-worker"
         )
-    return worker
+    return replace(worker, home=Path(path))
 
 
 def _read_worker(path: Path) -> WorkerKeys | None:

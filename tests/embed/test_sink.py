@@ -1,6 +1,8 @@
 """The sink of the adapters: what it says of a response follows from the ids and the keyring."""
 
+import base64
 import json
+import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +13,7 @@ import pytest
 from provenance.embed.sink import ResponseSink
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, DataError, UsageError
+from provenance.keys.keyring import Keyring, add_value
 from provenance.keys.worker import export_worker
 from provenance.served.build import build_index
 from provenance.served.index import Index
@@ -18,7 +21,7 @@ from provenance.served.log import read_log
 from provenance.served.records import ServedResponse
 from provenance.served.rotation import RotatingLog
 from provenance.served.writer import LogWriter
-from tests.conftest import make_keyring
+from tests.conftest import VALUES, make_keyring
 
 LABELS = {"week": "2026-W17", "cohort": "a"}
 
@@ -171,3 +174,55 @@ def test_the_index_of_a_rotated_folder_is_that_of_one_file(
         r for b in read_log([folder], tokenizer=None, vocabulary_size=size) for r in b.to_pylist()
     ]
     assert [row["token_ids"] for row in rows] == _responses(keyring, 10).tolist()
+
+
+@pytest.mark.parametrize("kind", ["keyring", "worker"])
+def test_a_value_that_is_added_later_reaches_an_open_sink(tokenizer_path, tmp_path, kind):
+    """The engine follows the keyring; a sink that did not refused, and lost, the new week."""
+    keyring = make_keyring(tmp_path / "ring", tokenizer_path)
+    home, soon = tmp_path / "ring", datetime.now(UTC) + timedelta(days=1)
+    if kind == "worker":
+        home = tmp_path / "worker.json"
+        export_worker(keyring, ["week=2026-W17"], expires=soon, file=home)
+    ids = _responses(keyring, 3)
+    new = {"week": "2026-W20"}
+    with ResponseSink(Watermark.load(home), tmp_path / "a.jsonl") as sink:
+        with pytest.raises(ConfigurationMismatchError, match="2026-W20"):
+            sink.write(new, ids[0], prompt_token_ids=[], finish="length")
+        add_value(tmp_path / "ring", "week", "2026-W20")
+        if kind == "worker":
+            grown = Keyring.load(tmp_path / "ring").unlock(tmp_path / "ring")
+            export_worker(grown, ["week=2026-W20"], expires=soon, file=home)
+        assert sink.write(new, ids[1], prompt_token_ids=[], finish="length")
+        assert sink.write({"week": "2026-W17"}, ids[2], prompt_token_ids=[], finish="length")
+        with pytest.raises(ConfigurationMismatchError, match="2026-W21"):
+            sink.write({"week": "2026-W21"}, ids[0], prompt_token_ids=[], finish="length")
+    written = list(read_log([tmp_path / "a.jsonl"], tokenizer=None, vocabulary_size=1 << 20))
+    assert sum(batch.num_rows for batch in written) == 2
+    whole = Watermark.load(tmp_path / "ring")
+    drawn = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])["drawn"]
+    expected = np.packbits(whole.marked_positions(new, ids[1], []), bitorder="little")
+    assert base64.b64decode(drawn) == expected.tobytes()
+
+
+def test_a_misspelt_value_costs_a_look_at_the_file_and_not_a_reading(
+    tokenizer_path, tmp_path, monkeypatch
+):
+    make_keyring(tmp_path / "ring", tokenizer_path)
+    watermark, read = Watermark.load(tmp_path / "ring"), []
+    load = Keyring.load
+    monkeypatch.setattr(Keyring, "load", lambda *given: read.append(1) or load(*given))
+    with ResponseSink(watermark, tmp_path / "a.jsonl") as sink:
+        for _ in range(5):
+            with pytest.raises(ConfigurationMismatchError):
+                sink.write({"week": "W"}, np.arange(9, dtype=np.uint32), prompt_token_ids=[])
+    assert len(read) <= 1
+
+
+def test_another_keyring_under_the_same_name_is_not_followed(tokenizer_path, tmp_path):
+    make_keyring(tmp_path / "ring", tokenizer_path)
+    with ResponseSink(Watermark.load(tmp_path / "ring"), tmp_path / "a.jsonl") as sink:
+        shutil.rmtree(tmp_path / "ring")
+        make_keyring(tmp_path / "ring", tokenizer_path, values={**VALUES, "week": ["new"]})
+        with pytest.raises(ConfigurationMismatchError):
+            sink.write({"week": "new"}, np.arange(9, dtype=np.uint32), prompt_token_ids=[])

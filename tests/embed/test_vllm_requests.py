@@ -125,10 +125,10 @@ def test_a_value_added_while_the_server_runs_is_served(tmp_path, tokenizer_path,
         with pytest.raises(ConfigurationMismatchError):
             side({"week": "b"})
     add_value(folder, "week", "b")
-    with caplog.at_level(logging.INFO, "provenance.embed"):
+    with caplog.at_level(logging.INFO, "provenance.keys"):
         public.check_labels({"week": "b"})
         served.follow({"week": "b"})
-    assert [record.name for record in caplog.records] == ["provenance.embed.vllm.requests"] * 2
+    assert [record.name for record in caplog.records] == ["provenance.keys.following"] * 2
     assert served.watermark is not before
     fresh = Watermark.load(folder).keyring.key("week", "b").fingerprint
     assert served.watermark.keyring.key("week", "b").fingerprint == fresh

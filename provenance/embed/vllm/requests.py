@@ -27,21 +27,21 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Protocol, get_args
+from typing import Any, Final, Protocol, cast, get_args
 
 import numpy as np
 
 from provenance.embed.rules import MarkWish, check_labels
 from provenance.embed.watermark import Watermark
 from provenance.errors import ConfigurationMismatchError, UsageError
-from provenance.keys.keyring import KEYRING_FILE, Keyring
+from provenance.keys.following import FollowedKeys
+from provenance.keys.keyring import Keyring
 from provenance.keys.marking import KnownKeys, MarkingKeys
 from provenance.keys.worker import open_keys, read_public
 from provenance.served.records import Labels
-from provenance.storage.files import Stamp, read_stamp
 
 _log = logging.getLogger(__name__)
 
@@ -248,17 +248,20 @@ class PublicKeyring:
     Raises, when made, what `provenance.keys.worker.read_public` raises.
     """
 
-    known: KnownKeys
-
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stamp = self._read_stamp()
-        self.known = self._open()
+        stamp = FollowedKeys.look_at(path)  # before: what is written while we read is read again
+        self._followed: FollowedKeys[Any] = FollowedKeys(self._open(), path, stamp)
+
+    @property
+    def known(self) -> Any:
+        """The keys, or their names, as they were read last."""
+        return self._followed.known
 
     @property
     def keyring(self) -> Keyring:
         """The public half, as it was read last."""
-        return self.known.public
+        return cast("Keyring", self.known.public)
 
     def _open(self) -> KnownKeys:
         return read_public(self.path)
@@ -272,39 +275,13 @@ class PublicKeyring:
         try:
             self._check(labels, groups or {})
         except ConfigurationMismatchError:
-            if not self._reread():
+            if not self._followed.reread():
                 raise
             self._check(labels, groups or {})
 
     def _check(self, labels: Labels, groups: Labels) -> None:
         check_labels(self.known, labels, names_may_be_unknown=False)
         check_labels(self.known, {**groups, **labels}, names_may_be_unknown=True)
-
-    def _read_stamp(self) -> Stamp | None:
-        return read_stamp(self.path / KEYRING_FILE if self.path.is_dir() else self.path)
-
-    def _reread(self) -> bool:
-        """Read a file that has changed; whether it had."""
-        stamp = self._read_stamp()
-        if stamp is None or stamp == self._stamp:
-            return False
-        found = self.known.reread(self.path)
-        if not _extends(found.public, self.keyring):
-            raise ConfigurationMismatchError(
-                f"{self.path}: the keyring of a running server may only grow by values; it is "
-                "another now. Restore it, or restart the server."
-            )
-        self._stamp, self.known = stamp, found
-        _log.info("keyring %s was read again: it has new values", found.public.id)
-        return True
-
-
-def _extends(found: Keyring, known: Keyring) -> bool:
-    """True if `found` is `known` with more values: no key and no share has changed."""
-    shares = [[(s.name, s.share_words) for s in k.schedule.slots] for k in (found, known)]
-    fixed = [replace(k, schedule=known.schedule, commitments={}) for k in (found, known)]
-    kept = all(found.commitments.get(p) == made for p, made in known.commitments.items())
-    return shares[0] == shares[1] and fixed[0] == fixed[1] and kept
 
 
 class ServedWatermark(PublicKeyring):
@@ -313,8 +290,6 @@ class ServedWatermark(PublicKeyring):
     Parameters: folder of the keyring, whose master secret is read once, or a worker's file; fresh
     uniforms for schemes that need them, by default seeded by the operating system.
     """
-
-    known: MarkingKeys
 
     def __init__(self, path: Path, generator: np.random.Generator | None = None) -> None:
         super().__init__(path)
