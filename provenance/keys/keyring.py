@@ -42,7 +42,6 @@ from provenance.storage.files import (
     lock_folder,
     read_bytes,
     read_json,
-    sha256_of_file,
     write_atomically,
     write_json,
 )
@@ -309,7 +308,8 @@ def create_keyring(
         raise UsageError(
             f"vocabulary size must be 2 .. {MAXIMUM_VOCABULARY}; got {vocabulary_size}."
         )
-    fingerprint = sha256_of_file(tokenizer)
+    content = read_bytes(tokenizer)  # once: the copy is the file whose hash is stated
+    fingerprint = hashlib.sha256(content).hexdigest()
     with lock_folder(folder):
         if (folder / KEYRING_FILE).exists():
             raise StorageError(
@@ -339,7 +339,7 @@ def create_keyring(
             public,
             commitments={key: Commitment.to_key(_derive(master, public, *key)) for key in named},
         )
-        write_atomically(folder / TOKENIZER_FILE, read_bytes(tokenizer))
+        write_atomically(folder / TOKENIZER_FILE, content)
         write_json(folder / KEYRING_FILE, public.to_json())
     return UnlockedKeyring(public, master)
 

@@ -30,7 +30,7 @@ from provenance.served.records import (
     refuse_drawn,
     sort_labels,
 )
-from provenance.storage.files import parse_json, sha256_of_file
+from provenance.storage.files import parse_json, sha256_of_file, unchanging
 from provenance.storage.lines import MAXIMUM_EXPANSION, MAXIMUM_LINE
 
 _REQUIRED = ("response_id", "marked")
@@ -59,7 +59,11 @@ class ParquetFile:
         self._batch_rows = batch_rows
 
     def __iter__(self) -> Iterator[RawBatch]:
-        self.sha256 = sha256_of_file(self.path)
+        with unchanging([self.path]):
+            self.sha256 = sha256_of_file(self.path)
+            yield from self._check_all()
+
+    def _check_all(self) -> Iterator[RawBatch]:
         first = 1
         for batch in self._read():
             raw = RawBatch(batch, self.path, "row", first)

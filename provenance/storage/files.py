@@ -266,6 +266,23 @@ def read_stamp(path: Path) -> Stamp | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+@contextmanager
+def unchanging(paths: Iterable[Path]) -> Iterator[None]:
+    """Raise DataError if one of these files is another one when the body ends.
+
+    For a file that is hashed and read, or read several times: what is said of its hash must hold of
+    what was read. What the body raises passes through.
+    """
+    before = {path: read_stamp(path) for path in paths}
+    yield
+    for path, stamp in before.items():
+        if read_stamp(path) != stamp:
+            raise DataError(
+                f"{path}: must stay as it is while it is read; it has changed. Wait until its "
+                "writer has closed it, or read a copy."
+            )
+
+
 def name_of_leftover(name: str) -> str | None:
     """Name of the file that a killed `write_atomically` was writing; None for any other file.
 

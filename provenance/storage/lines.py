@@ -21,6 +21,7 @@ from provenance.storage.files import (
     open_file,
     parse_json,
     sha256_of_file,
+    unchanging,
     unreadable,
 )
 from provenance.storage.plugins import Plugin, find_plugin
@@ -57,7 +58,7 @@ class LineReader:
         self._maximum = MAXIMUM_LINE if maximum is None else maximum
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        with open_file(self.path) as file:
+        with unchanging([self.path]), open_file(self.path) as file:
             source = _HashedFile(file, self.path)
             expanded = _Expanded(source, COMPRESSIONS.get(self.path.suffix))
             lines: BinaryIO = io.BufferedReader(expanded, 1 << 20)

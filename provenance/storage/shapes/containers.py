@@ -22,6 +22,7 @@ from provenance.storage.files import (
     open_file,
     parse_json,
     sha256_of_file,
+    unchanging,
     unreadable,
 )
 from provenance.storage.formats import FORMAT_BYTES, advise, has_suffix, name_format
@@ -132,6 +133,11 @@ class ValueFile:
         self.sha256 = lines.sha256
 
     def _read_parquet(self) -> Iterator[tuple[str, Any]]:
+        with unchanging([self.path]):
+            yield from self._read_rows()
+            self.sha256 = sha256_of_file(self.path)
+
+    def _read_rows(self) -> Iterator[tuple[str, Any]]:
         number = 0
         try:
             with pq.ParquetFile(self.path) as file:
@@ -148,7 +154,6 @@ class ValueFile:
                 f"{self.path}: must be a whole Parquet file; got: {say_briefly(error)}. "
                 "Copy it again."
             ) from error
-        self.sha256 = sha256_of_file(self.path)
 
 
 def check_format(path: Path) -> bytes:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from provenance.errors import ConfigurationMismatchError, DataError
 from provenance.marks import Served
 from provenance.served.index import Index
-from provenance.storage.files import sha256_of_files
+from provenance.storage.files import sha256_of_files, unchanging
 from provenance.suspect.access.documents import Documents, find_served
 from provenance.suspect.access.logprobs import read_logprobs
 from provenance.suspect.access.logprobs_part import LogprobsPart
@@ -88,14 +88,15 @@ def observe_weights(
     models = [model for model in (suspect, reference) if model is not None]
     if any(model.reads_other_tokens for model in models):
         documents = replace(documents, unmarked_only=True)
-    sha256 = sha256_of_files(documents.paths)
-    facts = {
-        **_describe(documents.index, documents.keyring),
-        "documents": list(sha256.values()),
-        "limit": documents.limit,
-        "unmarked_only": documents.unmarked_only,
-    }
     with ExitStack() as stack:
+        stack.enter_context(unchanging(documents.paths))
+        sha256 = sha256_of_files(documents.paths)
+        facts = {
+            **_describe(documents.index, documents.keyring),
+            "documents": list(sha256.values()),
+            "limit": documents.limit,
+            "unmarked_only": documents.unmarked_only,
+        }
         done = [stack.enter_context(_run(suspect, facts, documents, cache, "suspect", progress))]
         if reference is not None and reference.description == suspect.description:
             done.append(done[0])
@@ -123,8 +124,6 @@ def observe_logprobs(
     the API drew the texts itself: in a marked text, the positions that it can read would be
     selected by coins.
     """
-    sha256 = sha256_of_files(paths)
-    facts = {**_describe(index, keyring), "logprobs": list(sha256.values())}
 
     def parts() -> Iterator[tuple[LogprobsPart, NDArray[np.bool_]]]:
         for part in read_logprobs(paths, tokenizer, keyring.public):
@@ -140,6 +139,9 @@ def observe_logprobs(
         return _count(part.positions, part.read(wanted))
 
     with ExitStack() as stack:
+        stack.enter_context(unchanging(paths))
+        sha256 = sha256_of_files(paths)
+        facts = {**_describe(index, keyring), "logprobs": list(sha256.values())}
         done = [stack.enter_context(run_pass(parts(), read, {"model": {"kind": "api"}}, None))]
         if reference is not None:
             chunks = ((part.positions, wanted & part.listed) for part, wanted in parts())
