@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test coverage lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm bench-prompts \
-	bench-innocents bench-groups bench-scale bench-sequential bench-detect bench-foreign bench-serving bench-serving-vllm \
+	bench-innocents bench-groups bench-scale gates gates-mutants gates-endurance bench-sequential bench-detect bench-foreign \
+	bench-serving bench-serving-vllm \
 	vllm-venv test-vllm lab clean
 
 demo: $(VENV)/.demo
@@ -108,6 +109,20 @@ bench-foreign: $(VENV)/.dev
 # A quarter of an hour of one core, resumable: small suspects from fixtures/, asked chosen prompts and others.
 bench-prompts: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.prompts
+
+# How it fails, see docs/reliability.md: every call to the disk once (three quarters of an hour of one
+# core; needs gcc), and a thousand files of malicious authors (a quarter of an hour).
+gates: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gates.faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gates.hostile
+
+# A million responses through a sink, a thousand increments of an index.
+gates-endurance: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gates.endurance
+
+# Changed lines that the tests must find out, sampled and resumable.
+gates-mutants: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gates.mutants
 
 # Trains teacher, base and suspects from the text of installed packages and rewrites fixtures/.
 lab: $(VENV)/.dev

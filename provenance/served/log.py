@@ -35,6 +35,7 @@ from provenance.served.records import (
 )
 from provenance.served.rotation import LOG_ENDINGS, list_log_files
 from provenance.served.writer import PART, is_being_written
+from provenance.storage.files import plain_name
 from provenance.storage.plugins import find_plugin
 
 _SHOWN_DUPLICATES = 5
@@ -140,7 +141,7 @@ class LogReader(Iterator[pa.RecordBatch]):
                 raise DataError(
                     f"{file.path}: must hold at least one record; it is empty. Leave it out."
                 )
-            self._counts.files += (LogFile(file.path.name, file.sha256, records),)
+            self._counts.files += (LogFile(plain_name(file.path.name), file.sha256, records),)
 
     def _finish(self, raw: RawBatch) -> pa.RecordBatch:
         """Drop duplicates, tokenise text, count."""

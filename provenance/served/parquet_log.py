@@ -31,7 +31,8 @@ from provenance.served.records import (
     sort_labels,
 )
 from provenance.storage.files import parse_json, sha256_of_file, unchanging
-from provenance.storage.lines import MAXIMUM_EXPANSION, MAXIMUM_LINE
+from provenance.storage.lines import MAXIMUM_LINE
+from provenance.storage.parquet import refuse_bombs
 
 _REQUIRED = ("response_id", "marked")
 _OPTIONAL = (
@@ -39,8 +40,6 @@ _OPTIONAL = (
     *("drawn", "finish"),
 )
 _TOKEN_COLUMNS = ("token_ids", "prompt_token_ids")
-_FREE_BYTES = 1 << 26
-_BYTES_PER_ID = 4
 _MAXIMUM_BATCH_TEXT = 1 << 28
 
 
@@ -130,20 +129,13 @@ class ParquetFile:
         return names
 
     def _check_group(self, group: Any) -> int:
-        """Rows per batch for one row group; refuses token columns that unpack without end."""
+        """Rows per batch for one row group; refuses columns that unpack without end."""
+        refuse_bombs(self.path, group, _REQUIRED + _OPTIONAL)
         rows, most = max(int(group.num_rows), 1), 1
         for i in range(group.num_columns):
             column = group.column(i)
-            if column.path_in_schema.partition(".")[0] not in _TOKEN_COLUMNS:
-                continue
-            size = column.num_values * _BYTES_PER_ID
-            if size > max(_FREE_BYTES, MAXIMUM_EXPANSION * column.total_compressed_size):
-                raise DataError(
-                    f"{self.path}: must not expand more than {MAXIMUM_EXPANSION} times; column "
-                    f"{column.path_in_schema} holds {column.num_values} values in "
-                    f"{column.total_compressed_size} bytes. Check what it is."
-                )
-            most = max(most, int(column.num_values))
+            if column.path_in_schema.partition(".")[0] in _TOKEN_COLUMNS:
+                most = max(most, int(column.num_values))
         return max(1, min(self._batch_rows, MAXIMUM_VALUES * rows // most))
 
     def _convert(self, raw: RawBatch) -> Any:

@@ -8,6 +8,7 @@ Knows folders and bytes only.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from provenance.errors import StorageError
+from provenance.storage.files import real_path
 
 _NAME: Final = ".spill"
 
@@ -23,7 +25,7 @@ def place_of(folder: Path, spill: Path | None) -> Path:
     """Where the work on an index is: the same for the same folders, so that it can be resumed."""
     if spill is None:
         return folder / _NAME
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(real_path(folder))).hexdigest()[:16]
     return spill / f".provenance-{name}{_NAME}"
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import duckdb
 
 from provenance.errors import UsageError
+from provenance.storage.files import plain_name
 
 _MEMORY: Final = re.compile(r"[1-9][0-9]{0,5}(\.[0-9]+)?(MiB|GiB|MB|GB)")
 _UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6, "GB": 10**9}
@@ -49,6 +50,10 @@ def open_database(
     one per core, at most 8. The caller closes it.
     """
     check_memory_limit(memory_limit)
+    if (named := plain_name(str(spill))) != str(spill):
+        raise UsageError(
+            f"{named}: the name of a folder for results must be UTF-8. Choose another."
+        )
     cores = len(os.sched_getaffinity(0))
     connection = duckdb.connect(
         ":memory:",

@@ -163,7 +163,7 @@ def name_files(paths: Sequence[Path]) -> list[str]:
     """
     full = [path.absolute() for path in paths]
     shared = Path(os.path.commonpath([path.parent for path in full])) if full else Path()
-    return [path.relative_to(shared).as_posix() for path in full]
+    return [plain_name(path.relative_to(shared).as_posix()) for path in full]
 
 
 def sha256_of_file(path: Path | str) -> str:
@@ -349,6 +349,25 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("an object with a duplicate key")
     return value
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads; StorageError for links that lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # Python before 3.13: RuntimeError
+        raise StorageError(
+            f"{path}: must lead to a file; its links lead in a circle. Name the file itself."
+        ) from error
+
+
+def plain_name(text: str) -> str:
+    r"""The name of a file as text that any document can hold: bytes beyond UTF-8 as escapes.
+
+    >>> plain_name("week\udcff.jsonl")
+    'week\\xff.jsonl'
+    """
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def as_path(given: object, what: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from provenance.errors import StorageError
-from provenance.storage.files import lock_folder, sync_folder
+from provenance.storage.files import lock_folder, real_path, sync_folder
 
 _HERE: Final = -100
 """AT_FDCWD: paths as they are."""
@@ -34,7 +34,7 @@ def replace_folder(folder: Path, check: Callable[[Path], object]) -> Iterator[Pa
 
     Raises StorageError. On file systems that cannot exchange two names it takes two steps.
     """
-    place = folder.resolve()
+    place = real_path(folder)
     new = place.with_name(f".{place.name}.replacement")
     try:
         _clear(new, check)

@@ -20,6 +20,7 @@ from provenance.storage.files import (
     name_files,
     open_file,
     parse_json,
+    real_path,
     sha256_of_file,
     unchanging,
     unreadable,
@@ -39,9 +40,9 @@ def check_distinct(paths: Sequence[Path | str]) -> None:
     """Raise UsageError if a file is named twice: what stands in it would count twice."""
     seen: set[Path] = set()
     for path in map(Path, paths):
-        if path.resolve() in seen:
+        if real_path(path) in seen:
             raise UsageError(f"{path}: a file must be named once; it is named twice. Name it once.")
-        seen.add(path.resolve())
+        seen.add(real_path(path))
 
 
 class LineReader:

@@ -27,6 +27,7 @@ from provenance.storage.files import (
 )
 from provenance.storage.formats import FORMAT_BYTES, advise, has_suffix, name_format
 from provenance.storage.lines import COMPRESSIONS, MAXIMUM_LINE, LineReader, read_start
+from provenance.storage.parquet import cut_batch, refuse_bombs
 
 CUT: Final = object()
 """A value in which half of a character stands: a response that was cut, or was damaged."""
@@ -140,11 +141,18 @@ class ValueFile:
     def _read_rows(self) -> Iterator[tuple[str, Any]]:
         number = 0
         try:
-            with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(batch_size=1024):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield f"{self.path}: row {number}", _plain(row)
+            with pq.ParquetFile(self.path, read_dictionary=_text_columns(self.path)) as file:
+                for group in range(file.num_row_groups):
+                    refuse_bombs(self.path, file.metadata.row_group(group))
+                batches = file.iter_batches(batch_size=1024)
+                for row in (
+                    row
+                    for batch in batches
+                    for part in cut_batch(batch)
+                    for row in part.to_pylist()
+                ):
+                    number += 1
+                    yield f"{self.path}: row {number}", _plain(row)
         except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
@@ -154,6 +162,11 @@ class ValueFile:
                 f"{self.path}: must be a whole Parquet file; got: {say_briefly(error)}. "
                 "Copy it again."
             ) from error
+
+
+def _text_columns(path: Path) -> list[str]:
+    """Columns of text: of a string that stands in many rows one copy is enough."""
+    return [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
 
 
 def check_format(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from provenance.errors import DataError, StorageError
-from provenance.storage.files import name_files
+from provenance.storage.files import name_files, real_path
 from provenance.storage.formats import LEDGER_FILE, OUTPUTS_FILE
 from provenance.storage.lines import COMPRESSIONS, RecordReader, check_distinct, read_json_lines
 from provenance.storage.plugins import Plugin, find_plugin
@@ -239,8 +239,8 @@ class RecordFiles:
             found = sorted(one for one in path.rglob("*") if not one.is_dir())
         except OSError as error:
             raise StorageError(f"{path}: must be a readable folder; got: {error}.") from error
-        asked = {one.resolve() for one in self._asked}
-        found = [one for one in found if one.resolve() not in asked]
+        asked = {real_path(one) for one in self._asked}
+        found = [one for one in found if real_path(one) not in asked]
         read = [one for one in found if suffix_of(one) in DATA_SUFFIXES and _is_seen(one, path)]
         self.not_read += [str(one.relative_to(path)) for one in found if one not in set(read)]
         if not read:
