@@ -18,7 +18,10 @@ import typer.main
 from provenance.commands.app import app
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 FIXTURES = ROOT / "fixtures"
 
 
@@ -172,3 +175,9 @@ def test_the_fixtures_are_small_and_hold_no_other_secret():
         "master.key",
         "tokenizer.json",
     }
+
+
+def test_the_citation_names_this_version():
+    (stated,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    (own,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert stated == own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from provenance.case.case import open_case
 from provenance.case.doors import open_keyring
 from provenance.case.indexing import build_index
-from provenance.errors import StorageError
+from provenance.errors import DISTRIBUTION, StorageError
 from provenance.keys.keyring import MASTER_FILE
 from provenance.storage.files import as_path, read_json
 from provenance.storage.printable import Page, Said
@@ -21,6 +22,7 @@ from provenance.storage.printable import Page, Said
 if TYPE_CHECKING:
     from provenance.check.verdict import Verdict
 
+CATALOGUE: Final = "suspects.json"
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -70,18 +72,19 @@ class Story(Said):
         return str(page)
 
 
-def tell_story(fixtures: Any) -> Story:
+def tell_story(fixtures: Any = None) -> Story:
     """Index the fixtures' served log, and check every suspect of their catalogue.
 
-    Raises StorageError if the folder is not that of the fixtures. Cost: about half a minute.
+    Parameters: folder of the demo's data; None: of this clone, or what was installed with the
+    package. Raises StorageError if it is not there. Cost: about half a minute.
     """
-    folder = as_path(fixtures, "the fixtures")
-    if not (folder / "suspects.json").exists():
+    folder = _find_demo() if fixtures is None else as_path(fixtures, "the fixtures")
+    if not (folder / CATALOGUE).exists():
         raise StorageError(
-            f"{folder}: must be the fixtures folder of the repository; it is not. "
+            f"{folder}: must be the folder of the demo's data; it is not. "
             "Run the demo from a clone, or pass --fixtures."
         )
-    catalogue = read_json(folder / "suspects.json")
+    catalogue = read_json(folder / CATALOGUE)
     with tempfile.TemporaryDirectory(prefix="provenance-demo-") as scratch:
         keys, index = Path(scratch) / "keys", Path(scratch) / "index"
         shutil.copytree(folder / "keys", keys)
@@ -98,6 +101,17 @@ def tell_story(fixtures: Any) -> Story:
                 verdict = case.check(folder / suspect["outputs"], innocents=innocents)
                 chapters.append((suspect, verdict))
     return Story(tuple(chapters))
+
+
+def _find_demo() -> Path:
+    """`fixtures/` of a clone, else where a wheel puts its data: for all, or for this user."""
+    places = [Path(__file__).parents[2] / "fixtures"]
+    schemes = sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")
+    places += [
+        Path(sysconfig.get_path("data", scheme)) / "share" / DISTRIBUTION / "demo"
+        for scheme in schemes
+    ]
+    return next((place for place in places if (place / CATALOGUE).exists()), places[0])
 
 
 def _say_attributed(verdict: Verdict) -> str:

@@ -11,11 +11,11 @@ import provenance as pv
 from provenance.commands.console import print_result, progress
 from provenance.commands.options import Json
 
-_FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-
 
 def demo(
-    fixtures: Annotated[Path, typer.Option(help="Folder of the demo's data.")] = _FIXTURES,
+    fixtures: Annotated[
+        Path | None, typer.Option(help="Folder of the demo's data, if not the one installed.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check suspects that were really trained: on all, on part, or on none of the marked text."""
