@@ -85,8 +85,7 @@ def build_index(
 
     Notes
     -----
-    Measured: 100 M tokens, all in conversations of 3 turns (the dearest case), from Parquet with
-    token ids: 71 CPU-seconds and 1.1 GiB at the default limit; the index has 1.3 bytes a row.
+    Measured: docs/serving.md, `benchmarks/results/scale.json`.
     """
     folder, public = Path(folder), keyring.public
     memory = parse_memory(memory_limit)
