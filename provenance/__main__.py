@@ -34,7 +34,7 @@ def _say(message: str) -> None:
     """One line on stderr, if anybody is there to read it; printable characters only."""
     line = "".join(c if c.isprintable() else " " for c in message)
     try:
-        print(f"provenance: {line}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"provenance: {line[:2000]}", file=sys.stderr, flush=True)  # noqa: T201
     except (OSError, ValueError, AttributeError):
         return
 

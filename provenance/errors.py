@@ -110,3 +110,15 @@ def say_briefly(error: BaseException) -> str:
     'no such column'
     """
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def shorten(text: str, length: int) -> str:
+    """The text, or its beginning and end around an ellipsis, at most `length` characters.
+
+    >>> shorten("outputs/suspect-7.jsonl", 11)
+    'outpu…jsonl'
+    """
+    if len(text) <= length:
+        return text
+    head = length // 2
+    return f"{text[:head]}…{text[len(text) - (length - head - 1) :]}"

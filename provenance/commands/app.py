@@ -30,9 +30,11 @@ from provenance.commands import (
 )
 from provenance.commands.console import errors, print_version, words
 from provenance.commands.streams import guard_streams
-from provenance.errors import ProvenanceError, StorageError, clean
+from provenance.errors import ProvenanceError, StorageError, clean, shorten
 
 _INTERRUPTED: Final = 130
+_LONGEST: Final = 2000
+"""Characters of an error: whoever writes a hostile value into a file does not fill a terminal."""
 _debug: list[bool] = []
 """Whether `--debug` was given, last call last."""
 _CLICK_ERROR: Final[Any] = next(
@@ -149,5 +151,6 @@ def _call() -> int:
 
 
 def _say(message: str, code: int) -> int:
-    errors.print(f"provenance: {clean(message)}", markup=False, highlight=False, soft_wrap=True)
+    line = f"provenance: {shorten(clean(message), _LONGEST)}"
+    errors.print(line, markup=False, highlight=False, soft_wrap=True)
     return code

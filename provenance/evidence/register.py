@@ -20,7 +20,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from provenance.check.registered import Registered
-from provenance.errors import DataError
+from provenance.errors import DataError, say_briefly
 from provenance.evidence.register_entries import Committed, Entry, Opened, Planned, Result, Tried
 from provenance.evidence.signature import fingerprint, is_signed, parse_public_key
 from provenance.storage.chain import GENESIS, Link, read_chain
@@ -91,7 +91,7 @@ class Register:
         except MALFORMED as error:
             raise DataError(
                 f"{origin}: line {link.line}: must be a line of a register that can follow; it is "
-                f"not ({error}). Somebody changed the file: find out who, or take your copy."
+                f"not ({say_briefly(error)}). Somebody changed the file: find out who, or take your copy."
             ) from error
         self.entries.append(entry)
         self.head, self.records = link.digest, self.records + 1

@@ -41,7 +41,7 @@ def refuse_malformed(claim: str, advice: str) -> Iterator[None]:
     try:
         yield
     except MALFORMED as error:
-        reason = f"no field {error}" if type(error) is KeyError else say_briefly(error)
+        reason = ("no field " if type(error) is KeyError else "") + say_briefly(error)
         raise DataError(f"{claim}; got: {reason}. {advice}") from error
 
 

@@ -10,19 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from provenance.errors import clean as clean
-
-
-def shorten(text: str, length: int) -> str:
-    """The text, or its beginning and end around an ellipsis, at most `length` characters.
-
-    >>> shorten("outputs/suspect-7.jsonl", 11)
-    'outpu…jsonl'
-    """
-    if len(text) <= length:
-        return text
-    head = length // 2
-    return f"{text[:head]}…{text[len(text) - (length - head - 1) :]}"
-
+from provenance.errors import shorten as shorten
 
 NUMBERS = frozenset(
     {

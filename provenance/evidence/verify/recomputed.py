@@ -349,7 +349,9 @@ def check_report(state: State) -> str:
         whole = state.whole
         made = make_report(state.folder, state.plan, whole.created, whole.filing)
     except MALFORMED as error:
-        raise StepFailedError(TRAJECTORY_FILE, f"must be drawable; got: {error}") from error
+        raise StepFailedError(
+            TRAJECTORY_FILE, f"must be drawable; got: {say_briefly(error)}"
+        ) from error
     if made == read_bytes(state.folder / REPORT_FILE):
         return "the same bytes"
     if verdict.is_old:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from provenance.errors import DataError
+from provenance.errors import DataError, say_briefly
 from provenance.storage.chain import GENESIS, Link, read_chain
 from provenance.storage.formats import LEDGER_FILE
 
@@ -81,7 +81,7 @@ class Standing:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{LEDGER_FILE}: line {link.line}: must be a record of kind {kind[:40]!r} that can "
-                f"follow; it is not ({error}). Run: provenance collect verify"
+                f"follow; it is not ({say_briefly(error)}). Run: provenance collect verify"
             ) from error
         self.counts[kind] += 1
         self.head, self.records = link.digest, self.records + 1
