@@ -48,7 +48,7 @@ OPTIONAL = {
     "triton": {"embed/device/triton_coins.py"},
     "vllm": VLLM,
     "openai": {"suspect/collect/client.py"},
-    "pyspark": set(),
+    "pyspark": {"served/spark.py"},
 }
 OPTIONAL["rfc3161_client"] = {"evidence/timestamp.py"}
 OPTIONAL["prometheus_client"] = {"embed/metrics.py"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from provenance.case.doors import as_open_mark, tokenizer_of
 from provenance.check.inputs import describe_log
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from provenance.served.index_manifest import IndexManifest
 
 
+EMBEDDED: Final = "embedded"
+SPARK: Final = "spark"
+"""What counts an index: this process, or a cluster."""
+
+
 def build_index(
     logs: Paths,
     folder: Any,
@@ -36,18 +41,35 @@ def build_index(
     *,
     force: bool = False,
     spill: Any = None,
+    engine: str = EMBEDDED,
+    master: str | None = None,
     **limits: Any,
 ) -> IndexManifest:
     """Index the marked windows of served logs: see `provenance.served.build.build_index`.
 
     Parameters: files or folders of the log; where the index goes; an unlocked keyring, another mark
     or a keyring's folder; tokenizer.json, None: the keyring's copy; whether an earlier index of the
-    same keyring may be replaced; the folder for what does not fit into memory, None: inside the
-    index's; limits of memory and threads. Raises StorageError if it may not be replaced.
+    same keyring may be replaced; `embedded`, or `spark` and the URL of its master, which gives the
+    same index (`provenance.served.spark.build_index_with_spark`); the folder for what does not fit
+    into memory, None: inside the index's; limits of memory and threads. Raises StorageError if an
+    index may not be replaced, MissingExtraError without pyspark.
     """
     files, mark, path = _open(logs, keyring, tokenizer)
     place, room = _place(folder, force=force), _spill(spill)
+    if _is_spark(engine, master):
+        from provenance.served.spark import build_index_with_spark
+
+        return build_index_with_spark(files, place, mark, path, master=master, spill=room, **limits)
     return build.build_index(files, place, mark, path, spill=room, **limits)
+
+
+def _is_spark(engine: str, master: str | None) -> bool:
+    if engine not in (EMBEDDED, SPARK) or (engine == EMBEDDED and master is not None):
+        raise UsageError(
+            f"engine must be {EMBEDDED}, or {SPARK} with a master; got {str(engine)[:40]!a}"
+            f"{'' if master is None else ' with a master'}. Leave the master out, or take {SPARK}."
+        )
+    return engine == SPARK
 
 
 def merge_indexes(

@@ -10,6 +10,7 @@ import typer
 import provenance as pv
 from provenance.commands.console import page_width, print_json, print_page, print_result, tell
 from provenance.commands.options import Force, Json, shares_options
+from provenance.errors import UsageError
 
 app = typer.Typer(
     help="The index: which context was served marked how often.", no_args_is_help=True
@@ -37,9 +38,17 @@ def build(
         str, typer.Option(help="With --only: a label, response_id, conversation_id or time.")
     ] = "response_id",
     spill: Spill = None,
+    engine: Annotated[
+        str, typer.Option(help="embedded, or spark: a cluster, see docs/spark.md.")
+    ] = "embedded",
+    master: Annotated[
+        str | None, typer.Option(help="With --engine spark: URL of the cluster.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Build the index of served logs, or a group of them. It is as confidential as the logs."""
+    if only is not None and (engine != "embedded" or master is not None):
+        raise UsageError("a group must be built without --engine and --master. Leave them out.")
     opened = mark.open()
     if only is not None:
         group = pv.build_group(
@@ -47,7 +56,16 @@ def build(
         )
         tell(f"{group}: {output}")
         return
-    manifest = pv.build_index(logs, output, opened, mark.tokenizer, force=force, spill=spill)
+    manifest = pv.build_index(
+        logs,
+        output,
+        opened,
+        mark.tokenizer,
+        force=force,
+        engine=engine,
+        master=master,
+        spill=spill,
+    )
     _tell_made(manifest, output, pv.list_warnings(manifest, opened))
 
 

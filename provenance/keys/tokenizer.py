@@ -46,8 +46,15 @@ def load_tokenizer(path: Path | str, keyring: Keyring) -> Tokenizer:
     Raises ConfigurationMismatchError (78) if it is another one or has more tokens than the keyring
     says; StorageError, DataError.
     """
-    content = keyring.read_tokenizer(path)
-    tokenizer = prepare_tokenizer(_guard(lambda: Tokenizer.from_buffer(content), f"{path}"))
+    return parse_tokenizer(keyring.read_tokenizer(path), keyring, f"{path}")
+
+
+def parse_tokenizer(content: bytes, keyring: Keyring, path: str) -> Tokenizer:
+    """The served tokenizer from what `Keyring.read_tokenizer` gave; `path` is for messages.
+
+    Raises as `load_tokenizer`.
+    """
+    tokenizer = prepare_tokenizer(_guard(lambda: Tokenizer.from_buffer(content), path))
     if tokenizer.get_vocab_size() > keyring.vocabulary_size:
         raise ConfigurationMismatchError(
             f"{path}: must have at most {keyring.vocabulary_size} tokens, the vocabulary size of "

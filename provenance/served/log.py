@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,7 @@ from provenance.served.writer import PART, is_being_written
 from provenance.storage.files import plain_name
 from provenance.storage.plugins import find_plugin
 
-_SHOWN_DUPLICATES = 5
+SHOWN_DUPLICATES = 5
 _MAXIMUM_BATCH_ROWS = 1 << 16
 
 
@@ -116,7 +117,7 @@ class LogReader(Iterator[pa.RecordBatch]):
         self._seen = SeenNames()
         self._counts = LogStatistics()
         named = list_log_files(paths)
-        files = [open_log_file(path, vocabulary_size, batch_rows) for path in named]
+        files = [self._open_file(path, vocabulary_size, batch_rows) for path in named]
         self._batches = self._read(files)
 
     def __next__(self) -> pa.RecordBatch:
@@ -126,6 +127,11 @@ class LogReader(Iterator[pa.RecordBatch]):
     def statistics(self) -> LogStatistics:
         """Counts over what was read so far; complete when the iterator is exhausted."""
         return replace(self._counts, ends=Counter(self._counts.ends))
+
+    def _open_file(
+        self, path: Path, vocabulary_size: int, batch_rows: int
+    ) -> JsonLinesFile | ParquetFile:
+        return open_log_file(path, vocabulary_size, batch_rows)
 
     def _read(self, files: Sequence[JsonLinesFile | ParquetFile]) -> Iterator[pa.RecordBatch]:
         for file in files:
@@ -138,23 +144,14 @@ class LogReader(Iterator[pa.RecordBatch]):
             if isinstance(file, JsonLinesFile):
                 self._counts.torn += file.torn
             if not records:
-                raise DataError(
-                    f"{file.path}: must hold at least one record; it is empty. Leave it out."
-                )
+                refuse_empty(file.path)
             self._counts.files += (LogFile(plain_name(file.path.name), file.sha256, records),)
 
     def _finish(self, raw: RawBatch) -> pa.RecordBatch:
         """Drop duplicates, tokenise text, count."""
-        names = raw.batch.column("response_id").to_pylist()
-        new, conflicting = self._seen.add(names, _hash_contents(raw.batch))
-        counts = self._counts
-        dropped, conflicts = np.flatnonzero(~new), np.flatnonzero(conflicting)
-        counts.duplicates += dropped.shape[0]
-        counts.conflicts += conflicts.shape[0]
-        counts.duplicate_ids = _show_more(counts.duplicate_ids, names, dropped)
-        counts.conflict_ids = _show_more(counts.conflict_ids, names, conflicts)
-        rows = np.flatnonzero(new)
-        batch = raw.batch if not dropped.size else raw.batch.take(pa.array(rows))
+        rows, counts = self._select_new(raw), self._counts
+        complete = rows.size == raw.batch.num_rows
+        batch = raw.batch if complete else raw.batch.take(pa.array(rows))
         retokenised = batch.column("token_ids").is_null()
         ids = self._token_ids(batch, rows, raw)
         lengths = ids.value_lengths().to_numpy(zero_copy_only=False)
@@ -171,6 +168,18 @@ class LogReader(Iterator[pa.RecordBatch]):
             for name in SCHEMA.names
         ]
         return pa.RecordBatch.from_arrays([*columns, whole], schema=READ)
+
+    def _select_new(self, raw: RawBatch) -> NDArray[np.int64]:
+        """Rows of the records that are no duplicates; counts the others."""
+        names = raw.batch.column("response_id").to_pylist()
+        new, conflicting = self._seen.add(names, hash_contents(raw.batch))
+        counts = self._counts
+        dropped, conflicts = np.flatnonzero(~new), np.flatnonzero(conflicting)
+        counts.duplicates += dropped.shape[0]
+        counts.conflicts += conflicts.shape[0]
+        counts.duplicate_ids = _show_more(counts.duplicate_ids, names, dropped)
+        counts.conflict_ids = _show_more(counts.conflict_ids, names, conflicts)
+        return np.flatnonzero(new)
 
     def _count_ends(
         self, batch: pa.RecordBatch, ids: pa.Array, retokenised: pa.Array, whole: pa.Array
@@ -212,7 +221,7 @@ def _show_more(
     shown: tuple[str, ...], names: Sequence[str], rows: NDArray[np.int64]
 ) -> tuple[str, ...]:
     """The names that are shown, and those of these rows as long as there are few."""
-    return (*shown, *(names[i] for i in rows[: _SHOWN_DUPLICATES - len(shown)]))
+    return (*shown, *(names[i] for i in rows[: SHOWN_DUPLICATES - len(shown)]))
 
 
 def read_log(
@@ -249,7 +258,7 @@ def read_log(
     return LogReader(paths, tokenizer, vocabulary_size, batch_rows)
 
 
-def _hash_contents(batch: pa.RecordBatch) -> NDArray[np.int64]:
+def hash_contents(batch: pa.RecordBatch) -> NDArray[np.int64]:
     """64-bit hash of the ids of each record, or of its text where it has no ids: int64 [n]."""
     ids = batch.column("token_ids")
     lengths = pc.fill_null(pc.list_value_length(ids), 0).to_numpy(zero_copy_only=False)
@@ -273,6 +282,11 @@ def _last_ids(lists: pa.Array) -> NDArray[np.uint32]:
     """The last id of each list; none is empty."""
     lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
     return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)[np.cumsum(lengths) - 1])
+
+
+def refuse_empty(path: Path) -> NoReturn:
+    """Raise the DataError of a file without a record."""
+    raise DataError(f"{path}: must hold at least one record; it is empty. Leave it out.")
 
 
 def open_log_file(path: Path, vocabulary_size: int, batch_rows: int) -> JsonLinesFile | ParquetFile:
