@@ -50,6 +50,7 @@ from provenance.served.spread import (
     survey,
 )
 from provenance.served.table import TABLE
+from provenance.storage.files import plain_name
 
 try:
     from py4j.protocol import Py4JError
@@ -231,7 +232,7 @@ class _Job:
             records[row["place"]] = records.get(row["place"], 0) + row["name"]
             if row["note"]:
                 digests[row["place"]] = row["note"]
-        names = {part.file: part.path.name for part in self.plan.parts}
+        names = {part.file: plain_name(part.path.name) for part in self.plan.parts}
         return tuple(LogFile(names[n], digests[n], records[n]) for n in sorted(names))
 
     def _note_duplicates(self, rows: pa.Table) -> None:
