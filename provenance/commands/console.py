@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time as clock
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,15 @@ from rich.console import Console
 from rich.text import Text
 
 import provenance as pv
-from provenance.errors import UsageError
+from provenance.errors import UsageError, clean
 
 words = Console(stderr=True)
 errors = Console(stderr=True)
 results = Console()
 _UNBROKEN = 10_000
 """Cells: no paragraph is as long. A file or a pipe gets whole lines, for grep and for editors."""
+_UNPRINTABLE = re.compile(r"[^\n -~]")
+"""Characters that are looked at one by one."""
 _SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
 
@@ -58,7 +61,12 @@ def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     is_unicode = (results.encoding or "").lower().startswith("utf")
     text = json.dumps(value, indent=1, ensure_ascii=not is_unicode, allow_nan=False)
-    results.file.write(text + "\n")
+    results.file.write(_UNPRINTABLE.sub(_escape, text) + "\n")
+
+
+def _escape(found: re.Match[str]) -> str:
+    """A character that would steer a terminal, as JSON may write it as well."""
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def print_result(result: Sayable, *, as_json: bool) -> None:
@@ -90,7 +98,7 @@ def print_version() -> None:
 
 def tell(sentence: str) -> None:
     """A sentence for people, on stderr."""
-    words.print(Text(sentence), soft_wrap=True)
+    words.print(Text("\n".join(map(clean, sentence.split("\n")))), soft_wrap=True)
 
 
 @contextmanager

@@ -91,7 +91,8 @@ class Register:
         except MALFORMED as error:
             raise DataError(
                 f"{origin}: line {link.line}: must be a line of a register that can follow; it is "
-                f"not ({say_briefly(error)}). Somebody changed the file: find out who, or take your copy."
+                f"not ({say_briefly(error)}). Somebody changed the file: find out who, or take "
+                "your copy."
             ) from error
         self.entries.append(entry)
         self.head, self.records = link.digest, self.records + 1

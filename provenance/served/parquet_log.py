@@ -332,7 +332,8 @@ def _to_dict(scalar: Any, origin: str) -> Any:
         return scalar.as_py(maps_as_pydicts="strict")
     except (KeyError, ValueError) as error:
         raise DataError(
-            f"{origin}: labels must name each label once; got: {say_briefly(error)}. Repair the record."
+            f"{origin}: labels must name each label once; got: {say_briefly(error)}. Repair "
+            "the record."
         ) from error
 
 

@@ -50,13 +50,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: exit code, minus the signal if one ended it; bytes beyond an idle child;
-    calls that the shim counted."""
+    """How a command ended: exit code, minus the signal if one ended it; seconds by the clock and
+    of a processor; bytes beyond an idle child; calls that the shim counted."""
 
     code: int
     out: str
     err: str
     seconds: float
+    processor: float
     memory: int
     calls: int
 
@@ -248,6 +249,7 @@ def _fork(asked: dict[str, Any], library: Any, folder: Path) -> dict[str, Any]:
         "out": out.read_bytes()[: 1 << 22].decode("utf-8", "replace"),
         "err": err.read_bytes()[: 1 << 22].decode("utf-8", "replace"),
         "seconds": time.monotonic() - begun,
+        "processor": usage.ru_utime + usage.ru_stime,
         "memory": usage.ru_maxrss << 10,
         "calls": 0 if library is None or asked["fault"] is None else int(library.fault_calls()),
     }

@@ -19,6 +19,7 @@ from provenance.check.reading import VERDICT_FILE
 from provenance.check.score import Weighing, WeightedPairs, open_coins
 from provenance.check.words import name_standing
 from provenance.coins.contexts import name_contexts
+from provenance.errors import say_briefly
 from provenance.evidence.bundle import (
     CONTROL_PAIRS,
     DISCLOSED_FOLDER,
