@@ -60,3 +60,16 @@ def test_the_rule_follows_what_is_seen_and_retired_ones_begin_nothing():
         refuse_retired("presence")
     with pytest.raises(UsageError):
         weigh(_choices([1], [1], [1], [0]), "no such rule")
+
+
+def test_presence_by_hand():
+    """Retired, and still what a verdict of before is verified by."""
+    found = weigh(_choices([1, 3, 0, 2], [4] * 4, [1, 95, 5, 0], [0] * 4), "presence")
+    assert found.tolist() == [10, 60, 0, 0]  # 63 / 6, 63 * 95 / 100
+
+
+def test_positions_count_up_to_their_cap():
+    """Beyond 65,536 positions of one context a pair weighs no more; below, it does."""
+    totals = np.array([1 << 15, 1 << 16, 1 << 17, 1 << 20])
+    found = weigh(_choices(0.9 * totals, totals, [9] * 4, 0.1 * totals), "residual")
+    assert found.tolist() == [round(255 / np.sqrt(2)), 255, 255, 255]
