@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test coverage lint bench bench-coins bench-tails bench-calibration bench-power bench-smollm bench-prompts \
-	bench-innocents bench-groups bench-scale gates gates-mutants gates-endurance bench-sequential bench-detect bench-foreign \
-	bench-serving bench-serving-vllm \
-	vllm-venv test-vllm lab clean
+	bench-innocents bench-groups bench-scale bench-spark gates gates-mutants gates-endurance bench-sequential bench-detect \
+	bench-foreign bench-serving bench-serving-vllm \
+	vllm-venv test-vllm spark-venv test-spark lab clean
 
 demo: $(VENV)/.demo
 	$(BIN)/provenance demo
@@ -80,6 +80,24 @@ $(VLLM)/.made: benchmarks/serving/vllm_requirements.py pyproject.toml
 # The tests that need vLLM, in that environment: a quarter of an hour.
 test-vllm: $(VLLM)/.made
 	$(VLLM_PYTHON) -m pytest tests/embed -k vllm
+
+# An environment of its own with PySpark and this package, 0.9 GB; Java 17 comes from the system.
+SPARK := .venv-spark
+SPARK_PYTHON ?= $(SPARK)/bin/python
+spark-venv: $(SPARK)/.made
+
+$(SPARK)/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SPARK)
+	$(SPARK)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		"pytest>=9" "hypothesis>=6.130" --editable ".[spark]"
+	touch $@
+
+# The tests that need Spark, on a cluster of two executors in this machine: three minutes.
+test-spark: $(SPARK)/.made
+	OMP_NUM_THREADS=1 $(SPARK_PYTHON) -m pytest tests/served/test_spark.py tests/served/test_spread.py
+
+bench-spark: $(SPARK)/.made
+	OMP_NUM_THREADS=1 $(SPARK_PYTHON) -m benchmarks.spark
 
 # Half an hour, in that environment (VLLM_PYTHON is its Python).
 bench-serving-vllm:

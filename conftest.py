@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 
 # Modules that only import beside an optional stack are not collected where it is missing.
-_BESIDE = {"vllm": ("vllm/v1", "vllm/v2"), "triton": ("device/triton_coins",)}
+_BESIDE = {
+    "vllm": ("embed/vllm/v1", "embed/vllm/v2"),
+    "triton": ("embed/device/triton_coins",),
+    "pyspark": ("served/spark",),
+}
 collect_ignore = [
-    f"provenance/embed/{name}.py"
+    f"provenance/{name}.py"
     for stack, names in _BESIDE.items()
     if not find_spec(stack)
     for name in names
