@@ -422,7 +422,8 @@ def test_duplicate_responses_are_reported_and_counted_once(run, case):
 def _build(run, case, log) -> tuple[str, str]:
     """The hash of an index of this log, and what was said."""
     made = case / "made"
-    code, _, err = run("index", "build", case / log, "--keys", case / "keys", "-o", made)
+    words = ("index", "build", case / log, "--keys", case / "keys", "-o", made, "--force")
+    code, _, err = run(*words)
     assert code == 0, err
     return json.loads((made / "manifest.json").read_text())["index"]["content_sha256"], err
 
