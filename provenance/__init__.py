@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from provenance.case.keyrings import make_keyring as make_keyring
     from provenance.case.looks import Look as Look
     from provenance.case.marks import MarkChoice as MarkChoice
+    from provenance.case.matching import match_index as match_index
     from provenance.case.outputs import ReadOutputs as ReadOutputs
     from provenance.case.outputs import read_outputs as read_outputs
     from provenance.case.planning import commit_plan as commit_plan
@@ -166,6 +167,7 @@ _HOMES = {
     "judge_suspects": "provenance.check.suspects",
     "list_groups": "provenance.case.indexing",
     "list_warnings": "provenance.case.indexing",
+    "match_index": "provenance.case.matching",
     "merge_indexes": "provenance.case.indexing",
     "load_tokenizer": "provenance.keys.tokenizer",
     "make_keyring": "provenance.case.keyrings",

@@ -71,6 +71,7 @@ PUBLIC = [
     "make_keyring",
     "make_plan",
     "make_scheme",
+    "match_index",
     "merge_indexes",
     "new_case",
     "observe",

@@ -55,15 +55,16 @@ def build_index(
     index may not be replaced, MissingExtraError without pyspark.
     """
     files, mark, path = _open(logs, keyring, tokenizer)
-    place, room = _place(folder, force=force), _spill(spill)
-    if _is_spark(engine, master):
+    place, room = choose_place(folder, force=force), _spill(spill)
+    if is_spark(engine, master):
         from provenance.served.spark import build_index_with_spark
 
         return build_index_with_spark(files, place, mark, path, master=master, spill=room, **limits)
     return build.build_index(files, place, mark, path, spill=room, **limits)
 
 
-def _is_spark(engine: str, master: str | None) -> bool:
+def is_spark(engine: str, master: str | None) -> bool:
+    """Whether Spark counts. Raises UsageError for an engine that is none, or lacks its master."""
     if engine not in (EMBEDDED, SPARK) or (engine == EMBEDDED and master is not None):
         raise UsageError(
             f"engine must be {EMBEDDED}, or {SPARK} with a master; got {str(engine)[:40]!a}"
@@ -88,7 +89,7 @@ def merge_indexes(
     into memory; limits of memory and threads. See
     `provenance.served.build.merge_indexes` for what is refused.
     """
-    place = _place(folder, force=force)
+    place = choose_place(folder, force=force)
     folders = as_paths(indexes, "the indexes")
     return build.merge_indexes(folders, place, public, spill=_spill(spill), **limits)
 
@@ -97,7 +98,8 @@ def _spill(folder: Any) -> Path | None:
     return None if folder is None else as_path(folder, "the folder for spilling")
 
 
-def _place(folder: Any, *, force: bool) -> Path:
+def choose_place(folder: Any, *, force: bool) -> Path:
+    """The folder of an index to be written. Raises StorageError if one may not be replaced."""
     place = as_path(folder, "the index")
     if (place / MANIFEST_FILE).exists() and not force:
         raise StorageError(

@@ -21,6 +21,9 @@ Spill = Annotated[
     typer.Option(metavar="FOLDER", help="For what does not fit into memory; else in the index."),
 ]
 
+Engine = Annotated[str, typer.Option(help="embedded, or spark: a cluster, see docs/spark.md.")]
+Master = Annotated[str | None, typer.Option(help="With --engine spark: URL of the cluster.")]
+
 
 @app.command("build")
 @shares_options
@@ -38,12 +41,8 @@ def build(
         str, typer.Option(help="With --only: a label, response_id, conversation_id or time.")
     ] = "response_id",
     spill: Spill = None,
-    engine: Annotated[
-        str, typer.Option(help="embedded, or spark: a cluster, see docs/spark.md.")
-    ] = "embedded",
-    master: Annotated[
-        str | None, typer.Option(help="With --engine spark: URL of the cluster.")
-    ] = None,
+    engine: Engine = "embedded",
+    master: Master = None,
     force: Force = False,
 ) -> None:
     """Build the index of served logs, or a group of them. It is as confidential as the logs."""
@@ -85,6 +84,31 @@ def merge(
     public = mark.describe(indexes[0])
     manifest = pv.merge_indexes(indexes, output, public, force=force, spill=spill)
     _tell_made(manifest, output, pv.list_warnings(manifest))
+
+
+@app.command("match")
+@shares_options
+def match(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of a whole index.")],
+    outputs: Annotated[
+        list[Path], typer.Argument(metavar="OUTPUTS...", help="All outputs of the check.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the excerpt.")],
+    mark: Any,
+    read_as: Any,
+    engine: Engine = "embedded",
+    master: Master = None,
+    force: Force = False,
+) -> None:
+    """Take from an index what a check of these outputs looks up. Needs no secret.
+
+    A check against the excerpt gives the verdict of the whole index; other outputs are refused.
+    """
+    public = mark.describe(index)
+    options = {"force": force, "engine": engine, "master": master, "read_as": read_as}
+    made = pv.match_index(index, outputs, output, public, mark.tokenizer, **options)
+    if (held := made.excerpt) is not None:
+        tell(f"{held.rows:,} rows of {made.rows:,}, for {held.contexts:,} contexts: {output}")
 
 
 def _tell_made(manifest: Any, output: Path, warnings: list[str]) -> None:

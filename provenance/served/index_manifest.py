@@ -34,6 +34,7 @@ _NEWER = (
 )
 """Fields that version 2 and version 3 added."""
 _TABLE_NAME = re.compile(r"windows-[0-9a-f]{16}\.parquet")
+_CONTEXTS_NAME = re.compile(r"contexts-[0-9a-f]{16}\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -60,6 +61,26 @@ class ServedSlot:
 
 
 @dataclass(frozen=True)
+class Excerpt:
+    """What an excerpt of an index holds, see `provenance.served.excerpt`.
+
+    contexts : how many contexts it was made for; looking up another one is an error
+    contexts_table, contexts_sha256 : the file that lists them
+    rows, content_sha256 : of its own table; those of the manifest are of the whole index
+    """
+
+    contexts: int
+    contexts_table: str
+    contexts_sha256: str
+    rows: int
+    content_sha256: str
+
+    def __post_init__(self) -> None:
+        if not _CONTEXTS_NAME.fullmatch(self.contexts_table):
+            raise ValueError("a file of contexts with an impossible name")
+
+
+@dataclass(frozen=True)
 class IndexManifest:
     """Everything about an index but its rows.
 
@@ -79,6 +100,7 @@ class IndexManifest:
     rows, content_sha256 : the table's rows; the hash does not depend on how files were split,
         batched or ordered, nor on the Parquet writer
     table, table_sha256 : the Parquet file
+    excerpt : None, or what the folder holds of the index that all the rest speaks of
     """
 
     keyring_id: str
@@ -105,6 +127,7 @@ class IndexManifest:
     ends: Mapping[str, int] = field(default_factory=dict)
     control_words: int = WORDS
     seal: Seal | None = None
+    excerpt: Excerpt | None = None
 
     @property
     def end_tokens(self) -> list[int]:
@@ -152,7 +175,10 @@ class IndexManifest:
 
     def to_json(self) -> dict[str, Any]:
         """The document of manifest.json, with its checksum."""
-        document = {"format": _FORMAT, "version": _VERSION, "index": asdict(self)}
+        index = asdict(self)
+        if self.excerpt is None:
+            del index["excerpt"]
+        document = {"format": _FORMAT, "version": _VERSION, "index": index}
         return {**document, "sha256": hash_document(document)}
 
     def write(self, folder: Path) -> None:

@@ -31,20 +31,24 @@ from provenance.marks import Served
 from provenance.marks.slots import export_slots
 from provenance.served.build import _check_log, _describe, _write_index, refuse_conflicts
 from provenance.served.control_sample import CONTROL_SHARE, control_words
+from provenance.served.excerpt import Matching, list_groups_of
 from provenance.served.index_manifest import IndexManifest
 from provenance.served.log import SHOWN_DUPLICATES, LogFile, LogStatistics
 from provenance.served.log_parts import list_parts, read_names
+from provenance.served.seal import Seal
 from provenance.served.spread import (
     AMOUNTS,
     COUNTED,
     FAULT,
     FILE,
+    MATCHED,
     RECORD,
     SAMPLE,
     SURVEY,
     Plan,
     Ranges,
     count,
+    match_part,
     raise_fault,
     read_amounts,
     survey,
@@ -121,6 +125,36 @@ def build_index_with_spark(
             control_words=words,
             spill=None if spill is None else spill.resolve(),
         )
+
+
+def match_with_spark(master: str | None) -> Matching:
+    """What finds the rows of an excerpt on a cluster, for `provenance.served.excerpt.match_index`.
+
+    The folder of the index must be mounted alike on every machine; each reads row groups of the
+    table, and verifies them. Raises as `build_index_with_spark`.
+    """
+
+    def find(path: Path, seal: Seal, contexts: NDArray[np.int64]) -> pa.Table:
+        parts = list_groups_of(seal, contexts)
+        if not parts:
+            return TABLE.empty_table()
+        with _open_session(master) as session:
+            shared = session.sparkContext.broadcast((path.resolve(), seal, parts, contexts))
+
+            def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+                for batch in batches:
+                    for number in batch.column("id").to_pylist():
+                        place, own, groups, wanted = shared.value
+                        yield from match_part(place, own, groups[number], wanted)
+
+            numbers = session.range(0, len(parts), numPartitions=len(parts))
+            found = _run(numbers.mapInArrow(run, _types_of(MATCHED)).toArrow)
+        for note in found.column("note").drop_null().to_pylist():
+            raise_fault(note)
+        order = [(name, "ascending") for name in ("slot", "context", "value")]
+        return found.select(TABLE.names).cast(TABLE).sort_by(order)
+
+    return find
 
 
 def _local(path: Path | str) -> Path:
@@ -284,11 +318,16 @@ class _Job:
                 for part in batch.column("id").to_pylist():
                     yield from function(shared.value, part, slots)
 
-        types = ", ".join(f"{f.name} {_SQL_TYPES[f.type]}" for f in schema)
-        return self.session.range(0, number, numPartitions=number).mapInArrow(run, types)
+        parts = self.session.range(0, number, numPartitions=number)
+        return parts.mapInArrow(run, _types_of(schema))
 
 
 _SQL_TYPES: Final = {pa.int32(): "int", pa.int64(): "bigint", pa.string(): "string"}
+
+
+def _types_of(schema: pa.Schema) -> str:
+    """The schema in Spark's words."""
+    return ", ".join(f"{field.name} {_SQL_TYPES[field.type]}" for field in schema)
 
 
 def _files_of(folder: Path) -> list[Path]:

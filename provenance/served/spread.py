@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -32,9 +33,11 @@ from provenance.errors import (
 )
 from provenance.keys.tokenizer import parse_tokenizer
 from provenance.marks import Served
+from provenance.served.excerpt import match_groups
 from provenance.served.identifiers import name_hashes
 from provenance.served.log import LogStatistics, hash_contents, refuse_empty
 from provenance.served.log_parts import LogPart, PartReader
+from provenance.served.seal import Seal
 from provenance.served.windows import label_numbers, windows
 from provenance.storage.files import sha256_of_file
 
@@ -157,7 +160,7 @@ def survey(plan: Plan, number: int, slots: Served) -> Iterator[pa.RecordBatch]:
         plan.check_version()
         yield from _survey(plan, part, slots)
     except ProvenanceError as error:
-        yield _surveyed(FAULT, [number], note=[f"{type(error).__name__}:{error}"])
+        yield _surveyed(FAULT, [number], note=[_note(error)])
 
 
 def _survey(plan: Plan, part: LogPart, slots: Served) -> Iterator[pa.RecordBatch]:
@@ -210,6 +213,39 @@ def _count(plan: Plan, part: LogPart, slots: Served) -> Iterator[pa.RecordBatch]
     amounts += [(_ENDS, token, ended) for token, ended in found.ends.items()]
     amounts += [(_WITHOUT_VALUE, slot, int(some)) for slot, some in enumerate(without_value)]
     yield _amounts([amount for amount in amounts if amount[2]])
+
+
+MATCHED: Final = pa.schema(
+    [
+        pa.field("slot", pa.int32()),
+        pa.field("value", pa.int64()),
+        pa.field("context", pa.int64()),
+        pa.field("responses", pa.int64()),
+        pa.field("note", pa.string()),
+    ]
+)
+"""Rows of an index in signed integers; or nothing but the note of a fault."""
+
+
+def match_part(
+    path: Path, seal: Seal, numbers: Sequence[int], contexts: NDArray[np.int64]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of `provenance.served.excerpt.match_groups`, columns MATCHED."""
+    try:
+        found = match_groups(path, seal, numbers, contexts)
+    except ProvenanceError as error:
+        columns = [pa.nulls(1, kind) for kind in MATCHED.types[:-1]]
+        note = pa.array([_note(error)], pa.string())
+        yield pa.RecordBatch.from_arrays([*columns, note], schema=MATCHED)
+        return
+    types = zip(found.columns, MATCHED.types, strict=False)
+    columns = [column.cast(kind) for column, kind in types]
+    notes = pa.nulls(found.num_rows, pa.string())
+    yield from pa.Table.from_arrays([*columns, notes], schema=MATCHED).to_batches()
+
+
+def _note(error: ProvenanceError) -> str:
+    return f"{type(error).__name__}:{error}"
 
 
 def raise_fault(note: str) -> None:

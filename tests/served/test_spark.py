@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import os
 import pickle
 import shutil
@@ -16,6 +17,7 @@ import time
 import types
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("pyspark")
@@ -31,8 +33,9 @@ from provenance.commands.app import main
 from provenance.errors import DataError, StorageError, UsageError
 from provenance.keys.schedule import SELECTOR_KEY
 from provenance.marks.slots import export_slots
-from provenance.served import log_parts, spark
+from provenance.served import excerpt, log_parts, spark
 from provenance.served.build import build_index
+from provenance.served.excerpt import match_index
 from provenance.served.spread import COUNTED, Plan, count
 from tests.served.logs import write_parquet, write_three
 
@@ -315,3 +318,40 @@ def test_a_planted_leak_is_found(session, keyring, monkeypatch):
         spark._Job(session, Plan((), 1, 1.0, None), leaky)._map(count, COUNTED).schema  # noqa: B018
         assert [sent.holds(one) for one in secrets_of(keyring)].count(True) == 1
         monkeypatch.undo()
+
+
+def test_an_excerpt_of_a_big_index(session, tmp_path, keyring, make_log, write_log, monkeypatch):
+    log = write_log(tmp_path / "a.jsonl", make_log(5, 400, 40))
+    whole = build_index([log], tmp_path / "index", keyring)
+    rows = pq.read_table(tmp_path / "index" / whole.table)
+    contexts = rows.column("context").to_numpy()[::7]
+    embedded = match_index(tmp_path / "index", contexts, tmp_path / "embedded", keyring.public)
+    monkeypatch.setattr(excerpt, "_GROUPS_AT_ONCE", 1)
+    find = spark.match_with_spark(MASTER)
+    spread = match_index(tmp_path / "index", contexts, tmp_path / "spark", keyring.public, find)
+    assert spread == embedded
+    assert len(whole.seal.groups) > 3
+    assert 100 < spread.excerpt.rows < whole.rows
+    assert contents(tmp_path / "spark") == contents(tmp_path / "embedded")
+    path = tmp_path / "index" / whole.table
+    content = bytearray(path.read_bytes())
+    content[whole.seal.groups[2].start + 20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"windows-.*\.parquet"):
+        match_index(tmp_path / "index", contexts, tmp_path / "x", keyring.public, find)
+    with pytest.raises(StorageError, match=r"manifest\.json"):
+        pv.match_index(tmp_path / "nowhere", log, tmp_path / "y", keyring.public, engine="spark")
+
+
+class Homesick:
+    """Cannot be made again on an executor: its module is not there."""
+
+    def __reduce__(self):
+        return importlib.import_module, ("nowhere_on_executors",)
+
+
+def test_the_cause_on_an_executor_is_in_the_one_line(session):
+    frame = spark._Job(session, Plan((None,), 1, 1.0, None), Homesick())._map(count, COUNTED)
+    with pytest.raises(StorageError, match="No module named 'nowhere_on_executors'") as raised:
+        spark._run(frame.toArrow)
+    assert "\n" not in str(raised.value)
