@@ -110,6 +110,7 @@ def look(
         return Look(conclude(check, mark), sha256, plan, known)
     inputs = describe_inputs(observations, index, {}, asdict(settings))
     if plan is not None:
+        index.verify()  # the plan names the hash of all rows, not only of those that are used
         plan.require(mark.public, index.keys_served(mark.schedule), inputs, sequential=True)
     with nullcontext() if registrar is None else registrar.trying(plan) as trial:
         if trial is not None:

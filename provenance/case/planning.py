@@ -117,7 +117,7 @@ def make_plan(
 
 def _read_index(folder: Path, public: Keyring, groups: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a plan says of the index, its keys and the groups beside it. The index is verified."""
-    with Index.open(folder, public) as opened:
+    with Index.open(folder, public, "all") as opened:
         planned = plan_groups(groups, opened, public)
         return {
             "index_sha256": opened.manifest.content_sha256,

@@ -189,6 +189,7 @@ def examine_outputs(
     inputs = describe_inputs(observations, index, innocents, asdict(settings))
     inputs |= {"contexts_met": weighing.contexts_met, **describe_groups(groups, weighing.groups)}
     if plan is not None:
+        index.verify()  # the plan names the hash of all rows, not only of those that are used
         plan.require(mark.public, list(weighing.hypotheses), inputs, twins=twins is not None)
     selection = weigh_selection(observations, index, mark)
     beside = {name: weigh_selection(found, index, mark) for name, found in innocents.items()}

@@ -68,16 +68,15 @@ class Index:
         path, covered = folder / manifest.table, _read_covered(folder, manifest)
         if manifest.seal is not None and verify == "used":
             return cls(folder, manifest, Rows.open_sealed(path, manifest.seal), covered)
-        audit = Audit([len(slot.values) for slot in manifest.slots], str(path))
-        rows = Rows.open(path, manifest.table_sha256, audit)
-        sealed = manifest.seal is None or seal_table(path, audit.groups) == manifest.seal
-        if not _is_stated(audit, manifest) or not sealed:
-            rows.close()
-            raise DataError(
-                f"{path}: must hold the rows that its manifest counts; it does not. "
-                "Build the index again."
-            )
-        return cls(folder, manifest, rows, covered)
+        return cls(folder, manifest, _read_all(path, manifest), covered)
+
+    def verify(self) -> None:
+        """Read every row, and check hashes, order and counts. Raises as `open`; costs as `all`.
+
+        Who relies on what the manifest says of rows that no look-up needs (a plan names the hash of
+        all of them) asks for this.
+        """
+        _read_all(self.folder / self.manifest.table, self.manifest).close()
 
     def __enter__(self) -> Index:
         return self
@@ -151,6 +150,20 @@ class Index:
                 f"slot must be 0 .. {len(self.manifest.slots) - 1}; got {slot}. "
                 "See: provenance index info"
             )
+
+
+def _read_all(path: Path, manifest: IndexManifest) -> Rows:
+    """The table of an index, every row of which was verified. Raises as `Index.open`."""
+    audit = Audit([len(slot.values) for slot in manifest.slots], str(path))
+    rows = Rows.open(path, manifest.table_sha256, audit)
+    sealed = manifest.seal is None or seal_table(path, audit.groups) == manifest.seal
+    if not _is_stated(audit, manifest) or not sealed:
+        rows.close()
+        raise DataError(
+            f"{path}: must hold the rows that its manifest counts; it does not. "
+            "Build the index again."
+        )
+    return rows
 
 
 def _is_stated(audit: Audit, manifest: IndexManifest) -> bool:
