@@ -55,6 +55,8 @@ def match_index(
     `provenance.served.excerpt.match_index`.
     """
     place, find = choose_place(folder, force=force), None
+    whole = as_path(index, "the index")
+    excerpt.load_whole(whole, place, public)  # before outputs are read, which takes longer
     files = as_paths(outputs, "outputs")
     if not files:
         raise UsageError("outputs must be at least one file; got none. Name the suspect's outputs.")
@@ -67,4 +69,4 @@ def match_index(
     positions = read_positions(files, opened, public, reading)
     asked = [] if positions.asked is None else [positions.asked.contexts]
     contexts = np.concatenate([positions.contexts, *asked])
-    return excerpt.match_index(as_path(index, "the index"), contexts, place, public, find)
+    return excerpt.match_index(whole, contexts, place, public, find)

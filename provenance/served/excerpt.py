@@ -60,15 +60,8 @@ def match_index(
     index is damaged, or holds none of the contexts; StorageError, LockedError.
     """
     index, folder = Path(index), Path(folder)
-    whole = IndexManifest.load(index)
-    whole.check_keyring(public, str(index))
-    if whole.seal is None or whole.excerpt is not None or index.resolve() == folder.resolve():
-        raise UsageError(
-            f"{index}: must be a whole index of version 3, and the excerpt another folder; it is "
-            f"{'older' if whole.seal is None else 'not'}. Build it again, or name another folder."
-        )
-    _refuse_index(folder)
-    wanted, seal, path = np.unique(contexts), whole.seal, index / whole.table
+    whole, seal = load_whole(index, folder, public)
+    wanted, path = np.unique(contexts), index / whole.table
 
     @contextmanager
     def group(_: Path) -> Iterator[Iterable[pa.RecordBatch]]:
@@ -93,6 +86,22 @@ def match_index(
             if old.name != name:
                 old.unlink()
     return manifest
+
+
+def load_whole(index: Path, folder: Path, public: Keyring) -> tuple[IndexManifest, Seal]:
+    """The manifest of an index of which an excerpt can be made in the folder, and its seal.
+
+    Raises as `match_index`.
+    """
+    whole = IndexManifest.load(index)
+    whole.check_keyring(public, str(index))
+    if whole.seal is None or whole.excerpt is not None or index.resolve() == folder.resolve():
+        raise UsageError(
+            f"{index}: must be a whole index of version 3, and the excerpt another folder; it is "
+            f"{'older' if whole.seal is None else 'not'}. Build it again, or name another folder."
+        )
+    _refuse_index(folder)
+    return whole, whole.seal
 
 
 def _refuse_index(folder: Path) -> None:
