@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from provenance.errors import DataError, UsageError
+from provenance.errors import ConfigurationMismatchError, DataError, UsageError
 from provenance.keys.keyring import Keyring
 from provenance.keys.schedule import KeyName, Schedule
 from provenance.served.covered import read_contexts, refuse_uncovered
@@ -71,11 +71,17 @@ class Index:
         return cls(folder, manifest, _read_all(path, manifest), covered)
 
     def verify(self) -> None:
-        """Read every row, and check hashes, order and counts. Raises as `open`; costs as `all`.
+        """Read every row, and check hashes, order and counts; what a plan asks for.
 
-        Who relies on what the manifest says of rows that no look-up needs (a plan names the hash of
-        all of them) asks for this.
+        A plan names the hash of all rows, also of those that no look-up needs. Raises as `open`;
+        ConfigurationMismatchError for an excerpt, which cannot show it. Cost: as `all`.
         """
+        if self.manifest.excerpt is not None:
+            raise ConfigurationMismatchError(
+                f"{self.folder}: must be the whole index, whose hash the plan names; it is an "
+                "excerpt, which cannot show that it has it. Check against the index itself, or "
+                "without the plan: exploratory."
+            )
         _read_all(self.folder / self.manifest.table, self.manifest).close()
 
     def __enter__(self) -> Index:

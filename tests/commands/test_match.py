@@ -152,3 +152,16 @@ def test_groups_that_cannot_hold_a_context_are_not_read(world, monkeypatch):
     monkeypatch.setattr(excerpt, "_GROUPS_AT_ONCE", 1)
     parts = list_groups_of(whole.seal, asked)
     assert [len(part) for part in parts] == [1] * len(wanted)
+
+
+def test_a_plan_is_followed_on_the_whole_index_only(run, world, small, tmp_path):
+    """The double is a forged excerpt, which would state the planned hash as well."""
+    plan, keys = tmp_path / "plan.json", ("--keys", world.folder / "keys")
+    index = ("--index", world.folder / "index")
+    made = run("plan", "new", plan, *keys, *index, "--suspect", "x", "--outputs", 60)
+    assert made[0] == 0, made
+    asked = ("check", world.folder / "guilty.jsonl", *keys, "--plan", plan)
+    code, out, err = run(*asked, "--index", small)
+    assert (code, out) == (78, "")
+    assert "must be the whole index" in " ".join(err.split())
+    assert run(*asked, *index)[0] == 1
