@@ -219,8 +219,9 @@ def _check_log(found: LogStatistics, rows: int, public: Keyring) -> None:
         raise DataError(
             f"{', '.join(log.name for log in found.files[:3])}: must hold marked responses longer "
             f"than {public.context_width} tokens; got {found.responses} responses, "
-            f"{found.marked} of them marked, with {found.marked_tokens} tokens. "
-            'Set "marked": true on what was served with the mark.'
+            f"{found.marked} of them marked, with {found.marked_tokens} tokens, none of them after "
+            "a context of a key, or of the sample of the others. "
+            'Set "marked": true on what was served with the mark, and index the whole log.'
         )
 
 

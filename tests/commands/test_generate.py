@@ -143,7 +143,7 @@ def test_generate_into_a_folder_after_a_killed_run(
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "def x():"}) + "\n")
     arguments = ("generate", "--model", model_folder, "--prompts", prompts, "--keys", keys)
-    code, _, err = _run(monkeypatch, capsys, *arguments, "-o", served, "--max-new-tokens", 8)
+    code, _, err = _run(monkeypatch, capsys, *arguments, "-o", served, "--max-new-tokens", 80)
     assert code == 0, err
     index = ("index", "build", served, "--keys", keys, "-o", tmp_path / "index")
     code, _, err = _run(monkeypatch, capsys, *index)
