@@ -160,6 +160,9 @@ def _list_groups(path: Path) -> list[tuple[int, int]]:
     except (pa.ArrowException, OSError, ValueError):
         return []
     return [
-        (group.num_rows, max(group.column(i).num_values for i in range(group.num_columns)))
+        (
+            group.num_rows,
+            max((group.column(i).num_values for i in range(group.num_columns)), default=0),
+        )
         for group in stored
     ]

@@ -46,6 +46,7 @@ def _estimate(path: Path) -> int:
             for group in range(metadata.num_row_groups)
             for column in range(metadata.num_columns)
         ]
+        # a name that is no text raises when it is asked for
+        return sum(c.num_values for c in columns if c.path_in_schema.partition(".")[0] == _IDS)
     except (OSError, pa.ArrowException, ValueError):
         return 0
-    return sum(one.num_values for one in columns if one.path_in_schema.partition(".")[0] == _IDS)

@@ -123,7 +123,8 @@ class RotatingLog:
     def _finish(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.__exit__(None, None, None)
+            # without a record, since the disk refused the first, it gets no name: readers refuse it
+            writer.__exit__(None if writer.records else StorageError, None, None)
 
     def _files(self) -> list[Path]:
         return list(self.folder.glob(f"{self._stem}-*")) if self.folder.is_dir() else []

@@ -232,6 +232,10 @@ def _tables() -> Iterator[Case]:
         yield Case(
             f"outputs in parquet: {name}", "tables", ("outputs", "show", "x.parquet"), make, False
         )
+    for name, table in (("no columns", pa.table({})), ("no rows", pa.table(good).slice(0, 0))):
+        make = lambda folder, table=table: pq.write_table(table, folder / "x.parquet")  # noqa: E731
+        yield Case(f"parquet: {name}", "tables", words, make)
+        yield Case(f"outputs in parquet: {name}", "tables", ("check", "x.parquet", *_CHECK), make)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(good), sink)
     whole = sink.getvalue().to_pybytes()

@@ -90,6 +90,22 @@ def test_a_refused_record_changes_nothing_and_an_unused_log_leaves_nothing(tmp_p
     assert [row["response_id"] for row in read(tmp_path / "one")[0]] == ["a", "c"]
 
 
+def test_a_file_whose_first_record_was_refused_gets_no_name(tmp_path, read, monkeypatch):
+    """An empty file among the others would have the whole folder refused."""
+
+    def full(*_):
+        raise StorageError("no space left")
+
+    with RotatingLog(tmp_path / "log", maximum_rows=1) as log:
+        log.append(_record("a"))
+        with monkeypatch.context() as patch:
+            patch.setattr(LogWriter, "append", full)
+            with pytest.raises(StorageError):
+                log.append(_record("b"))
+    assert len(list((tmp_path / "log").iterdir())) == 1
+    assert [row["response_id"] for row in read(tmp_path / "log")[0]] == ["a"]
+
+
 def test_wrong_arguments_and_a_closed_log(tmp_path):
     for arguments in ({"form": "csv"}, {"maximum_rows": 0}, {"maximum_bytes": 0}):
         with pytest.raises(UsageError):
