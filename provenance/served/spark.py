@@ -29,7 +29,7 @@ from provenance.errors import DataError, MissingExtraError, StorageError, UsageE
 from provenance.keys.tokenizer import load_tokenizer
 from provenance.marks import Served
 from provenance.marks.slots import export_slots
-from provenance.served.build import _check_log, _describe, _write_index, refuse_conflicts
+from provenance.served.build import check_log, complete_manifest, refuse_conflicts, write_index
 from provenance.served.control_sample import CONTROL_SHARE, control_words
 from provenance.served.excerpt import Matching, list_groups_of
 from provenance.served.index_manifest import IndexManifest
@@ -117,11 +117,11 @@ def build_index_with_spark(
         raise UsageError("a log must have at least one file; got none. Name the files.")
     with _open_session(master) as session:
         job = _Job(session, plan, slots)
-        return _write_index(
+        return write_index(
             folder,
             public,
             job.count,
-            lambda draft: _describe(draft, job.statistics, job.without_value),
+            lambda draft: complete_manifest(draft, job.statistics, job.without_value),
             control_words=words,
             spill=None if spill is None else spill.resolve(),
         )
@@ -303,7 +303,7 @@ class _Job:
             totals["rows"] - amounts.num_rows,
             totals["n"] - pc.sum(amounts.column("n")).as_py(),
         )
-        _check_log(self.statistics, wanted[0], self.slots.public)
+        check_log(self.statistics, wanted[0], self.slots.public)
         files = [file for number in sorted(folders) for file in _files_of(folders[number])]
         return _read_ranges(files, wanted)
 
